@@ -1,0 +1,23 @@
+.DEFAULT_GOAL := help
+.PHONY: help services services-down run test lint
+
+help: ## Print this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
+
+services: ## Start Postgres and RabbitMQ (or use DATABASE_URL and AMQP_URL), write .local/services.env
+	@scripts/services up
+
+services-down: ## Stop the Postgres and RabbitMQ that were started here
+	@scripts/services down
+
+run: ## Build, start everything, send one sample allocation, serve until Ctrl-C
+	@scripts/run --build
+
+test: ## Run the tests with servers of their own; ARGS="..." goes to cargo test
+	@scripts/test $(ARGS)
+
+lint: ## Check formatting, clippy, the SQL queries and, with cargo-deny installed, the dependencies
+	cargo fmt --all --check
+	SQLX_OFFLINE=true cargo clippy --all-targets -- -D warnings
+	scripts/check-queries
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "lint: cargo-deny is not installed, its check is skipped"; fi

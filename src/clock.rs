@@ -1,0 +1,20 @@
+//! The one place that reads the wall clock. Everything else is given the time as a value.
+
+use crate::ledger::Millis;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Nanoseconds since 1970.
+#[allow(clippy::disallowed_methods, reason = "this is the clock")]
+pub fn now_nanos() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+}
+
+/// Milliseconds since 1970.
+pub fn now_millis() -> Millis {
+    i64::try_from(now_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+/// The same moment as a date.
+pub fn now_utc() -> time::OffsetDateTime {
+    time::OffsetDateTime::UNIX_EPOCH + time::Duration::milliseconds(now_millis())
+}

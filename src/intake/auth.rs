@@ -1,0 +1,74 @@
+//! Which business is calling. A key is looked up by its digest; a small cache keeps the look-up off the hot path.
+
+use crate::api_key;
+use crate::ledger::BusinessId;
+use crate::postgres::{Error, Postgres, api_keys};
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use moka::future::Cache;
+use std::sync::Arc;
+use std::time::Duration;
+use subtle::ConstantTimeEq;
+
+/// How long a look-up is remembered, so how long a revoked key may still work in a running intake.
+const REMEMBERED: Duration = Duration::from_secs(2);
+/// How many look-ups are remembered, those of unknown keys included.
+const MOST_REMEMBERED: u64 = 100_000;
+
+/// Knows the businesses by their keys.
+pub struct Authenticator {
+    postgres: Postgres,
+    known: Cache<[u8; 32], Option<BusinessId>>,
+}
+
+impl Authenticator {
+    pub fn new(postgres: Postgres) -> Self {
+        let known = Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build();
+        Self { postgres, known }
+    }
+
+    /// The business whose working secret key the headers carry. Everything else is the same `None`: no header, two
+    /// headers, another scheme, a public, unknown, malformed or revoked key. `Err` if the database cannot be asked.
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Option<BusinessId>, Arc<Error>> {
+        let Some(key) = bearer(headers).filter(|key| api_key::is_well_formed_secret(key)) else { return Ok(None) };
+        let digest = api_key::digest(key);
+        self.known.try_get_with(digest, self.look_up(digest)).await
+    }
+
+    async fn look_up(&self, digest: [u8; 32]) -> Result<Option<BusinessId>, Error> {
+        let found = self.postgres.read(async |connection| api_keys::find_secret(connection, &digest).await).await?;
+        Ok(found.filter(|(_, stored)| stored.ct_eq(&digest).into()).map(|(business, _)| business))
+    }
+}
+
+/// The token of the one `Authorization: Bearer` header.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn headers(values: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn one_bearer_header_is_read_and_nothing_else() {
+        assert_eq!(bearer(&headers(&["Bearer abc"])), Some("abc"));
+        assert_eq!(bearer(&headers(&["bearer  abc "])), Some("abc"));
+        assert_eq!(bearer(&headers(&[])), None);
+        assert_eq!(bearer(&headers(&["Basic abc"])), None);
+        assert_eq!(bearer(&headers(&["Bearer"])), None);
+        assert_eq!(bearer(&headers(&["Bearer abc", "Bearer abc"])), None);
+    }
+}

@@ -1,0 +1,140 @@
+//! The reads: balances, payout users, and what became of a request.
+
+use super::Intake;
+use super::problem::{self, Answer};
+use crate::clock;
+use crate::ledger::email::EmailError;
+use crate::ledger::{BusinessId, Email, IdempotencyKey, RequestId, UserHash};
+use crate::postgres::allocations::{self, Decided};
+use crate::postgres::users::{self, PayoutUser};
+use crate::postgres::{Error, businesses, keys};
+use crate::secret;
+use crate::wire::{BalanceBody, FieldErrors, PayoutUserBody, RequestBody};
+use axum::http::HeaderMap;
+use uuid::Uuid;
+
+/// The header by which a payout user looks in.
+pub const PAYOUT_HASH: &str = "x-payout-hash";
+
+/// Why a read has no answer of its own.
+#[derive(Debug)]
+pub enum Failure {
+    Unauthorized,
+    /// The database could not be asked.
+    Unreachable,
+}
+
+impl Intake {
+    /// Notes that the database failed, for the admission of others, and for the answer.
+    fn failed(&self, error: &Error) -> Failure {
+        self.postgres_health.failed(error);
+        Failure::Unreachable
+    }
+}
+
+/// The business that calls.
+pub async fn business(intake: &Intake, headers: &HeaderMap) -> Result<BusinessId, Failure> {
+    let known = intake.authenticator.authenticate(headers).await.map_err(|error| intake.failed(&error))?;
+    known.ok_or(Failure::Unauthorized)
+}
+
+pub async fn balance(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Failure> {
+    let business = business(intake, headers).await?;
+    let reading = intake.postgres.read(async |connection| businesses::read_balances(connection, business).await);
+    let (balance, payout_balance) = reading.await.map_err(|error| intake.failed(&error))?;
+    Ok(problem::found(&BalanceBody { balance, payout_balance }))
+}
+
+pub async fn user_by_email(intake: &Intake, headers: &HeaderMap, email: Option<&str>) -> Result<Answer, Failure> {
+    let business = business(intake, headers).await?;
+    let email = match Email::parse(email.unwrap_or_default()) {
+        Ok(email) => email,
+        Err(error) => {
+            let message = match error {
+                EmailError::Empty => "The email field is required.",
+                EmailError::TooLong => "The email must not be greater than 255 characters.",
+                EmailError::Invalid => "The email must be a valid email address.",
+            };
+            return Ok(problem::invalid_fields(&FieldErrors { email: Some([message]), amount: None }));
+        }
+    };
+    let reading = intake.postgres.read(async |connection| users::find_by_email(connection, business, &email).await);
+    let user = reading.await.map_err(|error| intake.failed(&error))?;
+    Ok(user.map_or_else(problem::not_found, show_user))
+}
+
+/// The payout user's own look: the hash is all there is to show. A wrong one and an inactive user's are the same 401.
+pub async fn user_by_hash(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Failure> {
+    let mut values = headers.get_all(PAYOUT_HASH).iter();
+    let hash = values.next().filter(|_| values.next().is_none()).and_then(|value| parse_hash(value.as_bytes()));
+    let hash = hash.ok_or(Failure::Unauthorized)?;
+    let reading = intake.postgres.read(async |connection| users::find_by_hash(connection, hash).await);
+    let user = reading.await.map_err(|error| intake.failed(&error))?;
+    user.filter(|user| user.status == "active").map(show_user).ok_or(Failure::Unauthorized)
+}
+
+/// 64 lower-case hexadecimal digits.
+fn parse_hash(text: &[u8]) -> Option<UserHash> {
+    let lower = !text.iter().any(u8::is_ascii_uppercase);
+    let bytes = hex::decode(text).ok().filter(|_| lower)?;
+    Some(UserHash(bytes.try_into().ok()?))
+}
+
+fn show_user(user: PayoutUser) -> Answer {
+    let PayoutUser { email, hash, balance, status, created_at } = user;
+    problem::found(&PayoutUserBody { email, hash: hex::encode(hash), balance, status, created_at })
+}
+
+/// What became of a request. Asking about one whose deadline has passed decides it, so that the answer is final.
+pub async fn request_by_id(intake: &Intake, headers: &HeaderMap, id: Option<RequestId>) -> Result<Answer, Failure> {
+    let business = business(intake, headers).await?;
+    // Known as ours by the id alone, so that nobody fills the table by asking.
+    let Some(id) = id.filter(|&id| intake.secret.issued(business, id)) else { return Ok(problem::not_found()) };
+    let wait = i64::try_from(intake.budgets.reply.as_millis()).unwrap_or(i64::MAX);
+    let is_past = clock::now_millis() > secret::minted_at(id).saturating_add(wait);
+    let finding = intake.postgres.read(async |connection| {
+        let found = allocations::find_one(connection, business, id).await?;
+        if found.is_some() || !is_past {
+            return Ok(found);
+        }
+        allocations::void_by_id(connection, business, id).await?;
+        allocations::find_one(connection, business, id).await
+    });
+    let found = finding.await.map_err(|error| intake.failed(&error))?;
+    Ok(show_request(id, found))
+}
+
+/// The allocation under a key.
+pub async fn request_by_key(
+    intake: &Intake,
+    headers: &HeaderMap,
+    key: Option<IdempotencyKey>,
+) -> Result<Answer, Failure> {
+    let business = business(intake, headers).await?;
+    let Some(key) = key else { return Ok(problem::bad_request("The idempotency_key parameter is required.")) };
+    let finding = intake.postgres.read(async |connection| {
+        let Some(id) = keys::find_allocated(connection, business, &key).await? else { return Ok(None) };
+        Ok(Some((id, allocations::find_one(connection, business, id).await?)))
+    });
+    let found = finding.await.map_err(|error| intake.failed(&error))?;
+    Ok(found.map_or_else(problem::not_found, |(id, decided)| show_request(id, decided)))
+}
+
+fn show_request(id: RequestId, decided: Option<Decided>) -> Answer {
+    let mut body = RequestBody {
+        request_id: Uuid::from_u128(id.as_u128()),
+        state: "pending",
+        email: None,
+        amount: None,
+        hash: None,
+        decided_at: None,
+    };
+    if let Some(decided) = decided {
+        body.state = decided.outcome.as_str();
+        body.email = decided.email;
+        body.amount = decided.cents;
+        body.hash = decided.hash.map(|hash| hex::encode(hash.0));
+        body.decided_at = Some(decided.decided_at);
+    }
+    problem::found(&body)
+}

@@ -1,0 +1,264 @@
+//! Process 1: HTTP → queue, reply → HTTP.
+//!
+//! [`routes`] checks a request, [`submit`] publishes it and waits, [`replies`] knows who waits for what, [`resolve`]
+//! decides what nobody answered, [`problem`] writes every answer. [`lookup`] has the reads.
+
+pub mod auth;
+pub mod lookup;
+pub mod problem;
+pub mod replies;
+pub mod resolve;
+pub mod routes;
+pub mod submit;
+pub mod validate;
+
+use crate::postgres::{self, Postgres};
+use crate::rabbit::consumer::Consumer;
+use crate::rabbit::publisher::{Limits, Outgoing, Publisher};
+use crate::rabbit::topology::Topology;
+use crate::rabbit::{Broker, Error, Link};
+use crate::retry::Backoff;
+use crate::secret::{HashSecret, RequestIds};
+use crate::wire;
+use auth::Authenticator;
+use replies::{Event, Waiters};
+use resolve::Resolver;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use submit::Budgets;
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What an intake is made of.
+pub struct Settings {
+    pub broker: Broker,
+    pub topology: Topology,
+    pub postgres: Postgres,
+    pub secret: HashSecret,
+    pub budgets: Budgets,
+    /// Most requests between admission and decision.
+    pub max_in_flight: usize,
+    pub packing: Limits,
+}
+
+/// An intake, for as long as it runs.
+pub struct Intake {
+    broker: Broker,
+    topology: Topology,
+    postgres: Postgres,
+    packing: Limits,
+    pub(self) secret: HashSecret,
+    budgets: Budgets,
+    ids: RequestIds,
+    authenticator: Authenticator,
+    resolver: Resolver,
+    in_flight: Arc<Semaphore>,
+    session: RwLock<Option<Arc<Session>>>,
+    pub postgres_health: PostgresHealth,
+    /// Cancelled when no new request is taken any more.
+    draining: CancellationToken,
+    /// Cancelled when whatever is left is left to others.
+    abandon: CancellationToken,
+    /// Every request's task, and everything that is still being resolved.
+    tracker: TaskTracker,
+}
+
+/// How often the database is asked whether it is there. Whatever fails on the way says so at once.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a draining intake still accepts connections, to refuse in words what arrives on them. Clients that keep
+/// their connections learn within this time to use others.
+const LAME_DUCK: Duration = Duration::from_millis(500);
+
+impl Intake {
+    pub fn start(settings: Settings) -> Arc<Self> {
+        let Settings { broker, topology, postgres, secret, budgets, max_in_flight, packing } = settings;
+        let (tracker, abandon) = (TaskTracker::new(), CancellationToken::new());
+        Arc::new(Self {
+            ids: RequestIds::new(secret.clone()),
+            authenticator: Authenticator::new(postgres.clone()),
+            resolver: Resolver::start(&postgres, tracker.clone(), &abandon),
+            in_flight: Arc::new(Semaphore::new(max_in_flight)),
+            session: RwLock::new(None),
+            postgres_health: PostgresHealth::default(),
+            draining: CancellationToken::new(),
+            broker,
+            topology,
+            postgres,
+            packing,
+            secret,
+            budgets,
+            abandon,
+            tracker,
+        })
+    }
+
+    /// Serves until `stop`, then drains: refuses what is new, and answers everything in flight, within `grace`.
+    pub async fn run(
+        self: Arc<Self>,
+        listener: TcpListener,
+        stop: CancellationToken,
+        grace: Duration,
+    ) -> std::io::Result<()> {
+        let links = tokio::spawn(Arc::clone(&self).keep_session());
+        let pings = tokio::spawn(Arc::clone(&self).watch_postgres());
+        let closed = CancellationToken::new();
+        let serving = axum::serve(listener, routes::router(Arc::clone(&self)))
+            .with_graceful_shutdown(closed.clone().cancelled_owned());
+        let serving = tokio::spawn(serving.into_future());
+        stop.cancelled().await;
+        tracing::info!("intake drains");
+        self.draining.cancel();
+        tokio::time::sleep(LAME_DUCK).await;
+        closed.cancel();
+        self.tracker.close();
+        let drained = async {
+            let served = serving.await;
+            self.tracker.wait().await;
+            served
+        };
+        match tokio::time::timeout(grace.saturating_sub(LAME_DUCK), drained).await {
+            Ok(served) => served??,
+            Err(_) => tracing::warn!("grace period over: whatever is left is decided by its deadline"),
+        }
+        self.abandon.cancel();
+        let _ = tokio::join!(links, pings);
+        tracing::info!("intake stopped");
+        Ok(())
+    }
+
+    /// Admits a request, or not: everything it needs must be there, and there must be room.
+    fn admit(&self) -> Option<(Arc<Session>, OwnedSemaphorePermit)> {
+        if self.draining.is_cancelled() || !self.postgres_health.is_up() {
+            return None;
+        }
+        let session = self.session.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let permit = Arc::clone(&self.in_flight).try_acquire_owned().ok()?;
+        (!session.is_impeded()).then_some((session, permit))
+    }
+
+    /// What keeps this intake from taking requests, in words; empty if nothing does.
+    pub fn impediments(&self) -> Vec<&'static str> {
+        let session = self.session.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let checks = [
+            (self.draining.is_cancelled(), "draining"),
+            (!self.postgres_health.is_up(), "postgres is not reachable"),
+            (session.is_none(), "rabbitmq is not connected"),
+            (session.is_some_and(|session| session.is_impeded()), "rabbitmq accepts no messages"),
+        ];
+        checks.into_iter().filter_map(|(is_so, what)| is_so.then_some(what)).collect()
+    }
+
+    async fn watch_postgres(self: Arc<Self>) {
+        while !self.abandon.is_cancelled() {
+            match self.postgres.ping().await {
+                Ok(()) => self.postgres_health.answered(),
+                Err(error) => self.postgres_health.failed(&error),
+            }
+            tokio::select! { () = tokio::time::sleep(PING_INTERVAL) => {}, () = self.abandon.cancelled() => {} }
+        }
+    }
+
+    /// Keeps a session with the broker, building a new one whenever it is lost.
+    async fn keep_session(self: Arc<Self>) {
+        let mut backoff = Backoff::for_connections();
+        while !self.abandon.is_cancelled() {
+            match Session::open(&self.broker, &self.topology, self.packing).await {
+                Ok(session) => {
+                    backoff.reset();
+                    tracing::info!("intake publishes");
+                    *self.session.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&session));
+                    tokio::select! { () = session.publishing.lost() => {}, () = self.abandon.cancelled() => {} }
+                    *self.session.write().unwrap_or_else(PoisonError::into_inner) = None;
+                    session.waiters.fail_all();
+                    session.close().await;
+                }
+                Err(error) => tracing::warn!(%error, "intake cannot reach the broker"),
+            }
+            tokio::select! { () = backoff.wait() => {}, () = self.abandon.cancelled() => {} }
+        }
+    }
+}
+
+/// One pair of connections to the broker, with the reply queue and the waiters that belong to it.
+pub struct Session {
+    publishing: Link,
+    consuming: Link,
+    outgoing: mpsc::UnboundedSender<Outgoing>,
+    waiters: Arc<Waiters>,
+}
+
+impl Session {
+    async fn open(broker: &Broker, topology: &Topology, packing: Limits) -> Result<Arc<Self>, Error> {
+        let publishing = broker.connect("earmark intake: requests").await?;
+        let consuming = broker.connect("earmark intake: replies").await?;
+        topology.declare(&publishing).await?;
+        let reply_queue = topology.reply_queue(rand::random());
+        let consumer = Consumer::open_replies(&consuming, topology, &reply_queue).await?;
+        let publisher = Publisher::open(&publishing, &topology.work_queue(), packing).await?;
+        publishing.tie(&consuming);
+        let waiters = Arc::new(Waiters::new());
+        let (outgoing, incoming) = mpsc::unbounded_channel();
+        tokio::spawn(deliver(consumer, Arc::clone(&waiters)));
+        let in_trouble = Arc::clone(&waiters);
+        tokio::spawn(publisher.run(
+            incoming,
+            move |items: &[Outgoing]| wire::pack_requests(&reply_queue, items.iter().map(|item| item.item.as_slice())),
+            move |id, trouble| {
+                tracing::debug!(?trouble, "message in trouble");
+                in_trouble.wake(id, Event::Trouble);
+            },
+        ));
+        Ok(Arc::new(Self { publishing, consuming, outgoing, waiters }))
+    }
+
+    /// Hands a request to the publisher. Never waits; what becomes of it is not known from here on.
+    fn publish(&self, outgoing: Outgoing) {
+        if let Err(unsent) = self.outgoing.send(outgoing) {
+            self.waiters.wake(unsent.0.tag, Event::Trouble);
+        }
+    }
+
+    fn is_impeded(&self) -> bool {
+        self.publishing.is_blocked() || self.publishing.is_lost()
+    }
+
+    async fn close(&self) {
+        tokio::join!(self.publishing.close(), self.consuming.close());
+    }
+}
+
+/// Brings replies to those who wait for them, until the connection is lost.
+async fn deliver(mut consumer: Consumer, waiters: Arc<Waiters>) {
+    while let Some(delivery) = consumer.next().await {
+        for reply in wire::read_replies(&delivery.body) {
+            waiters.wake(reply.id.as_u128(), Event::Reply(reply));
+        }
+    }
+    waiters.fail_all();
+}
+
+/// Whether the database was there when last heard of.
+#[derive(Debug, Default)]
+pub struct PostgresHealth(AtomicBool);
+
+impl PostgresHealth {
+    pub fn is_up(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn answered(&self) {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            tracing::info!("postgres answers");
+        }
+    }
+
+    /// Requests are refused from now on, until the next ping is answered.
+    fn failed(&self, error: &postgres::Error) {
+        if error.is_retryable() && self.0.swap(false, Ordering::Relaxed) {
+            tracing::warn!(%error, "postgres does not answer");
+        }
+    }
+}

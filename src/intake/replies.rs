@@ -1,0 +1,101 @@
+//! Who waits for which outcome.
+
+use crate::ledger::RequestId;
+use crate::wire::Reply;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
+
+/// What may reach a waiter. That nothing comes (the connection is lost) is the third thing.
+#[derive(Debug)]
+pub enum Event {
+    Reply(Reply),
+    /// The broker returned or refused the message. It may have been delivered all the same.
+    Trouble,
+}
+
+/// All waiters of one connection.
+#[derive(Debug, Default)]
+pub struct Waiters {
+    /// `None` once the connection is lost.
+    waiting: Mutex<Option<HashMap<u128, oneshot::Sender<Event>>>>,
+}
+
+impl Waiters {
+    pub fn new() -> Self {
+        Self { waiting: Mutex::new(Some(HashMap::new())) }
+    }
+
+    /// Registers a waiter. To be called before the request is published, so that no reply can come too early.
+    pub fn register(self: &Arc<Self>, id: RequestId) -> Waiter {
+        let (sender, receiver) = oneshot::channel();
+        if let Some(waiting) = self.lock().as_mut() {
+            waiting.insert(id.as_u128(), sender);
+        }
+        Waiter { id, receiver, waiters: Arc::clone(self) }
+    }
+
+    /// Wakes the waiter, if it still waits.
+    pub fn wake(&self, id: u128, event: Event) {
+        let waiter = self.lock().as_mut().and_then(|waiting| waiting.remove(&id));
+        match waiter {
+            Some(waiter) => drop(waiter.send(event)),
+            None => tracing::debug!("a reply that nobody waits for"),
+        }
+    }
+
+    /// The connection is lost: wakes all, and all that register from now on.
+    pub fn fail_all(&self) {
+        self.lock().take();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<HashMap<u128, oneshot::Sender<Event>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One request's place in the list, given up when it is dropped.
+#[derive(Debug)]
+pub struct Waiter {
+    id: RequestId,
+    receiver: oneshot::Receiver<Event>,
+    waiters: Arc<Waiters>,
+}
+
+impl Waiter {
+    /// The first thing that happens; `None` if the connection is lost.
+    pub async fn wait(&mut self) -> Option<Event> {
+        (&mut self.receiver).await.ok()
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.waiters.lock().as_mut() {
+            waiting.remove(&self.id.as_u128());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lost_connection_wakes_all_who_wait_and_all_who_come_later() {
+        let waiters = Arc::new(Waiters::new());
+        let mut early = waiters.register(RequestId::from_u128(1));
+        waiters.fail_all();
+        let mut late = waiters.register(RequestId::from_u128(2));
+        assert!(early.wait().await.is_none());
+        assert!(late.wait().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_is_gone_leaves_nothing_behind() {
+        let waiters = Arc::new(Waiters::new());
+        drop(waiters.register(RequestId::from_u128(1)));
+        assert!(waiters.lock().as_ref().unwrap().is_empty());
+        waiters.wake(1, Event::Trouble);
+    }
+}

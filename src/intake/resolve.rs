@@ -1,0 +1,146 @@
+//! Giving up on a request, safely: its row is inserted as `voided`, or the row that won says what happened.
+//!
+//! A few tasks do this, each over a connection of its own, so that no client and no timer can drop a statement half-way.
+//! A request that is given to them is resolved, however long it takes; its caller may stop waiting for that.
+
+use crate::cut::{self, Cut};
+use crate::ledger::Request;
+use crate::postgres::allocations::{self, Resolution};
+use crate::postgres::{Error, Postgres, Session};
+use crate::retry::Backoff;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// Most requests that one statement voids.
+const BATCH: usize = 256;
+/// How many tasks resolve. Two, so that one that waits for a row in doubt does not hold up everybody.
+const TASKS: usize = 2;
+
+/// A request to be resolved.
+struct Job {
+    request: Request,
+    answer: oneshot::Sender<Resolution>,
+    /// Held until it is resolved: an intake whose database is away takes no more than it can remember.
+    _permit: Option<OwnedSemaphorePermit>,
+    /// Shutdown waits for it.
+    _tracked: TaskTrackerToken,
+}
+
+/// The way to the resolving tasks.
+pub struct Resolver {
+    queues: Vec<mpsc::UnboundedSender<Job>>,
+    next: AtomicUsize,
+    tracker: TaskTracker,
+}
+
+impl Resolver {
+    /// Starts the tasks. `abandon` ends them with whatever is left.
+    pub fn start(postgres: &Postgres, tracker: TaskTracker, abandon: &CancellationToken) -> Self {
+        let start = |_| {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let task = Task { jobs: receiver, session: postgres.session(), abandon: abandon.clone() };
+            tokio::spawn(task.run());
+            sender
+        };
+        Self { queues: (0..TASKS).map(start).collect(), next: AtomicUsize::new(0), tracker }
+    }
+
+    /// Hands a request over. The receiver yields how it stands for ever; it fails only if the process ends first.
+    pub fn resolve(&self, request: Request, permit: Option<OwnedSemaphorePermit>) -> oneshot::Receiver<Resolution> {
+        let (answer, receiver) = oneshot::channel();
+        let job = Job { request, answer, _permit: permit, _tracked: self.tracker.token() };
+        let queue = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();
+        if self.queues[queue].send(job).is_err() {
+            tracing::error!("the resolver has ended");
+        }
+        receiver
+    }
+}
+
+struct Task {
+    jobs: mpsc::UnboundedReceiver<Job>,
+    session: Session,
+    abandon: CancellationToken,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut jobs = Vec::with_capacity(BATCH);
+        loop {
+            let abandon = self.abandon.clone();
+            let count = tokio::select! { count = self.jobs.recv_many(&mut jobs, BATCH) => count, () = abandon.cancelled() => 0 };
+            if count == 0 {
+                return;
+            }
+            cut::at(Cut::I6).await;
+            let (keyed, plain): (Vec<Job>, Vec<Job>) = jobs.drain(..).partition(|job| job.request.key.is_some());
+            self.resolve_together(plain).await;
+            for job in keyed {
+                self.resolve_alone(job).await;
+            }
+        }
+    }
+
+    /// All at once; one by one if that cannot be.
+    async fn resolve_together(&mut self, jobs: Vec<Job>) {
+        let requests: Vec<&Request> = jobs.iter().map(|job| &job.request).collect();
+        if requests.is_empty() {
+            return;
+        }
+        match self.session.run(async |connection| allocations::void_many(connection, &requests).await).await {
+            Ok(resolutions) => {
+                cut::at(Cut::I7).await;
+                jobs.into_iter().zip(resolutions).for_each(|(job, resolution)| finish(job, resolution));
+            }
+            Err(error) => {
+                tracing::warn!(%error, requests = jobs.len(), "not resolved yet");
+                for job in jobs {
+                    self.resolve_alone(job).await;
+                }
+            }
+        }
+    }
+
+    /// Again and again, until it is resolved.
+    async fn resolve_alone(&mut self, job: Job) {
+        let mut backoff = Backoff::for_connections();
+        while !self.abandon.is_cancelled() {
+            match self.void_one(&job.request).await {
+                Ok(resolution) => {
+                    cut::at(Cut::I7).await;
+                    return finish(job, resolution);
+                }
+                Err(error) if error.is_retryable() => tracing::warn!(%error, "not resolved yet"),
+                Err(error) => tracing::error!(%error, "not resolved: this needs a person"),
+            }
+            tokio::select! { () = backoff.wait() => {}, () = self.abandon.cancelled() => {} }
+        }
+    }
+
+    async fn void_one(&mut self, request: &Request) -> Result<Resolution, Error> {
+        let voiding = async |connection: &mut _| match request.key {
+            Some(_) => allocations::void_keyed(connection, request).await,
+            None => {
+                let resolution = allocations::void_many(connection, &[request]).await?.pop();
+                resolution.ok_or_else(|| Error::Fatal("no resolution for a request".to_owned()))
+            }
+        };
+        self.session.run(voiding).await
+    }
+}
+
+fn finish(job: Job, resolution: Resolution) {
+    let request_id = uuid::Uuid::from_u128(job.request.id.as_u128());
+    match &resolution {
+        Resolution::Voided(_) => tracing::info!(%request_id, "voided"),
+        Resolution::Allocated(_) => tracing::info!(%request_id, "late success"),
+        Resolution::Replayed(_) => tracing::info!(%request_id, "late replay"),
+        Resolution::KeyReused | Resolution::PayoutsDisabled | Resolution::InsufficientBalance => {
+            tracing::info!(%request_id, "late refusal");
+        }
+    }
+    let _ = job.answer.send(resolution);
+}

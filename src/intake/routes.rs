@@ -1,0 +1,210 @@
+//! The endpoints, in the order in which their checks run:
+//! `405/404 → 401 → 413 → 415 → 400 body → 400 fields → admission and everything after it`.
+//!
+//! Every request is handled in a task of its own: a client that hangs up cancels nothing half-way, and a panic becomes an
+//! answer that is true.
+
+use super::Intake;
+use super::lookup::{self, Failure};
+use super::problem::{self, Answer, Proof};
+use super::submit::{self, Submission, Unpublished};
+use super::validate::{Ask, Invalid, read_ask};
+use crate::ledger::{IdempotencyKey, RequestId};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, Request, State};
+use axum::http::Uri;
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use axum::response::Response;
+use axum::routing::{get, post};
+use futures_util::StreamExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Largest request body, in bytes.
+const MAX_BODY: usize = 8 * 1024;
+/// How long a request body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub fn router(intake: Arc<Intake>) -> Router {
+    Router::new()
+        .route("/payout/create", post(create).fallback(create_not_allowed))
+        .route("/balance", get(balance).fallback(read_not_allowed))
+        .route("/payout/user", get(payout_user).fallback(read_not_allowed))
+        .route("/payout/requests", get(request_by_key).fallback(read_not_allowed))
+        .route("/payout/requests/{request_id}", get(request_by_id).fallback(read_not_allowed))
+        .fallback(async || problem::not_found().into_response())
+        .with_state(intake)
+}
+
+/// `POST /payout/create`
+async fn create(State(intake): State<Arc<Intake>>, request: Request) -> Response {
+    let caller = CancellationToken::new();
+    let _hung_up = caller.clone().drop_guard();
+    let (unpublished, trail) = Unpublished::for_one_request();
+    let task = intake.tracker.spawn({
+        let intake = Arc::clone(&intake);
+        async move { create_in_task(&intake, unpublished, request, caller).await }
+    });
+    let (answer, id) = match task.await {
+        Ok(submitted) => submitted,
+        Err(panic) => {
+            tracing::error!(%panic, "a request's task died");
+            match trail.after_death() {
+                Ok(never) => (problem::unexpected(Proof::NeverPublished(never)), None),
+                Err(published) => {
+                    intake.tracker.track_future(submit::resolve(&intake, published, None, "its task died")).await
+                }
+            }
+        }
+    };
+    let id = id.map_or_else(Uuid::new_v4, |id| Uuid::from_u128(id.as_u128()));
+    closing(&intake, answer.into_create_response(id))
+}
+
+async fn create_in_task(
+    intake: &Intake,
+    unpublished: Unpublished,
+    request: Request,
+    caller_gone: CancellationToken,
+) -> submit::Submitted {
+    let (parts, body) = request.into_parts();
+    let business = match lookup::business(intake, &parts.headers).await {
+        Ok(business) => business,
+        Err(Failure::Unauthorized) => return (problem::unauthorized(), None),
+        Err(Failure::Unreachable) => return (problem::unavailable(unpublished.never()), None),
+    };
+    match read_submission(&parts.headers, body).await {
+        Ok((ask, key)) => submit::submit(intake, unpublished, Submission { business, ask, key, caller_gone }).await,
+        Err(answer) => (answer, None),
+    }
+}
+
+async fn read_submission(headers: &HeaderMap, body: Body) -> Result<(Ask, Option<IdempotencyKey>), Answer> {
+    let body = read_body(headers, body).await?;
+    if !is_json(headers) {
+        return Err(problem::unsupported_media_type());
+    }
+    let ask = read_ask(&body).map_err(|invalid| match invalid {
+        Invalid::NotAnObject => problem::not_an_object(),
+        Invalid::Fields(errors) => problem::invalid_fields(&errors),
+    })?;
+    Ok((ask, read_key(headers)?))
+}
+
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Answer> {
+    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > MAX_BODY as u64) {
+        return Err(problem::body_too_large());
+    }
+    let collecting = async {
+        let mut chunks = body.into_data_stream();
+        let mut whole = vec![];
+        while let Some(chunk) = chunks.next().await {
+            // A body that breaks off is not a JSON object; its sender will hardly read this.
+            whole.extend_from_slice(&chunk.map_err(|_| problem::not_an_object())?);
+            if whole.len() > MAX_BODY {
+                return Err(problem::body_too_large());
+            }
+        }
+        Ok(Bytes::from(whole))
+    };
+    tokio::time::timeout(BODY_TIMEOUT, collecting).await.unwrap_or_else(|_| Err(problem::body_too_late()))
+}
+
+/// `application/json`, in UTF-8 if it says in what.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let mut parts = value.split(';').map(str::trim);
+    parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
+        && parts.all(|parameter| match parameter.split_once('=') {
+            Some((name, value)) if name.eq_ignore_ascii_case("charset") => {
+                value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+            }
+            _ => true,
+        })
+}
+
+fn read_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Answer> {
+    let mut values = headers.get_all("idempotency-key").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let key = value.to_str().ok().and_then(IdempotencyKey::from_header);
+    match (key, values.next()) {
+        (Some(key), None) => Ok(Some(key)),
+        _ => Err(problem::bad_request("The Idempotency-Key must be one header of 1 to 255 visible ASCII characters.")),
+    }
+}
+
+/// `GET /balance`
+async fn balance(State(intake): State<Arc<Intake>>, headers: HeaderMap) -> Response {
+    read(&intake, async move |intake: Arc<Intake>| lookup::balance(&intake, &headers).await).await
+}
+
+/// `GET /payout/user`: by email for the business, by hash for the user.
+async fn payout_user(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
+    if headers.contains_key(lookup::PAYOUT_HASH) {
+        return read(&intake, async move |intake: Arc<Intake>| lookup::user_by_hash(&intake, &headers).await).await;
+    }
+    let email = query(&uri, "email");
+    read(&intake, async move |intake: Arc<Intake>| lookup::user_by_email(&intake, &headers, email.as_deref()).await)
+        .await
+}
+
+/// `GET /payout/requests/{request_id}`
+async fn request_by_id(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
+    let text = uri.path().rsplit('/').next().unwrap_or_default();
+    // One spelling an id: the one that the service itself writes.
+    let id = Uuid::try_parse(text).ok().filter(|id| id.to_string() == text.to_ascii_lowercase());
+    let id = id.map(|id| RequestId::from_u128(id.as_u128()));
+    read(&intake, async move |intake: Arc<Intake>| lookup::request_by_id(&intake, &headers, id).await).await
+}
+
+/// `GET /payout/requests?idempotency_key=…`
+async fn request_by_key(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
+    let key = query(&uri, "idempotency_key").and_then(|key| IdempotencyKey::from_header(&key));
+    read(&intake, async move |intake: Arc<Intake>| lookup::request_by_key(&intake, &headers, key).await).await
+}
+
+/// The one value of a query parameter.
+fn query(uri: &Uri, name: &str) -> Option<String> {
+    let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
+    let mut values = parameters.into_iter().filter(|(key, _)| key == name).map(|(_, value)| value);
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// Answers a read.
+async fn read<F>(intake: &Arc<Intake>, look: impl FnOnce(Arc<Intake>) -> F) -> Response
+where
+    F: Future<Output = Result<Answer, Failure>> + Send + 'static,
+{
+    let (unpublished, _) = Unpublished::for_one_request();
+    let looking = look(Arc::clone(intake));
+    let answer = match intake.tracker.spawn(looking).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(Failure::Unauthorized)) => problem::unauthorized(),
+        Ok(Err(Failure::Unreachable)) => problem::unavailable(unpublished.never()),
+        Err(panic) => {
+            tracing::error!(%panic, "a request's task died");
+            problem::unexpected(Proof::NeverPublished(unpublished.never()))
+        }
+    };
+    closing(intake, answer.into_response())
+}
+
+async fn create_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
+    closing(&intake, problem::method_not_allowed("POST").into_create_response(Uuid::new_v4()))
+}
+
+async fn read_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
+    closing(&intake, problem::method_not_allowed("GET, HEAD").into_response())
+}
+
+/// While the intake drains, every answer asks its client to use another connection for the next request.
+fn closing(intake: &Intake, mut response: Response) -> Response {
+    if intake.draining.is_cancelled() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}

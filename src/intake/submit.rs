@@ -1,0 +1,188 @@
+//! One allocation request, from validated to answered.
+//!
+//! ```text
+//! admit              refused → 503, nothing was published
+//! register, publish  from the call of publish on, every failure means "unknown"
+//! wait               reply → its answer · anything else, or nothing in time → resolve
+//! resolve            void it, or learn what happened → 500 or a late answer · no database in time → 504
+//! ```
+
+use super::problem::{self, Answer, Proof};
+use super::replies::Event;
+use super::validate::Ask;
+use super::{Intake, Session};
+use crate::clock;
+use crate::cut::{self, Cut};
+use crate::ledger::{BusinessId, IdempotencyKey, KeyClaim, Outcome, Request, RequestId, Verdict};
+use crate::postgres::allocations::Resolution;
+use crate::rabbit::publisher::Outgoing;
+use crate::wire::{self, Reply};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The proof that nothing was handed to the publisher for an HTTP request, and nothing ever will be.
+#[derive(Debug)]
+pub struct NeverPublished(());
+
+/// The right to publish for one HTTP request. Whoever gives it up instead gets the proof that nothing was published.
+#[derive(Debug)]
+pub struct Unpublished(Trail);
+
+/// What was published last for one HTTP request, for the one who finds that its task has died.
+#[derive(Clone, Debug, Default)]
+pub struct Trail(Arc<Mutex<Option<Request>>>);
+
+impl Unpublished {
+    /// One for each HTTP request, made where its task is started.
+    pub fn for_one_request() -> (Self, Trail) {
+        let trail = Trail::default();
+        (Self(trail.clone()), trail)
+    }
+
+    pub fn never(self) -> NeverPublished {
+        NeverPublished(())
+    }
+
+    /// Ends the state of being unpublished, at the call of publish and not a moment later.
+    fn publish(self, session: &Session, request: &Request) -> Published {
+        let published = Published(self.0);
+        published.publish_again(session, request);
+        published
+    }
+}
+
+/// Something was published.
+struct Published(Trail);
+
+impl Published {
+    /// Publishes anew, once the attempt before is dead.
+    fn publish_again(&self, session: &Session, request: &Request) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.clone());
+        session.publish(Outgoing { tag: request.id.as_u128(), item: wire::write_request(request) });
+    }
+}
+
+impl Trail {
+    /// What must be resolved after the task has died; the proof if nothing was published. The task must be gone.
+    pub fn after_death(&self) -> Result<NeverPublished, Request> {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            Some(request) => Err(request),
+            None => Ok(NeverPublished(())),
+        }
+    }
+}
+
+/// The budgets of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Budgets {
+    /// How long to wait for the worker's reply.
+    pub reply: Duration,
+    /// How long to try to resolve after that.
+    pub resolve: Duration,
+}
+
+/// What is asked for, by whom, and whether they still listen.
+pub struct Submission {
+    pub business: BusinessId,
+    pub ask: Ask,
+    pub key: Option<IdempotencyKey>,
+    /// Cancelled when the client has hung up.
+    pub caller_gone: CancellationToken,
+}
+
+/// An answer, and the id of the request it belongs to, if one was minted.
+pub type Submitted = (Answer, Option<RequestId>);
+
+/// Takes a request from validated to answered. Must run in a task that nobody cancels.
+pub async fn submit(intake: &Intake, unpublished: Unpublished, submission: Submission) -> Submitted {
+    cut::at(Cut::I1).await;
+    let Some((session, permit)) = intake.admit() else {
+        return (problem::unavailable(unpublished.never()), None);
+    };
+    let answer_by = Instant::now() + intake.budgets.reply;
+    let mut request = new_request(intake, &submission, 0);
+    let mut waiter = session.waiters.register(request.id);
+    cut::at(Cut::I2).await;
+    let published = unpublished.publish(&session, &request);
+    cut::at(Cut::I3).await;
+    loop {
+        let event = tokio::time::timeout_at(answer_by, waiter.wait()).await;
+        let reply = match event {
+            Ok(Some(Event::Reply(reply))) => reply,
+            Ok(Some(Event::Trouble)) => {
+                return resolve(intake, request, Some(permit), "broker refused the message").await;
+            }
+            Ok(None) => return resolve(intake, request, Some(permit), "broker connection lost").await,
+            Err(_) => return resolve(intake, request, Some(permit), "no reply in time").await,
+        };
+        if let Some(answer) = answer_of(&reply) {
+            cut::at(Cut::I5).await;
+            return (answer, Some(request.id));
+        }
+        let Verdict::StaleEpoch { current } = reply.verdict else {
+            return resolve(intake, request, Some(permit), "voided by the worker").await;
+        };
+        // The worker has voided this attempt, because its key has moved on. Nobody but a caller who still waits may have
+        // it tried again: one who is gone may have been answered 500 under this key by now.
+        if submission.caller_gone.is_cancelled() {
+            return resolve(intake, request, Some(permit), "key moved on, caller gone").await;
+        }
+        request = new_request(intake, &submission, current);
+        waiter = session.waiters.register(request.id);
+        published.publish_again(&session, &request);
+    }
+}
+
+fn new_request(intake: &Intake, submission: &Submission, epoch: i64) -> Request {
+    let wait = i64::try_from(intake.budgets.reply.as_millis()).unwrap_or(i64::MAX);
+    Request {
+        id: intake.ids.mint(submission.business),
+        business: submission.business,
+        email: submission.ask.email.clone(),
+        amount: submission.ask.amount,
+        deadline: clock::now_millis().saturating_add(wait),
+        key: submission.key.clone().map(|key| KeyClaim { key, epoch }),
+    }
+}
+
+/// The answer that a reply gives by itself; `None` if the ledger has to be asked.
+fn answer_of(reply: &Reply) -> Option<Answer> {
+    match (reply.verdict, reply.hash) {
+        (Verdict::Decided(Outcome::Allocated), Some(hash)) => Some(problem::allocated(hash, false)),
+        (Verdict::Replayed, Some(hash)) => Some(problem::allocated(hash, true)),
+        (Verdict::KeyReused, _) => Some(problem::key_reused()),
+        (Verdict::Decided(Outcome::PayoutsDisabled), _) => Some(problem::payouts_disabled()),
+        (Verdict::Decided(Outcome::InsufficientBalance), _) => Some(problem::insufficient_balance()),
+        (Verdict::Decided(Outcome::Allocated) | Verdict::Replayed, None)
+        | (Verdict::Decided(Outcome::Voided) | Verdict::StaleEpoch { .. }, _) => None,
+    }
+}
+
+/// Gives up on a request that was published, and answers with what the ledger says then.
+pub async fn resolve(intake: &Intake, request: Request, permit: Option<OwnedSemaphorePermit>, why: &str) -> Submitted {
+    let id = request.id;
+    tracing::info!(request_id = %uuid::Uuid::from_u128(id.as_u128()), why, "resolving");
+    let resolution = intake.resolver.resolve(request, permit);
+    let answer = match tokio::time::timeout(intake.budgets.resolve, resolution).await {
+        Ok(Ok(resolution)) => late_answer(resolution),
+        Ok(Err(_)) | Err(_) => {
+            tracing::warn!(request_id = %uuid::Uuid::from_u128(id.as_u128()), "answered 504: the database cannot be reached");
+            problem::unknown(id)
+        }
+    };
+    (answer, Some(id))
+}
+
+fn late_answer(resolution: Resolution) -> Answer {
+    match resolution {
+        Resolution::Voided(voided) => problem::unexpected(Proof::Voided(voided)),
+        Resolution::Allocated(hash) => problem::allocated(hash, false),
+        Resolution::Replayed(hash) => problem::allocated(hash, true),
+        Resolution::KeyReused => problem::key_reused(),
+        Resolution::PayoutsDisabled => problem::payouts_disabled(),
+        Resolution::InsufficientBalance => problem::insufficient_balance(),
+    }
+}

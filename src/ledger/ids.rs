@@ -1,0 +1,74 @@
+//! Names of things: businesses, requests, payout users' hashes, idempotency keys.
+
+/// A business, by its UUID as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BusinessId(u128);
+
+/// One HTTP attempt at one allocation, by its UUID (version 7) as a number. Minted once by the intake, never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(u128);
+
+macro_rules! id {
+    ($name:ident) => {
+        impl $name {
+            pub const fn from_u128(value: u128) -> Self {
+                Self(value)
+            }
+
+            pub const fn as_u128(self) -> u128 {
+                self.0
+            }
+        }
+    };
+}
+id!(BusinessId);
+id!(RequestId);
+
+/// What a payout user shows to see the balance: HMAC-SHA256 over the business and the normalised email, 32 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UserHash(pub [u8; 32]);
+
+/// A client's own name for an operation, scoped to its business: 1 to 255 visible ASCII characters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdempotencyKey(String);
+
+impl IdempotencyKey {
+    pub const MAX_LEN: usize = 255;
+
+    /// Checks a key as it is.
+    pub fn new(key: &str) -> Option<Self> {
+        let fits = (1..=Self::MAX_LEN).contains(&key.len());
+        (fits && key.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Self(key.to_owned()))
+    }
+
+    /// Reads a header's value. The quotes of the draft standard (`"key"`) are not part of the key.
+    pub fn from_header(value: &str) -> Option<Self> {
+        let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        Self::new(quoted.unwrap_or(value))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_the_same_with_and_without_the_quotes_of_the_draft_standard() {
+        assert_eq!(IdempotencyKey::from_header("\"order-1\""), IdempotencyKey::from_header("order-1"));
+        assert_eq!(IdempotencyKey::from_header("order-1").unwrap().as_str(), "order-1");
+    }
+
+    #[test]
+    fn a_key_is_visible_ascii_of_a_bounded_length() {
+        assert_eq!(IdempotencyKey::from_header(""), None);
+        assert_eq!(IdempotencyKey::from_header("\"\""), None);
+        assert_eq!(IdempotencyKey::from_header("a b"), None);
+        assert_eq!(IdempotencyKey::from_header("clé"), None);
+        assert!(IdempotencyKey::from_header(&"k".repeat(255)).is_some());
+        assert_eq!(IdempotencyKey::from_header(&"k".repeat(256)), None);
+    }
+}

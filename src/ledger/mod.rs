@@ -1,0 +1,20 @@
+//! The pure core: what may be asked, what can be decided, and the function that decides.
+//!
+//! Nothing here waits, reads a clock, logs, or knows that a database or a queue exists. It uses `std` and nothing else,
+//! so that a decision can be tested with a table, and read without knowing where its inputs come from.
+//!
+//! Reading order: [`amount`], [`email`], [`ids`] (values that cannot be wrong), [`request`], [`outcome`], [`decide`].
+
+pub mod amount;
+pub mod decide;
+pub mod email;
+pub mod ids;
+pub mod outcome;
+pub mod request;
+
+pub use amount::Amount;
+pub use decide::{Account, Accounts, Credit, Decision, KeyChange, KeyState, Keys, decide};
+pub use email::Email;
+pub use ids::{BusinessId, IdempotencyKey, RequestId, UserHash};
+pub use outcome::{Outcome, Verdict};
+pub use request::{KeyClaim, Millis, Request};

@@ -1,0 +1,69 @@
+//! What was decided. Both lists are closed, and in order of precedence: of two outcomes that fit, the earlier one holds.
+
+/// The decision on one request, as its row says it. Written once, never changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It can never debit any more, and never did.
+    Voided,
+    /// The business has payouts switched off.
+    PayoutsDisabled,
+    /// The payout balance did not cover the amount.
+    InsufficientBalance,
+    /// The amount was debited from the business and credited to the payout user.
+    Allocated,
+}
+
+impl Outcome {
+    pub const ALL: [Self; 4] = [Self::Voided, Self::PayoutsDisabled, Self::InsufficientBalance, Self::Allocated];
+
+    /// The name in the database, in messages and in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Voided => "voided",
+            Self::PayoutsDisabled => "payouts_disabled",
+            Self::InsufficientBalance => "insufficient_balance",
+            Self::Allocated => "allocated",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.as_str() == text)
+    }
+}
+
+/// What the caller of one request is told. Wider than [`Outcome`], because a request that lost to its idempotency key is
+/// voided in its own row, while its caller hears about the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// An earlier request under the same key, with the same email and amount, was allocated: its success again.
+    Replayed,
+    /// An earlier request under the same key, with another email or amount, was allocated.
+    KeyReused,
+    /// The key has moved on to this epoch since the request was sent.
+    StaleEpoch { current: i64 },
+    /// Decided on its own merits.
+    Decided(Outcome),
+}
+
+impl Verdict {
+    /// What the request's own row says.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::Replayed | Self::KeyReused | Self::StaleEpoch { .. } => Outcome::Voided,
+            Self::Decided(outcome) => outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_is_found_by_its_own_name() {
+        for outcome in Outcome::ALL {
+            assert_eq!(Outcome::parse(outcome.as_str()), Some(outcome));
+        }
+        assert_eq!(Outcome::parse("pending"), None);
+    }
+}

@@ -1,0 +1,11 @@
+pub mod api_key;
+pub mod clock;
+pub mod cut;
+pub mod intake;
+pub mod ledger;
+pub mod postgres;
+pub mod rabbit;
+pub mod retry;
+pub mod secret;
+pub mod wire;
+pub mod worker;

@@ -1,0 +1,298 @@
+//! The row that decides. `allocations` is written once for each request, by whoever comes first: the worker, together
+//! with the debit and the credit, or whoever gives up on the request, as `voided`. The primary key lets one of them win.
+//!
+//! A doubt is always resolved by an insert, never by a look: an insert waits for another transaction that holds the same
+//! key and then tells the truth, while a `SELECT` may see no row a moment before the other commits.
+
+use super::users::{Hashes, find_hashes, read_hash};
+use super::{Error, begin, businesses::LockedBusinesses, commit, keys};
+use crate::ledger::{BusinessId, Decision, Outcome, Request, RequestId, UserHash};
+use sqlx::PgConnection;
+use std::collections::HashMap;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// The proof that a request never debited and never will: its row says `voided`, committed, or belongs to another
+/// request. Only this module makes one, and only after the commit.
+#[derive(Debug)]
+pub struct Voided(());
+
+/// What a transaction has written, before its commit.
+#[derive(Debug)]
+pub struct Written {
+    /// Rows of `allocations` that went in. Fewer than sent: some were decided before, and the whole must be rolled back.
+    pub rows: u64,
+    /// The stored hash of every user that was credited.
+    pub hashes: Hashes,
+}
+
+/// Writes a batch at once: payout balances, payout users (created or credited), allocation rows.
+///
+/// `hashes` has the hash to store for each credit, should its user be new. `_locked` is the right to do this.
+pub async fn write(
+    connection: &mut PgConnection,
+    _locked: &LockedBusinesses,
+    requests: &[Request],
+    decision: &Decision,
+    hashes: &[UserHash],
+) -> Result<Written, Error> {
+    let rows = Rows::of(requests, decision);
+    let credits = &decision.credits;
+    let (debited, balances): (Vec<Uuid>, Vec<i64>) =
+        decision.balances.iter().map(|(id, cents)| (Uuid::from_u128(id.as_u128()), *cents)).unzip();
+    let user_businesses: Vec<Uuid> = credits.iter().map(|credit| Uuid::from_u128(credit.business.as_u128())).collect();
+    let user_emails: Vec<&str> = credits.iter().map(|credit| credit.email.as_str()).collect();
+    let user_hashes: Vec<&[u8]> = hashes.iter().map(|hash| hash.0.as_slice()).collect();
+    let user_cents: Vec<i64> = credits.iter().map(|credit| credit.cents).collect();
+    let written = sqlx::query!(
+        r#"/* write_batch */
+        WITH rows AS (
+            INSERT INTO allocations (business_id, request_id, email, amount, outcome)
+            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[])
+            ON CONFLICT DO NOTHING RETURNING 1
+        ), debits AS (
+            UPDATE businesses b SET payout_balance = d.balance
+            FROM unnest($6::uuid[], $7::bigint[]) AS d (business_id, balance)
+            WHERE b.business_id = d.business_id
+        ), credits AS (
+            INSERT INTO payout_users AS u (business_id, email, hash, balance)
+            SELECT * FROM unnest($8::uuid[], $9::text[], $10::bytea[], $11::bigint[])
+            ON CONFLICT (business_id, email) DO UPDATE SET balance = u.balance + excluded.balance
+            RETURNING u.business_id, u.email, u.hash
+        )
+        SELECT count.rows AS "rows!", c.business_id AS "business_id?", c.email AS "email?", c.hash AS "hash?"
+        FROM (SELECT count(*) AS rows FROM rows) AS count LEFT JOIN credits c ON true"#,
+        &rows.businesses,
+        &rows.requests,
+        &rows.emails as &[&str],
+        &rows.cents,
+        &rows.outcomes as &[&str],
+        &debited,
+        &balances,
+        &user_businesses,
+        &user_emails as &[&str],
+        &user_hashes as &[&[u8]],
+        &user_cents
+    )
+    .fetch_all(connection)
+    .await?;
+    let count = written.first().map_or(0, |row| row.rows);
+    let hashes = written
+        .iter()
+        .filter_map(|row| Some(read_hash(row.business_id?, row.email.as_deref()?, row.hash.as_deref()?)))
+        .collect::<Result<_, _>>()?;
+    Ok(Written { rows: count.unsigned_abs(), hashes })
+}
+
+/// The rows of a batch, a vector a column, sorted by primary key: whoever else writes the same rows takes their locks in
+/// the same order.
+struct Rows<'a> {
+    businesses: Vec<Uuid>,
+    requests: Vec<Uuid>,
+    emails: Vec<&'a str>,
+    cents: Vec<i64>,
+    outcomes: Vec<&'static str>,
+}
+
+impl<'a> Rows<'a> {
+    fn of(requests: &'a [Request], decision: &Decision) -> Self {
+        let mut order: Vec<(&Request, Outcome)> =
+            requests.iter().zip(&decision.verdicts).map(|(request, verdict)| (request, verdict.outcome())).collect();
+        order.sort_unstable_by_key(|(request, _)| (request.business, request.id));
+        Self {
+            businesses: order.iter().map(|(request, _)| Uuid::from_u128(request.business.as_u128())).collect(),
+            requests: order.iter().map(|(request, _)| Uuid::from_u128(request.id.as_u128())).collect(),
+            emails: order.iter().map(|(request, _)| request.email.as_str()).collect(),
+            cents: order.iter().map(|(request, _)| request.amount.cents()).collect(),
+            outcomes: order.iter().map(|(_, outcome)| outcome.as_str()).collect(),
+        }
+    }
+}
+
+/// A decided request, as its row says.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    pub outcome: Outcome,
+    /// Null where the request was voided by somebody who knew its id alone.
+    pub email: Option<String>,
+    pub cents: Option<i64>,
+    /// The payout user's, if it was allocated.
+    pub hash: Option<UserHash>,
+    pub decided_at: OffsetDateTime,
+}
+
+impl Decided {
+    /// Whether this row can be the one of `request`. It is, unless two intakes ever minted the same id.
+    pub fn is_of(&self, request: &Request) -> bool {
+        self.email.as_deref().is_none_or(|email| email == request.email.as_str())
+            && self.cents.is_none_or(|cents| cents == request.amount.cents())
+    }
+}
+
+/// Reads the rows of several requests. A request without a row is left out: it was undecided a moment ago.
+pub async fn find_decided(
+    connection: &mut PgConnection,
+    requests: &[(BusinessId, RequestId)],
+) -> Result<HashMap<(BusinessId, RequestId), Decided>, Error> {
+    let businesses: Vec<Uuid> = requests.iter().map(|(business, _)| Uuid::from_u128(business.as_u128())).collect();
+    let ids: Vec<Uuid> = requests.iter().map(|(_, id)| Uuid::from_u128(id.as_u128())).collect();
+    let rows = sqlx::query!(
+        r#"/* find_decided */
+        SELECT a.business_id, a.request_id, a.email, a.amount, a.outcome, a.decided_at, u.hash AS "hash?"
+        FROM unnest($1::uuid[], $2::uuid[]) AS wanted (business_id, request_id)
+        JOIN allocations a USING (business_id, request_id)
+        LEFT JOIN payout_users u ON u.business_id = a.business_id AND u.email = a.email AND a.outcome = 'allocated'"#,
+        &businesses,
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let name =
+                (BusinessId::from_u128(row.business_id.as_u128()), RequestId::from_u128(row.request_id.as_u128()));
+            let outcome = Outcome::parse(&row.outcome)
+                .ok_or_else(|| Error::Fatal("a stored outcome is not one of the closed list".to_owned()))?;
+            let hash = row.hash.and_then(|hash| hash.try_into().ok()).map(UserHash);
+            Ok((name, Decided { outcome, email: row.email, cents: row.amount, hash, decided_at: row.decided_at }))
+        })
+        .collect()
+}
+
+/// Reads one request's row.
+pub async fn find_one(
+    connection: &mut PgConnection,
+    business: BusinessId,
+    request: RequestId,
+) -> Result<Option<Decided>, Error> {
+    let mut found = find_decided(connection, &[(business, request)]).await?;
+    Ok(found.remove(&(business, request)))
+}
+
+/// How a request that somebody gave up on stands now, for ever.
+#[derive(Debug)]
+pub enum Resolution {
+    /// It never debited, and never will; with a key: nor will anything sent under the key so far.
+    Voided(Voided),
+    /// The worker was first.
+    Allocated(UserHash),
+    /// Another request under the same key, with the same email and amount, was allocated.
+    Replayed(UserHash),
+    /// Another request under the same key, with another email or amount, was allocated.
+    KeyReused,
+    PayoutsDisabled,
+    InsufficientBalance,
+}
+
+/// Gives up on requests without a key: voids each that is undecided, and says how each stands, in the same order.
+pub async fn void_many(connection: &mut PgConnection, requests: &[&Request]) -> Result<Vec<Resolution>, Error> {
+    let mut inserted = write_voids(connection, requests).await?;
+    let lost: Vec<_> = requests
+        .iter()
+        .map(|request| (request.business, request.id))
+        .filter(|name| !inserted.contains_key(name))
+        .collect();
+    if !lost.is_empty() {
+        // A second statement, because the first one's snapshot may be older than the row that won.
+        inserted.extend(find_decided(connection, &lost).await?);
+    }
+    requests.iter().map(|request| resolution(request, inserted.get(&(request.business, request.id)))).collect()
+}
+
+/// Gives up on a request that has a key. In one transaction the key's epoch goes up, which kills every attempt sent
+/// before under the key, and the request is voided; unless there is an allocation under the key, which is the answer.
+pub async fn void_keyed(connection: &mut PgConnection, request: &Request) -> Result<Resolution, Error> {
+    let Some(claim) = &request.key else {
+        return Err(Error::Fatal("void_keyed needs a key".to_owned()));
+    };
+    let mut transaction = begin(connection).await?;
+    // The key before the row: the worker takes them in this order too.
+    let key = keys::write_raised(&mut transaction, request.business, &claim.key).await?;
+    let own = void_many(&mut transaction, &[request]).await?.pop();
+    let stands = match (&key.allocated, own) {
+        (Some((_, email, amount)), Some(Resolution::Voided(_)))
+            if *email != request.email || *amount != request.amount =>
+        {
+            Resolution::KeyReused
+        }
+        (Some((_, email, _)), Some(Resolution::Voided(_))) => {
+            let hashes = find_hashes(&mut transaction, &[(request.business, email)]).await?;
+            let hash = hashes.into_values().next();
+            Resolution::Replayed(hash.ok_or_else(|| Error::Fatal("an allocation without its user".to_owned()))?)
+        }
+        (_, Some(resolution)) => resolution,
+        (_, None) => return Err(Error::Fatal("no resolution for a request".to_owned())),
+    };
+    commit(transaction).await?;
+    Ok(stands)
+}
+
+/// Voids a request of which only the id is known; `Ok(false)` if it was decided before.
+pub async fn void_by_id(
+    connection: &mut PgConnection,
+    business: BusinessId,
+    request: RequestId,
+) -> Result<bool, Error> {
+    let done = sqlx::query!(
+        "/* void_by_id */
+         INSERT INTO allocations (business_id, request_id, outcome) VALUES ($1, $2, 'voided') ON CONFLICT DO NOTHING",
+        Uuid::from_u128(business.as_u128()),
+        Uuid::from_u128(request.as_u128())
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Inserts `voided` rows, sorted by primary key; answers those that went in.
+async fn write_voids(
+    connection: &mut PgConnection,
+    requests: &[&Request],
+) -> Result<HashMap<(BusinessId, RequestId), Decided>, Error> {
+    let mut sorted = requests.to_vec();
+    sorted.sort_unstable_by_key(|request| (request.business, request.id));
+    let businesses: Vec<Uuid> = sorted.iter().map(|request| Uuid::from_u128(request.business.as_u128())).collect();
+    let ids: Vec<Uuid> = sorted.iter().map(|request| Uuid::from_u128(request.id.as_u128())).collect();
+    let emails: Vec<&str> = sorted.iter().map(|request| request.email.as_str()).collect();
+    let cents: Vec<i64> = sorted.iter().map(|request| request.amount.cents()).collect();
+    let rows = sqlx::query!(
+        r#"/* write_voids */
+        INSERT INTO allocations (business_id, request_id, email, amount, outcome)
+        SELECT v.business_id, v.request_id, v.email, v.amount, 'voided'
+        FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[]) AS v (business_id, request_id, email, amount)
+        ON CONFLICT DO NOTHING
+        RETURNING business_id, request_id, email, amount, decided_at"#,
+        &businesses,
+        &ids,
+        &emails as &[&str],
+        &cents
+    )
+    .fetch_all(connection)
+    .await?;
+    let decided = |email, cents, decided_at| Decided { outcome: Outcome::Voided, email, cents, hash: None, decided_at };
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let name =
+                (BusinessId::from_u128(row.business_id.as_u128()), RequestId::from_u128(row.request_id.as_u128()));
+            (name, decided(row.email, row.amount, row.decided_at))
+        })
+        .collect())
+}
+
+fn resolution(request: &Request, decided: Option<&Decided>) -> Result<Resolution, Error> {
+    let Some(decided) = decided else {
+        return Err(Error::Transient("a row that was in the way is gone: its transaction was rolled back".to_owned()));
+    };
+    if !decided.is_of(request) {
+        // The id belongs to another request, so no worker can ever apply this one.
+        return Ok(Resolution::Voided(Voided(())));
+    }
+    match (decided.outcome, decided.hash) {
+        (Outcome::Voided, _) => Ok(Resolution::Voided(Voided(()))),
+        (Outcome::PayoutsDisabled, _) => Ok(Resolution::PayoutsDisabled),
+        (Outcome::InsufficientBalance, _) => Ok(Resolution::InsufficientBalance),
+        (Outcome::Allocated, Some(hash)) => Ok(Resolution::Allocated(hash)),
+        (Outcome::Allocated, None) => Err(Error::Fatal("an allocation without its user".to_owned())),
+    }
+}

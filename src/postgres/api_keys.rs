@@ -1,0 +1,73 @@
+//! API keys, by their digests.
+
+use super::Error;
+use crate::ledger::BusinessId;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// A stored key. The key itself is stored nowhere.
+#[derive(Clone, Debug)]
+pub struct ApiKey {
+    pub key_id: Uuid,
+    pub business_id: Uuid,
+    /// `secret` or `public`
+    pub kind: String,
+    pub hint: String,
+    pub created_at: OffsetDateTime,
+    pub revoked_at: Option<OffsetDateTime>,
+}
+
+/// The business that a working secret key belongs to, with the digest it was found by.
+pub async fn find_secret(
+    connection: &mut PgConnection,
+    digest: &[u8; 32],
+) -> Result<Option<(BusinessId, Vec<u8>)>, Error> {
+    let row = sqlx::query!(
+        "/* find_secret_key */
+         SELECT business_id, digest FROM api_keys WHERE digest = $1 AND kind = 'secret' AND revoked_at IS NULL",
+        digest.as_slice()
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| (BusinessId::from_u128(row.business_id.as_u128()), row.digest)))
+}
+
+pub async fn write_new(connection: &mut PgConnection, key: &ApiKey, digest: &[u8; 32]) -> Result<(), Error> {
+    sqlx::query!(
+        "/* write_key */
+         INSERT INTO api_keys (key_id, business_id, kind, digest, hint, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        key.key_id,
+        key.business_id,
+        key.kind,
+        digest.as_slice(),
+        key.hint,
+        key.created_at
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub async fn read_all(connection: &mut PgConnection, business: Uuid) -> Result<Vec<ApiKey>, Error> {
+    Ok(sqlx::query_as!(
+        ApiKey,
+        "/* read_keys */
+         SELECT key_id, business_id, kind, hint, created_at, revoked_at
+         FROM api_keys WHERE business_id = $1 ORDER BY created_at, key_id",
+        business
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Revokes a key; false if there is none, or it was revoked before.
+pub async fn write_revoked(connection: &mut PgConnection, key: Uuid) -> Result<bool, Error> {
+    let done = sqlx::query!(
+        "/* write_revoked */ UPDATE api_keys SET revoked_at = now() WHERE key_id = $1 AND revoked_at IS NULL",
+        key
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}

@@ -1,0 +1,141 @@
+//! Businesses, their balances and their switch.
+
+use super::Error;
+use crate::ledger::{Account, Accounts, BusinessId};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// The right to write allocations: the businesses are locked until the transaction ends, and were read under that lock.
+#[derive(Debug)]
+pub struct LockedBusinesses {
+    accounts: Accounts,
+}
+
+impl LockedBusinesses {
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
+    }
+}
+
+/// Locks the businesses, in the order of their ids, and reads them. A business that does not exist is left out.
+///
+/// `FOR NO KEY UPDATE`: a full `FOR UPDATE` would make everything wait that refers to the business by a foreign key.
+pub async fn lock_many(connection: &mut PgConnection, sorted: &[BusinessId]) -> Result<LockedBusinesses, Error> {
+    let ids: Vec<Uuid> = sorted.iter().map(|id| Uuid::from_u128(id.as_u128())).collect();
+    let rows = sqlx::query!(
+        "/* lock_businesses */
+         SELECT business_id, payout_balance, payouts_enabled FROM businesses
+         WHERE business_id = ANY($1) ORDER BY business_id FOR NO KEY UPDATE",
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    let account = |payout_balance, payouts_enabled| Account { payout_balance, payouts_enabled };
+    let accounts = rows
+        .into_iter()
+        .map(|row| (BusinessId::from_u128(row.business_id.as_u128()), account(row.payout_balance, row.payouts_enabled)))
+        .collect();
+    Ok(LockedBusinesses { accounts })
+}
+
+/// A business as people see it. Money in cents.
+#[derive(Clone, Debug)]
+pub struct Business {
+    pub business_id: Uuid,
+    pub name: String,
+    pub balance: i64,
+    pub payout_balance: i64,
+    pub payouts_enabled: bool,
+    pub created_at: OffsetDateTime,
+}
+
+/// `(balance, payout_balance)` in cents.
+pub async fn read_balances(connection: &mut PgConnection, business: BusinessId) -> Result<(i64, i64), Error> {
+    let row = sqlx::query!(
+        "/* read_balances */ SELECT balance, payout_balance FROM businesses WHERE business_id = $1",
+        Uuid::from_u128(business.as_u128())
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok((row.balance, row.payout_balance))
+}
+
+pub async fn read_all(connection: &mut PgConnection) -> Result<Vec<Business>, Error> {
+    Ok(sqlx::query_as!(
+        Business,
+        "/* read_businesses */
+         SELECT business_id, name, balance, payout_balance, payouts_enabled, created_at
+         FROM businesses ORDER BY created_at, business_id"
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+pub async fn write_new(connection: &mut PgConnection, business: &Business) -> Result<(), Error> {
+    sqlx::query!(
+        "/* write_business */
+         INSERT INTO businesses (business_id, name, balance, payout_balance, payouts_enabled, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+        business.business_id,
+        business.name,
+        business.balance,
+        business.payout_balance,
+        business.payouts_enabled,
+        business.created_at,
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Changes a payout balance by a deposit's amount; `None` if there is no such business.
+pub async fn write_payout_balance(
+    connection: &mut PgConnection,
+    business: Uuid,
+    cents: i64,
+) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar!(
+        "/* write_payout_balance */
+         UPDATE businesses SET payout_balance = payout_balance + $2 WHERE business_id = $1 RETURNING payout_balance",
+        business,
+        cents
+    )
+    .fetch_optional(connection)
+    .await?)
+}
+
+pub async fn write_deposit(
+    connection: &mut PgConnection,
+    business: Uuid,
+    deposit: Uuid,
+    cents: i64,
+    note: &str,
+) -> Result<(), Error> {
+    sqlx::query!(
+        "/* write_deposit */ INSERT INTO deposits (business_id, deposit_id, amount, note) VALUES ($1, $2, $3, $4)",
+        business,
+        deposit,
+        cents,
+        note
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Turns payouts on or off; false if there is no such business.
+pub async fn write_payouts_enabled(
+    connection: &mut PgConnection,
+    business: Uuid,
+    enabled: bool,
+) -> Result<bool, Error> {
+    let done = sqlx::query!(
+        "/* write_payouts_enabled */ UPDATE businesses SET payouts_enabled = $2 WHERE business_id = $1",
+        business,
+        enabled
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}

@@ -1,0 +1,102 @@
+//! Deliveries in, acknowledgements out, in order.
+
+use super::topology::Topology;
+use super::{Error, Link};
+use futures_util::StreamExt;
+use lapin::message::Delivery as RawDelivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel};
+
+/// One message from a queue.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Rises by one with each delivery of a consumer.
+    pub tag: u64,
+    pub body: Vec<u8>,
+    /// How often the message was delivered before without being acknowledged.
+    pub redeliveries: u64,
+}
+
+/// A consumer of one queue. Its stream ends when its link is lost, for whatever reason.
+pub struct Consumer {
+    link: Link,
+    channel: Channel,
+    stream: lapin::Consumer,
+}
+
+impl Consumer {
+    /// Consumes a shared queue, with at most `prefetch` messages unacknowledged. Without that bound the broker would send
+    /// everything it has.
+    pub async fn open(link: &Link, queue: &str, prefetch: u16) -> Result<Self, Error> {
+        let channel = link.channel().await?;
+        channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+        let options = BasicConsumeOptions::default();
+        let stream = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+        Ok(Self { link: link.clone(), channel, stream })
+    }
+
+    /// Declares and consumes a reply queue. Nothing is acknowledged there: a lost reply is looked up in the ledger.
+    pub async fn open_replies(link: &Link, topology: &Topology, queue: &str) -> Result<Self, Error> {
+        let channel = link.channel().await?;
+        topology.declare_replies(&channel, queue).await?;
+        let options = BasicConsumeOptions { no_ack: true, exclusive: true, ..BasicConsumeOptions::default() };
+        let stream = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+        Ok(Self { link: link.clone(), channel, stream })
+    }
+
+    pub fn acknowledger(&self) -> Acknowledger {
+        Acknowledger { link: self.link.clone(), channel: self.channel.clone() }
+    }
+
+    /// The next message; `None` when the link is lost. A consumer that the broker cancels counts as a lost link.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        let next = tokio::select! { next = self.stream.next() => next, () = self.link.lost() => return None };
+        match next {
+            Some(Ok(delivery)) => Some(read(delivery)),
+            Some(Err(error)) => {
+                self.link.give_up(&error.to_string());
+                None
+            }
+            None => {
+                self.link.give_up("the broker cancelled the consumer");
+                None
+            }
+        }
+    }
+}
+
+fn read(delivery: RawDelivery) -> Delivery {
+    let redeliveries = delivery_count(&delivery.properties).unwrap_or(u64::from(delivery.redelivered));
+    Delivery { tag: delivery.delivery_tag, body: delivery.data, redeliveries }
+}
+
+/// The count that quorum queues keep.
+fn delivery_count(properties: &BasicProperties) -> Option<u64> {
+    match properties.headers().as_ref()?.inner().get("x-delivery-count")? {
+        AMQPValue::LongLongInt(count) => u64::try_from(*count).ok(),
+        AMQPValue::LongInt(count) => u64::try_from(*count).ok(),
+        AMQPValue::LongUInt(count) => Some(u64::from(*count)),
+        AMQPValue::ShortInt(count) => u64::try_from(*count).ok(),
+        AMQPValue::ShortUInt(count) => Some(u64::from(*count)),
+        AMQPValue::ShortShortInt(count) => u64::try_from(*count).ok(),
+        AMQPValue::ShortShortUInt(count) => Some(u64::from(*count)),
+        _ => None,
+    }
+}
+
+/// Acknowledges what a consumer delivered.
+#[derive(Clone)]
+pub struct Acknowledger {
+    link: Link,
+    channel: Channel,
+}
+
+impl Acknowledger {
+    /// Acknowledges this delivery and all before it. To be called by one task, in order.
+    pub async fn ack_through(&self, tag: u64) -> Result<(), Error> {
+        let done = self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await;
+        done.inspect_err(|error| self.link.give_up(&error.to_string()))?;
+        Ok(())
+    }
+}

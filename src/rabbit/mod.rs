@@ -1,0 +1,141 @@
+//! RabbitMQ: lapin and bytes. Knows nothing of the ledger, of SQL, or of what the bytes mean.
+//!
+//! Nothing here recovers by itself. Whatever goes wrong on a connection, its [`Link`] is lost as a whole, and whoever
+//! owns it builds everything anew: connection, channels, queues, consumers. Publishing and consuming use separate links,
+//! because a memory alarm of the broker stops all writing on a connection that publishes, acknowledgements included.
+
+pub mod consumer;
+pub mod dead_letters;
+pub mod publisher;
+pub mod replies;
+pub mod topology;
+
+use futures_util::StreamExt;
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, ConnectionProperties, Event};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Anything that went wrong with the broker. There is one way to go on: connect again.
+#[derive(Debug, thiserror::Error)]
+#[error("broker: {0}")]
+pub struct Error(String);
+
+impl From<lapin::Error> for Error {
+    fn from(error: lapin::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A broker's address, checked, with a heartbeat and a connect timeout in it.
+#[derive(Clone)]
+pub struct Broker {
+    uri: AMQPUri,
+}
+
+/// How long the broker may be silent before its connection counts as lost: two missed heartbeats.
+const HEARTBEAT_SECONDS: u16 = 10;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Broker {
+    /// Reads `amqp://user:password@host:port/vhost`.
+    pub fn parse(url: &str) -> Result<Self, Error> {
+        let mut uri: AMQPUri = url.parse().map_err(|error| Error(format!("AMQP_URL is not an AMQP URL: {error}")))?;
+        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+        uri.query.connection_timeout.get_or_insert(CONNECT_TIMEOUT.as_millis() as u64);
+        Ok(Self { uri })
+    }
+
+    /// Opens a connection that the broker's own lists show under `name`.
+    pub async fn connect(&self, name: &str) -> Result<Link, Error> {
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let connecting = Connection::connect_uri(self.uri.clone(), properties);
+        let connection = tokio::time::timeout(2 * CONNECT_TIMEOUT, connecting)
+            .await
+            .map_err(|_| Error(format!("no connection within {:?}", 2 * CONNECT_TIMEOUT)))??;
+        Ok(Link::watch(connection))
+    }
+}
+
+/// One connection to the broker, and whether it still is one.
+#[derive(Clone)]
+pub struct Link {
+    connection: Arc<Connection>,
+    lost: CancellationToken,
+    blocked: Arc<AtomicBool>,
+}
+
+impl Link {
+    fn watch(connection: Connection) -> Self {
+        let link = Self { connection: Arc::new(connection), lost: CancellationToken::new(), blocked: Arc::default() };
+        let mut events = Box::pin(link.connection.events_listener());
+        let (lost, blocked) = (link.lost.clone(), Arc::clone(&link.blocked));
+        tokio::spawn(async move {
+            while let Some(event) = tokio::select! { event = events.next() => event, () = lost.cancelled() => None } {
+                match event {
+                    Event::ConnectionBlocked(reason) => {
+                        tracing::warn!(reason, "the broker accepts no messages for now");
+                        blocked.store(true, Ordering::Relaxed);
+                    }
+                    Event::ConnectionUnblocked => {
+                        tracing::info!("the broker accepts messages again");
+                        blocked.store(false, Ordering::Relaxed);
+                    }
+                    Event::Error(error) => {
+                        tracing::warn!(%error, "broker connection lost");
+                        lost.cancel();
+                    }
+                    _ => {}
+                }
+            }
+            lost.cancel();
+        });
+        link
+    }
+
+    async fn channel(&self) -> Result<Channel, Error> {
+        Ok(self.connection.create_channel().await?)
+    }
+
+    /// Gives the link up: whoever shares it must build everything anew.
+    pub fn give_up(&self, why: &str) {
+        if !self.lost.is_cancelled() {
+            tracing::warn!(why, "broker connection given up");
+            self.lost.cancel();
+        }
+    }
+
+    /// Loses both links as soon as either is lost: who needs two connections cannot work with one.
+    pub fn tie(&self, other: &Link) {
+        let (one, other) = (self.clone(), other.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = one.lost() => other.give_up("its other connection is lost"),
+                () = other.lost() => one.give_up("its other connection is lost"),
+            }
+        });
+    }
+
+    /// Returns when the link is lost.
+    pub async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_cancelled() || !self.connection.status().connected()
+    }
+
+    /// Whether the broker has stopped taking messages (a memory or disk alarm).
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Closes in good order, so that everything written before has arrived; gives up after a second.
+    pub async fn close(&self) {
+        let closing = self.connection.close(200, "goodbye".into());
+        let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
+        self.lost.cancel();
+    }
+}

@@ -1,0 +1,145 @@
+//! The one task that owns the publishing channel of an intake.
+//!
+//! It packs what waits into one message, and it never lingers: a request that comes alone is sent alone, at once. While
+//! `window` messages are unconfirmed, requests gather, and the next message takes all of them. So packing grows with load
+//! by itself.
+//!
+//! What the broker says is used to give up early, never as proof: an unroutable message is confirmed, so is one whose
+//! queue was just deleted, and a message that could not be written may be written later.
+
+use super::{Error, Link};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
+use std::collections::HashMap;
+use tokio::sync::mpsc;
+
+/// One thing to publish, opaque but for its tag.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Whom to tell when there is trouble.
+    pub tag: u128,
+    pub item: Vec<u8>,
+}
+
+/// Why a published item will probably see no reply. The item may have been delivered all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// No queue took it.
+    Returned,
+    /// The broker refused it, or did not confirm.
+    Nacked,
+}
+
+/// The bounds of packing.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most items in one message.
+    pub pack: usize,
+    /// Most unconfirmed messages.
+    pub window: usize,
+}
+
+/// The publishing end of a link, with confirms on.
+pub struct Publisher {
+    link: Link,
+    channel: Channel,
+    queue: String,
+    limits: Limits,
+    sent: u64,
+    /// The tags of each unconfirmed message, by its `message_id`.
+    unconfirmed: HashMap<String, Vec<u128>>,
+}
+
+impl Publisher {
+    pub async fn open(link: &Link, queue: &str, limits: Limits) -> Result<Self, Error> {
+        let channel = link.channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(Self { link: link.clone(), channel, queue: queue.to_owned(), limits, sent: 0, unconfirmed: HashMap::new() })
+    }
+
+    /// Publishes what comes in until the link is lost or all senders are gone.
+    ///
+    /// `pack` makes one message of several items; `on_trouble` hears of each item that ran into some.
+    pub async fn run(
+        mut self,
+        mut incoming: mpsc::UnboundedReceiver<Outgoing>,
+        pack: impl Fn(&[Outgoing]) -> Vec<u8>,
+        on_trouble: impl Fn(u128, Trouble),
+    ) {
+        let link = self.link.clone();
+        let mut confirms = FuturesUnordered::new();
+        let mut waiting = Vec::with_capacity(self.limits.pack);
+        loop {
+            let room = confirms.len() < self.limits.window;
+            tokio::select! {
+                biased;
+                () = link.lost() => return,
+                Some(done) = confirms.next(), if !confirms.is_empty() => {
+                    let (message_id, confirmed): (String, _) = done;
+                    self.confirmed(&message_id, confirmed, &on_trouble);
+                }
+                count = incoming.recv_many(&mut waiting, self.limits.pack), if room => {
+                    if count == 0 {
+                        return;
+                    }
+                    let published = tokio::select! { published = self.publish(&waiting, &pack) => published, () = link.lost() => return };
+                    match published {
+                        Ok((message_id, confirm)) => confirms.push(async move { (message_id, confirm.await) }),
+                        Err(error) => return self.link.give_up(&error.to_string()),
+                    }
+                    waiting.clear();
+                }
+            }
+        }
+    }
+
+    /// Returns once the message is written to the socket.
+    async fn publish(
+        &mut self,
+        items: &[Outgoing],
+        pack: impl Fn(&[Outgoing]) -> Vec<u8>,
+    ) -> Result<(String, PublisherConfirm), Error> {
+        self.sent += 1;
+        let message_id = format!("{:032x}-{}", items.first().map_or(0, |item| item.tag), self.sent);
+        self.unconfirmed.insert(message_id.clone(), items.iter().map(|item| item.tag).collect());
+        let properties = BasicProperties::default()
+            .with_delivery_mode(2)
+            .with_content_type("application/json".into())
+            .with_message_id(message_id.as_str().into());
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let queue = self.queue.as_str().into();
+        let confirm = self.channel.basic_publish("".into(), queue, options, &pack(items), properties).await?;
+        Ok((message_id, confirm))
+    }
+
+    fn confirmed(
+        &mut self,
+        message_id: &str,
+        confirmed: lapin::Result<Confirmation>,
+        on_trouble: &impl Fn(u128, Trouble),
+    ) {
+        match confirmed {
+            Ok(Confirmation::Ack(None)) => drop(self.unconfirmed.remove(message_id)),
+            // lapin may attach a returned message to a neighbour's confirm, so it is known by its own id.
+            Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned))) => {
+                let properties = &returned.delivery.properties;
+                let returned_id = properties.message_id().as_ref().map_or(message_id, |id| id.as_str());
+                self.report(returned_id, Trouble::Returned, on_trouble);
+                if returned_id != message_id {
+                    self.unconfirmed.remove(message_id);
+                }
+            }
+            Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => {
+                self.report(message_id, Trouble::Nacked, on_trouble)
+            }
+            Err(error) => self.link.give_up(&error.to_string()),
+        }
+    }
+
+    fn report(&mut self, message_id: &str, trouble: Trouble, on_trouble: &impl Fn(u128, Trouble)) {
+        for tag in self.unconfirmed.remove(message_id).unwrap_or_default() {
+            on_trouble(tag, trouble);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Outcomes on their way back to the intake that asked. Not confirmed and not persistent: a lost reply costs its caller
+//! some seconds, until the intake looks into the ledger.
+
+use super::{Error, Link};
+use lapin::options::BasicPublishOptions;
+use lapin::{BasicProperties, Channel};
+
+/// The sending end.
+pub struct ReplySender {
+    link: Link,
+    channel: Channel,
+}
+
+impl ReplySender {
+    pub async fn open(link: &Link) -> Result<Self, Error> {
+        Ok(Self { link: link.clone(), channel: link.channel().await? })
+    }
+
+    /// Returns once the reply is written to the socket, so that an acknowledgement sent after it cannot overtake it.
+    pub async fn send(&self, queue: &str, body: &[u8]) -> Result<(), Error> {
+        let properties = BasicProperties::default().with_content_type("application/json".into());
+        let options = BasicPublishOptions::default();
+        let writing = self.channel.basic_publish("".into(), queue.into(), options, body, properties);
+        let written = tokio::select! {
+            written = writing => written,
+            () = self.link.lost() => return Err(Error("connection lost".to_owned())),
+        };
+        written.inspect_err(|error| self.link.give_up(&error.to_string()))?;
+        Ok(())
+    }
+}

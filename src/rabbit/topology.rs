@@ -1,0 +1,92 @@
+//! Every queue, exchange and argument, with its reason. They are named nowhere else.
+
+use super::{Error, Link};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ExchangeKind};
+
+/// How often a message may come back before the broker dead-letters it. Set, because RabbitMQ 3 has no limit by default;
+/// 20 is the default of RabbitMQ 4. A message that kills its worker each time is out of the way after this many.
+pub const DELIVERY_LIMIT: i32 = 20;
+
+/// The names of one deployment, all of which begin with `EARMARK_QUEUE_PREFIX`.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    prefix: String,
+}
+
+impl Topology {
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
+    }
+
+    /// Requests wait here for a worker.
+    pub fn work_queue(&self) -> String {
+        format!("{}.allocations", self.prefix)
+    }
+
+    /// Messages wait here for a person.
+    pub fn dead_letter_queue(&self) -> String {
+        format!("{}.dead-letters", self.prefix)
+    }
+
+    /// What the broker gives up on goes through here.
+    fn dead_letter_exchange(&self) -> String {
+        format!("{}.dead-letters", self.prefix)
+    }
+
+    /// The outcomes for one connection of one intake. The name is ours: a name made by the broker could not be declared
+    /// again under the same name, and would have to be told to everybody anew.
+    pub fn reply_queue(&self, id: u128) -> String {
+        format!("{}.replies.{id:032x}", self.prefix)
+    }
+
+    /// Declares what is shared; harmless when it is there already.
+    pub async fn declare(&self, link: &Link) -> Result<(), Error> {
+        let channel = link.channel().await?;
+        self.declare_dead_letters(&channel).await?;
+        let mut arguments = quorum();
+        arguments.insert("x-dead-letter-exchange".into(), long_string(&self.dead_letter_exchange()));
+        // A dead letter is confirmed by its new queue before it leaves the old one.
+        arguments.insert("x-dead-letter-strategy".into(), long_string("at-least-once"));
+        // A queue that is full (by a policy of the broker) says no at once. The default drops the oldest in silence, and
+        // does not go together with at-least-once dead-lettering.
+        arguments.insert("x-overflow".into(), long_string("reject-publish"));
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
+        channel.queue_declare(self.work_queue().into(), QueueDeclareOptions::durable(), arguments).await?;
+        channel.close(200, "declared".into()).await?;
+        Ok(())
+    }
+
+    async fn declare_dead_letters(&self, channel: &Channel) -> Result<(), Error> {
+        let exchange = self.dead_letter_exchange();
+        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        channel
+            .exchange_declare(exchange.as_str().into(), ExchangeKind::Fanout, durable, FieldTable::default())
+            .await?;
+        let queue = self.dead_letter_queue();
+        channel.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), quorum()).await?;
+        let options = QueueBindOptions::default();
+        channel.queue_bind(queue.into(), exchange.into(), "".into(), options, FieldTable::default()).await?;
+        Ok(())
+    }
+
+    /// Declares a reply queue: classic (replies need no copies, and it is faster), and exclusive, so that it is gone with
+    /// its connection and RabbitMQ 4 accepts that it is transient.
+    pub(super) async fn declare_replies(&self, channel: &Channel, queue: &str) -> Result<(), Error> {
+        let options = QueueDeclareOptions::exclusive().auto_delete();
+        channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
+        Ok(())
+    }
+}
+
+/// Quorum queues survive the loss of a node, and count deliveries.
+fn quorum() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), long_string("quorum"));
+    arguments
+}
+
+fn long_string(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.into())
+}

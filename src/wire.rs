@@ -1,0 +1,301 @@
+//! Every serialised shape: what goes through the queues, and what the HTTP answers look like.
+//!
+//! Queue messages are JSON, so that a person can read a dead letter, and carry a version, so that intake and worker of
+//! two releases can run side by side.
+
+use crate::ledger::{
+    Amount, BusinessId, Email, IdempotencyKey, KeyClaim, Millis, Outcome, Request, RequestId, UserHash, Verdict,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use uuid::Uuid;
+
+/// The version of both envelopes.
+pub const VERSION: u32 = 1;
+
+/// One request in a message. `deadline` is in milliseconds since 1970, `amount` in cents.
+#[derive(Debug, Serialize, Deserialize)]
+struct RequestItem<'a> {
+    id: Uuid,
+    business: Uuid,
+    #[serde(borrow)]
+    email: Cow<'a, str>,
+    amount: i64,
+    deadline: Millis,
+    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
+    key: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    epoch: i64,
+}
+
+fn is_zero(epoch: &i64) -> bool {
+    *epoch == 0
+}
+
+/// A message on the work queue: several requests of one intake.
+#[derive(Debug, Serialize, Deserialize)]
+struct RequestEnvelope<'a> {
+    version: u32,
+    /// The queue that the outcomes go to.
+    #[serde(borrow)]
+    reply_to: Cow<'a, str>,
+    #[serde(borrow)]
+    requests: Vec<&'a RawValue>,
+}
+
+/// A request that could not be read, on its own, and why.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// A message like the one it came in, with nothing else in it.
+    pub body: Vec<u8>,
+    pub reason: String,
+}
+
+/// A message of the work queue, read.
+#[derive(Debug)]
+pub struct RequestMessage {
+    pub reply_to: String,
+    pub requests: Vec<Request>,
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// Serialises one request, to be put into a message by [`pack_requests`].
+pub fn write_request(request: &Request) -> Vec<u8> {
+    let item = RequestItem {
+        id: Uuid::from_u128(request.id.as_u128()),
+        business: Uuid::from_u128(request.business.as_u128()),
+        email: request.email.as_str().into(),
+        amount: request.amount.cents(),
+        deadline: request.deadline,
+        key: request.key.as_ref().map(|claim| claim.key.as_str().into()),
+        epoch: request.key.as_ref().map_or(0, |claim| claim.epoch),
+    };
+    to_json(&item)
+}
+
+/// Makes one message of requests that are serialised already.
+pub fn pack_requests<'a>(reply_to: &str, items: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut message = format!("{{\"version\":{VERSION},\"reply_to\":\"{reply_to}\",\"requests\":[").into_bytes();
+    for (index, item) in items.enumerate() {
+        if index > 0 {
+            message.push(b',');
+        }
+        message.extend_from_slice(item);
+    }
+    message.extend_from_slice(b"]}");
+    message
+}
+
+/// Reads a message. One unreadable request spoils no other; a message that is no message at all is an error, in words.
+pub fn read_requests(body: &[u8]) -> Result<RequestMessage, String> {
+    let envelope: RequestEnvelope = serde_json::from_slice(body).map_err(|error| format!("not a message: {error}"))?;
+    if envelope.version != VERSION {
+        return Err(format!("message version {}, this worker reads {VERSION}", envelope.version));
+    }
+    let mut message = RequestMessage { reply_to: envelope.reply_to.into_owned(), requests: vec![], unreadable: vec![] };
+    for item in envelope.requests {
+        match read_request(item.get()) {
+            Ok(request) => message.requests.push(request),
+            Err(reason) => {
+                let body = pack_requests(&message.reply_to, std::iter::once(item.get().as_bytes()));
+                message.unreadable.push(Unreadable { body, reason });
+            }
+        }
+    }
+    Ok(message)
+}
+
+fn read_request(text: &str) -> Result<Request, String> {
+    let item: RequestItem = serde_json::from_str(text).map_err(|error| format!("not a request: {error}"))?;
+    let key = match item.key {
+        None => None,
+        Some(key) => {
+            let key = IdempotencyKey::new(&key).ok_or("key: not an idempotency key")?;
+            Some(KeyClaim { key, epoch: item.epoch })
+        }
+    };
+    let email = Email::parse(&item.email).map_err(|error| format!("email: {error:?}"))?;
+    if email.as_str() != item.email {
+        return Err("email: not normalised".to_owned());
+    }
+    Ok(Request {
+        id: RequestId::from_u128(item.id.as_u128()),
+        business: BusinessId::from_u128(item.business.as_u128()),
+        email,
+        amount: Amount::from_cents(item.amount).map_err(|error| format!("amount: {error:?}"))?,
+        deadline: item.deadline,
+        key,
+    })
+}
+
+/// What became of one request, on its way back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub id: RequestId,
+    pub verdict: Verdict,
+    /// The payout user's, when the verdict is a success.
+    pub hash: Option<UserHash>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ReplyItem<'a> {
+    id: Uuid,
+    #[serde(borrow)]
+    verdict: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
+    hash: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    epoch: Option<i64>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ReplyEnvelope<'a> {
+    version: u32,
+    #[serde(borrow)]
+    replies: Vec<ReplyItem<'a>>,
+}
+
+/// Makes one message of the replies to one intake.
+pub fn write_replies(replies: &[Reply]) -> Vec<u8> {
+    let items = replies.iter().map(|reply| {
+        let (verdict, epoch) = match reply.verdict {
+            Verdict::Replayed => ("replayed", None),
+            Verdict::KeyReused => ("key_reused", None),
+            Verdict::StaleEpoch { current } => ("stale_epoch", Some(current)),
+            Verdict::Decided(outcome) => (outcome.as_str(), None),
+        };
+        let hash = reply.hash.map(|hash| hex::encode(hash.0).into());
+        ReplyItem { id: Uuid::from_u128(reply.id.as_u128()), verdict: verdict.into(), hash, epoch }
+    });
+    to_json(&ReplyEnvelope { version: VERSION, replies: items.collect() })
+}
+
+/// Reads a message of replies. What cannot be read is left out: its caller is answered from the ledger.
+pub fn read_replies(body: &[u8]) -> Vec<Reply> {
+    let envelope: ReplyEnvelope = match serde_json::from_slice(body) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            tracing::warn!(%error, "unreadable replies");
+            return vec![];
+        }
+    };
+    envelope.replies.iter().filter_map(read_reply).collect()
+}
+
+fn read_reply(item: &ReplyItem) -> Option<Reply> {
+    let verdict = match (item.verdict.as_ref(), item.epoch) {
+        ("replayed", _) => Verdict::Replayed,
+        ("key_reused", _) => Verdict::KeyReused,
+        ("stale_epoch", Some(current)) => Verdict::StaleEpoch { current },
+        (outcome, _) => Verdict::Decided(Outcome::parse(outcome)?),
+    };
+    let hash = match &item.hash {
+        None => None,
+        Some(text) => Some(UserHash(hex::decode(text.as_ref()).ok()?.try_into().ok()?)),
+    };
+    Some(Reply { id: RequestId::from_u128(item.id.as_u128()), verdict, hash })
+}
+
+/// `GET /balance`, in cents.
+#[derive(Debug, Serialize)]
+pub struct BalanceBody {
+    pub balance: i64,
+    pub payout_balance: i64,
+}
+
+/// `GET /payout/user`. Balance in cents, hash in hexadecimal.
+#[derive(Debug, Serialize)]
+pub struct PayoutUserBody {
+    pub email: String,
+    pub hash: String,
+    pub balance: i64,
+    pub status: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: time::OffsetDateTime,
+}
+
+/// `GET /payout/requests/{request_id}`. Amount in cents. What is not known is left out.
+#[derive(Debug, Serialize)]
+pub struct RequestBody {
+    pub request_id: Uuid,
+    pub state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub amount: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub decided_at: Option<time::OffsetDateTime>,
+}
+
+/// The messages of each field that failed.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FieldErrors {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<[&'static str; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub amount: Option<[&'static str; 1]>,
+}
+
+/// Serialises a shape of this module. They hold text and numbers only, which JSON always can.
+pub fn to_json<T: Serialize>(shape: &T) -> Vec<u8> {
+    serde_json::to_vec(shape).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> Request {
+        Request {
+            id: RequestId::from_u128(1),
+            business: BusinessId::from_u128(2),
+            email: Email::parse("ann\\\"@example.com").or_else(|_| Email::parse("o'neil@exämple.com")).unwrap(),
+            amount: Amount::from_cents(5).unwrap(),
+            deadline: 1_700_000_000_000,
+            key: Some(KeyClaim { key: IdempotencyKey::new("\"k\\").unwrap(), epoch: 3 }),
+        }
+    }
+
+    #[test]
+    fn a_request_comes_out_of_a_message_as_it_went_in() {
+        let items = [write_request(&request()), write_request(&Request { key: None, ..request() })];
+        let message = read_requests(&pack_requests("replies", items.iter().map(Vec::as_slice))).unwrap();
+        assert_eq!(message.reply_to, "replies");
+        assert_eq!(message.requests, [request(), Request { key: None, ..request() }]);
+        assert!(message.unreadable.is_empty());
+    }
+
+    #[test]
+    fn one_unreadable_request_spoils_no_other() {
+        let good = write_request(&request());
+        let items: [&[u8]; 4] = [b"{\"id\":7}", &good, b"[]", &good];
+        let message = read_requests(&pack_requests("replies", items.into_iter())).unwrap();
+        assert_eq!(message.requests.len(), 2);
+        assert_eq!(message.unreadable.len(), 2);
+        let alone = read_requests(&message.unreadable[0].body).unwrap();
+        assert_eq!((alone.requests.len(), alone.unreadable.len()), (0, 1));
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused_in_words() {
+        assert!(read_requests(b"nonsense").unwrap_err().starts_with("not a message"));
+        let newer = read_requests(b"{\"version\":2,\"reply_to\":\"r\",\"requests\":[]}").unwrap_err();
+        assert_eq!(newer, "message version 2, this worker reads 1");
+    }
+
+    #[test]
+    fn every_verdict_comes_back_as_it_went() {
+        let hash = Some(UserHash([7; 32]));
+        let id = RequestId::from_u128(9);
+        let mut replies = vec![
+            Reply { id, verdict: Verdict::Replayed, hash },
+            Reply { id, verdict: Verdict::KeyReused, hash: None },
+            Reply { id, verdict: Verdict::StaleEpoch { current: 4 }, hash: None },
+        ];
+        replies.extend(Outcome::ALL.map(|outcome| Reply { id, verdict: Verdict::Decided(outcome), hash: None }));
+        assert_eq!(read_replies(&write_replies(&replies)), replies);
+    }
+}

@@ -1,0 +1,81 @@
+//! What follows from a settled batch, as data, and the one function that performs it: replies, dead letters, then the
+//! acknowledgement. In this order, because an acknowledged message never comes again to make up for a lost reply.
+
+use super::gather::Batch;
+use super::settle::Settled;
+use crate::cut::{self, Cut};
+use crate::ledger::{Outcome, Verdict};
+use crate::rabbit::consumer::Acknowledger;
+use crate::rabbit::dead_letters::DeadLetters;
+use crate::rabbit::replies::ReplySender;
+use crate::rabbit::{Error, Link};
+use crate::wire::{self, Reply, Unreadable};
+use std::collections::BTreeMap;
+use tokio::sync::mpsc;
+
+/// The consequences of one batch.
+#[derive(Debug, Default)]
+pub struct Disposition {
+    /// By reply queue: all replies of a batch to one intake are one message.
+    replies: BTreeMap<String, Vec<Reply>>,
+    dead_letters: Vec<Unreadable>,
+    /// The last delivery of the batch; all before it are done as well.
+    through: u64,
+}
+
+impl Disposition {
+    pub fn of(batch: Batch, results: Vec<Settled>) -> Self {
+        let mut disposition = Self::default();
+        let mut settled = batch.requests.iter().zip(results);
+        for part in batch.parts {
+            for (request, result) in settled.by_ref().take(part.count) {
+                let (verdict, hash) = match result {
+                    Settled::Decided(verdict, hash) => (verdict, hash),
+                    Settled::Rejected(reason) => {
+                        let items = [wire::write_request(request)];
+                        let body = wire::pack_requests(&part.reply_to, items.iter().map(Vec::as_slice));
+                        disposition.dead_letters.push(Unreadable { body, reason });
+                        (Verdict::Decided(Outcome::Voided), None)
+                    }
+                };
+                let replies = disposition.replies.entry(part.reply_to.clone()).or_default();
+                replies.push(Reply { id: request.id, verdict, hash });
+            }
+            disposition.dead_letters.extend(part.unreadable);
+            disposition.through = part.tag;
+        }
+        disposition
+    }
+}
+
+/// Performs dispositions in order, until there are no more or a link is lost. What was not acknowledged comes again.
+pub async fn perform_all(
+    mut dispositions: mpsc::Receiver<Disposition>,
+    replies: &ReplySender,
+    dead_letters: &DeadLetters,
+    acknowledger: &Acknowledger,
+    link: &Link,
+) {
+    while let Some(disposition) = dispositions.recv().await {
+        if let Err(error) = perform(disposition, replies, dead_letters, acknowledger).await {
+            return link.give_up(&error.to_string());
+        }
+    }
+}
+
+async fn perform(
+    disposition: Disposition,
+    replies: &ReplySender,
+    dead_letters: &DeadLetters,
+    acknowledger: &Acknowledger,
+) -> Result<(), Error> {
+    for (queue, batch) in &disposition.replies {
+        replies.send(queue, &wire::write_replies(batch)).await?;
+    }
+    for letter in &disposition.dead_letters {
+        tracing::warn!(reason = letter.reason, "dead-lettered");
+        dead_letters.put(&letter.body, &letter.reason).await?;
+    }
+    cut::at(Cut::W7).await;
+    acknowledger.ack_through(disposition.through).await
+}

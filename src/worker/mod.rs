@@ -1,0 +1,126 @@
+//! Process 2: queue → ledger → reply.
+//!
+//! [`gather`] makes a batch of whatever has arrived, [`settle`] applies it in one transaction, [`disposition`] sends the
+//! replies and then the acknowledgements. The three run side by side, so that one batch is decoded and another answered
+//! while a third commits; each passes on in order.
+
+pub mod disposition;
+pub mod gather;
+pub mod settle;
+
+use crate::clock;
+use crate::cut::{self, Cut};
+use crate::postgres::Postgres;
+use crate::rabbit::consumer::Consumer;
+use crate::rabbit::dead_letters::DeadLetters;
+use crate::rabbit::replies::ReplySender;
+use crate::rabbit::topology::Topology;
+use crate::rabbit::{Broker, Error};
+use crate::retry::Backoff;
+use crate::secret::HashSecret;
+use disposition::Disposition;
+use gather::Batches;
+use settle::Settler;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// The bounds of a worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most messages taken from the queue and not yet acknowledged.
+    pub prefetch: u16,
+    /// Most requests in one transaction. A message is never torn apart for it.
+    pub batch: usize,
+    /// How much later than its deadline, by this worker's clock, a request is still applied.
+    pub clock_tolerance: Duration,
+}
+
+/// A worker: everything it needs for as long as it runs.
+pub struct Worker {
+    pub broker: Broker,
+    pub topology: Topology,
+    pub postgres: Postgres,
+    pub secret: HashSecret,
+    pub limits: Limits,
+    /// Whether it is consuming, for the health endpoint.
+    pub consuming: Arc<AtomicBool>,
+}
+
+impl Worker {
+    /// Works until `stop`; whenever the broker is lost, connects again. On `stop` it finishes the batch in hand, replies,
+    /// acknowledges, and leaves the rest to others.
+    pub async fn run(self, stop: CancellationToken) {
+        let worker = Arc::new(self);
+        let mut backoff = Backoff::for_connections();
+        while !stop.is_cancelled() {
+            let session = tokio::spawn({
+                let (worker, stop) = (Arc::clone(&worker), stop.clone());
+                async move { worker.session(&stop).await }
+            });
+            let ended = session.await;
+            worker.consuming.store(false, Ordering::Relaxed);
+            match ended {
+                Ok(Ok(())) => backoff.reset(),
+                Ok(Err(error)) => tracing::warn!(%error, "worker cannot reach the broker"),
+                Err(panic) => tracing::error!(%panic, "worker session ended by a panic"),
+            }
+            tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }
+        }
+    }
+
+    /// One pair of connections, from their opening to their loss.
+    async fn session(&self, stop: &CancellationToken) -> Result<(), Error> {
+        let consuming = self.broker.connect("earmark worker: requests").await?;
+        let publishing = self.broker.connect("earmark worker: replies").await?;
+        self.topology.declare(&publishing).await?;
+        let replies = ReplySender::open(&publishing).await?;
+        let dead_letters = DeadLetters::open(&publishing, &self.topology).await?;
+        let consumer = Consumer::open(&consuming, &self.topology.work_queue(), self.limits.prefetch).await?;
+        let acknowledger = consumer.acknowledger();
+        let (decoded, messages) = mpsc::channel(usize::from(self.limits.prefetch));
+        // Two: one being answered, one waiting. More would only grow what a crash makes others do again.
+        let (settled, dispositions) = mpsc::channel::<Disposition>(2);
+        self.consuming.store(true, Ordering::Relaxed);
+        tracing::info!("worker consumes");
+
+        let session = stop.child_token();
+        consuming.tie(&publishing);
+        let watching = tokio::spawn({
+            let (link, session) = (consuming.clone(), session.clone());
+            async move {
+                tokio::select! { () = link.lost() => session.cancel(), () = session.cancelled() => {} }
+            }
+        });
+        let gathering = tokio::spawn(gather::decode(consumer, decoded, session.clone()));
+        let disposing = tokio::spawn({
+            let link = consuming.clone();
+            async move { disposition::perform_all(dispositions, &replies, &dead_letters, &acknowledger, &link).await }
+        });
+        self.settle_all(Batches::new(messages, self.limits.batch), settled, &session).await;
+        session.cancel();
+        let _ = tokio::join!(gathering, disposing, watching);
+        consuming.close().await;
+        publishing.close().await;
+        Ok(())
+    }
+
+    /// Settles batch after batch until the session ends.
+    async fn settle_all(&self, mut batches: Batches, settled: mpsc::Sender<Disposition>, session: &CancellationToken) {
+        let mut settler = Settler::new(&self.postgres, self.secret.clone());
+        loop {
+            let batch = tokio::select! { biased; () = session.cancelled() => return, batch = batches.next() => batch };
+            let Some(batch) = batch else { return };
+            cut::at(Cut::W1).await;
+            let tolerance = i64::try_from(self.limits.clock_tolerance.as_millis()).unwrap_or(i64::MAX);
+            let now = clock::now_millis().saturating_sub(tolerance);
+            let Some(results) = settler.settle(&batch, now, session).await else { return };
+            cut::at(Cut::W6).await;
+            if settled.send(Disposition::of(batch, results)).await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! One batch, one transaction: lock, decide, write, commit.
+//!
+//! | what went wrong | what is done |
+//! |---|---|
+//! | some rows were there already (a redelivery, a void) | roll back, read them, settle the others without them |
+//! | Postgres says that nothing happened, or cannot be reached | the same again, later |
+//! | the answer to COMMIT is lost | the same again under the same ids: if it stands, the rows are there already |
+//! | the data cannot be stored | halve the batch until the bad request stands alone |
+//!
+//! Nobody is answered before the commit is.
+
+use super::gather::Batch;
+use crate::cut::{self, Cut};
+use crate::ledger::{
+    BusinessId, Decision, Email, IdempotencyKey, Keys, Millis, Outcome, Request, RequestId, UserHash, Verdict, decide,
+};
+use crate::postgres::allocations::{self, Decided};
+use crate::postgres::{self, Error, PgConnection, Postgres, Session, businesses, keys, users};
+use crate::retry::Backoff;
+use crate::secret::HashSecret;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use tokio_util::sync::CancellationToken;
+
+/// What became of one request.
+#[derive(Clone, Debug)]
+pub enum Settled {
+    /// Committed, with the payout user's hash if it is a success.
+    Decided(Verdict, Option<UserHash>),
+    /// It can never be applied, and why.
+    Rejected(String),
+}
+
+/// Settles batches over one connection of its own.
+pub struct Settler {
+    session: Session,
+    secret: HashSecret,
+}
+
+/// What one transaction came to.
+enum Attempt {
+    /// Committed: one result for each request.
+    Committed(Vec<Settled>),
+    /// Rolled back, because these had been decided before.
+    Known(HashMap<(BusinessId, RequestId), Decided>),
+}
+
+impl Settler {
+    pub fn new(postgres: &Postgres, secret: HashSecret) -> Self {
+        Self { session: postgres.session(), secret }
+    }
+
+    /// Settles a batch: one result for each of its requests, in order. `None` if the session ended first; then nobody is
+    /// answered, and the messages come again.
+    ///
+    /// Requests whose deadline is before `now` are voided.
+    pub async fn settle(&mut self, batch: &Batch, now: Millis, session: &CancellationToken) -> Option<Vec<Settled>> {
+        let requests = &batch.requests;
+        let (unique, first) = first_of_each(requests);
+        let mut groups: VecDeque<Vec<usize>> = if batch.one_by_one {
+            unique.into_iter().map(|index| vec![index]).collect()
+        } else {
+            VecDeque::from([unique])
+        };
+        let mut results: Vec<Option<Settled>> = vec![None; requests.len()];
+        while let Some(mut group) = groups.pop_front() {
+            match self.settle_group(requests, &mut group, &mut results, now, session).await? {
+                Ok(()) => {}
+                Err(reason) if group.len() == 1 => {
+                    self.void_rejected(&requests[group[0]]).await;
+                    results[group[0]] = Some(Settled::Rejected(reason));
+                }
+                Err(reason) => {
+                    tracing::warn!(requests = group.len(), reason, "batch split: one of its requests cannot be stored");
+                    let second = group.split_off(group.len() / 2);
+                    groups.push_front(second);
+                    groups.push_front(group);
+                }
+            }
+        }
+        first.into_iter().map(|index| results[index].clone()).collect()
+    }
+
+    /// Settles the requests of `group` together, again and again until they are committed. `group` shrinks to those that
+    /// are left; `Some(Err(reason))` if one of these cannot be stored.
+    async fn settle_group(
+        &mut self,
+        requests: &[Request],
+        group: &mut Vec<usize>,
+        results: &mut [Option<Settled>],
+        now: Millis,
+        session: &CancellationToken,
+    ) -> Option<Result<(), String>> {
+        let mut backoff = Backoff::for_transactions();
+        while !group.is_empty() {
+            let chosen: Vec<Request> = group.iter().map(|&index| requests[index].clone()).collect();
+            let secret = &self.secret;
+            match self.session.run(async |connection| attempt(connection, secret, &chosen, now).await).await {
+                Ok(Attempt::Committed(settled)) => {
+                    group.drain(..).zip(settled).for_each(|(index, settled)| results[index] = Some(settled));
+                }
+                Ok(Attempt::Known(known)) => group.retain(|&index| {
+                    let request = &requests[index];
+                    results[index] = known.get(&(request.business, request.id)).map(|row| from_row(row, request));
+                    results[index].is_none()
+                }),
+                Err(error) if error.is_retryable() => {
+                    if matches!(error, Error::Unknown(_)) {
+                        tracing::warn!(%error, requests = group.len(), "commit in doubt");
+                    } else {
+                        tracing::warn!(%error, requests = group.len(), "batch not settled yet");
+                    }
+                    tokio::select! { () = backoff.wait() => {}, () = session.cancelled() => return None }
+                }
+                Err(error) => return Some(Err(error.to_string())),
+            }
+        }
+        Some(Ok(()))
+    }
+
+    /// Decides a request that cannot be applied, so that its caller need not wait for that. Should this fail too, the
+    /// intake does it.
+    async fn void_rejected(&mut self, request: &Request) {
+        let voiding = self.session.run(async |connection| match request.key {
+            Some(_) => allocations::void_keyed(connection, request).await.map(drop),
+            None => allocations::void_many(connection, &[request]).await.map(drop),
+        });
+        if let Err(error) = voiding.await {
+            tracing::warn!(%error, "a rejected request is not voided yet");
+        }
+    }
+}
+
+/// The indices of the first request of each id, and for every request the index of the first of its id.
+fn first_of_each(requests: &[Request]) -> (Vec<usize>, Vec<usize>) {
+    let mut seen = HashMap::new();
+    let first = requests
+        .iter()
+        .enumerate()
+        .map(|(index, request)| *seen.entry((request.business, request.id)).or_insert(index));
+    let first: Vec<usize> = first.collect();
+    let unique = first.iter().enumerate().filter(|&(index, &first)| index == first).map(|(index, _)| index);
+    (unique.collect(), first)
+}
+
+async fn attempt(
+    connection: &mut PgConnection,
+    secret: &HashSecret,
+    requests: &[Request],
+    now: Millis,
+) -> Result<Attempt, Error> {
+    let mut transaction = postgres::begin(connection).await?;
+    let sorted: BTreeSet<BusinessId> = requests.iter().map(|request| request.business).collect();
+    let locked = businesses::lock_many(&mut transaction, &Vec::from_iter(sorted)).await?;
+    cut::at(Cut::W2).await;
+    let stored = lock_keys(&mut transaction, requests).await?;
+    let decision = decide(locked.accounts(), &stored, requests, now);
+    write_keys(&mut transaction, &decision).await?;
+    let hashes: Vec<UserHash> =
+        decision.credits.iter().map(|credit| secret.user_hash(credit.business, &credit.email)).collect();
+    let written = allocations::write(&mut transaction, &locked, requests, &decision, &hashes).await?;
+    cut::at(Cut::W3).await;
+    if written.rows != requests.len() as u64 {
+        postgres::rollback(transaction).await?;
+        let names: Vec<_> = requests.iter().map(|request| (request.business, request.id)).collect();
+        let known = allocations::find_decided(connection, &names).await?;
+        return match known.is_empty() {
+            true => Err(Error::Transient("a row that was in the way is gone".to_owned())),
+            false => Ok(Attempt::Known(known)),
+        };
+    }
+    let mut hashes = written.hashes;
+    hashes.extend(replayed_hashes(&mut transaction, requests, &decision).await?);
+    cut::at(Cut::W4).await;
+    postgres::commit(transaction).await?;
+    cut::at(Cut::W5).await;
+    let settled = requests.iter().zip(&decision.verdicts).map(|(request, &verdict)| {
+        let success = matches!(verdict, Verdict::Replayed | Verdict::Decided(Outcome::Allocated));
+        let hash = || hashes.get(&(request.business, request.email.clone())).copied();
+        Settled::Decided(verdict, if success { hash() } else { None })
+    });
+    Ok(Attempt::Committed(settled.collect()))
+}
+
+/// After the businesses and before anything is written: whoever gives up on a keyed request takes its key first as well.
+async fn lock_keys(connection: &mut PgConnection, requests: &[Request]) -> Result<Keys, Error> {
+    let name = |request: &Request| Some((request.business, request.key.as_ref()?.key.clone()));
+    let sorted: BTreeSet<(BusinessId, IdempotencyKey)> = requests.iter().filter_map(name).collect();
+    if sorted.is_empty() {
+        return Ok(Keys::new());
+    }
+    keys::lock_many(connection, &Vec::from_iter(sorted)).await
+}
+
+async fn write_keys(connection: &mut PgConnection, decision: &Decision) -> Result<(), Error> {
+    let (new, changed): (Vec<_>, Vec<_>) = decision.keys.iter().partition(|change| change.is_new);
+    if !new.is_empty() && keys::write_new(connection, &new).await? != new.len() as u64 {
+        return Err(Error::Transient("a key was written by somebody else in this moment".to_owned()));
+    }
+    if !changed.is_empty() {
+        keys::write_changed(connection, &changed).await?;
+    }
+    Ok(())
+}
+
+/// The hashes for those whose success is an earlier one's.
+async fn replayed_hashes(
+    connection: &mut PgConnection,
+    requests: &[Request],
+    decision: &Decision,
+) -> Result<users::Hashes, Error> {
+    let replayed = |(request, verdict): (_, &Verdict)| (*verdict == Verdict::Replayed).then_some(request);
+    let wanted: Vec<(BusinessId, &Email)> = requests
+        .iter()
+        .zip(&decision.verdicts)
+        .filter_map(replayed)
+        .map(|request: &Request| (request.business, &request.email))
+        .collect();
+    if wanted.is_empty() {
+        return Ok(users::Hashes::new());
+    }
+    users::find_hashes(connection, &wanted).await
+}
+
+/// The result of a request that was decided before.
+fn from_row(row: &Decided, request: &Request) -> Settled {
+    if row.is_of(request) {
+        return Settled::Decided(Verdict::Decided(row.outcome), row.hash);
+    }
+    Settled::Rejected("its id belongs to another request".to_owned())
+}
