@@ -1,4 +1,5 @@
 pub mod api_key;
+pub mod cli;
 pub mod clock;
 pub mod cut;
 pub mod intake;

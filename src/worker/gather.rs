@@ -97,7 +97,10 @@ impl Batches {
         let came_back = first.redeliveries > 0;
         let mut batch = Batch { one_by_one: first.redeliveries > 1, ..Batch::default() };
         batch.push(first);
-        while !came_back {
+        if came_back {
+            return Some(batch);
+        }
+        loop {
             let Ok(next) = self.messages.try_recv() else { break };
             if batch.requests.len() + next.content.requests.len() > self.limit || next.redeliveries > 0 {
                 self.held = Some(next);
