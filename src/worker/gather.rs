@@ -100,8 +100,7 @@ impl Batches {
         if came_back {
             return Some(batch);
         }
-        loop {
-            let Ok(next) = self.messages.try_recv() else { break };
+        while let Ok(next) = self.messages.try_recv() {
             if batch.requests.len() + next.content.requests.len() > self.limit || next.redeliveries > 0 {
                 self.held = Some(next);
                 break;
