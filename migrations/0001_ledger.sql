@@ -11,7 +11,7 @@ CREATE TABLE businesses (
     -- One hot row a business, updated by every batch: room on its page, and no index on a balance, keep the updates HOT.
 ) WITH (fillfactor = 10);
 COMMENT ON TABLE businesses IS 'Who pays: one row a business, the row that every allocation of it debits.';
-COMMENT ON COLUMN businesses.business_id IS 'Made by the service (UUID version 7).';
+COMMENT ON COLUMN businesses.business_id IS 'Made by the service, at random (UUID version 4).';
 COMMENT ON COLUMN businesses.name IS 'What people call it. Not unique.';
 COMMENT ON COLUMN businesses.balance IS 'Main balance in cents. Allocations never touch it.';
 COMMENT ON COLUMN businesses.payout_balance IS 'What can still be allocated, in cents: the sum of deposits less the sum of allocations.';
@@ -122,7 +122,7 @@ CREATE TABLE deposits (
 );
 COMMENT ON TABLE deposits IS 'What was put into a payout balance, or taken out of it (negative), by hand. Written once and never changed.';
 COMMENT ON COLUMN deposits.business_id IS 'Whose payout balance.';
-COMMENT ON COLUMN deposits.deposit_id IS 'Made by the service (UUID version 7).';
+COMMENT ON COLUMN deposits.deposit_id IS 'Made by the service, at random (UUID version 4).';
 COMMENT ON COLUMN deposits.amount IS 'In cents; negative for a withdrawal.';
 COMMENT ON COLUMN deposits.note IS 'Why, in words.';
 COMMENT ON COLUMN deposits.created_at IS 'When it was entered.';

@@ -9,9 +9,11 @@ const PUBLIC: &str = "pk_live_";
 const RANDOM_LEN: usize = 32;
 const CHECKSUM_LEN: usize = 6;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
+    /// May do everything that the API offers.
     Secret,
+    /// Known, and refused like an unknown key.
     Public,
 }
 

@@ -1,12 +1,43 @@
+//! Earmark takes `{email, amount}` over HTTP, passes it through a queue to workers that apply batches of requests in one
+//! Postgres transaction each, and answers the same HTTP request with the outcome. **A 500 never debits, for ever.**
+//!
+//! ```text
+//!  client ─POST /payout/create→ intake::submit ─publish→ [allocations queue] → worker::gather
+//!     ▲                            │ waits in intake::replies                      │ what has arrived
+//!     │                            │                                               ▼
+//!     └── 200 · 400 · 403 ── intake ←─[reply queue]── worker::disposition ←── worker::settle
+//!                                  │                    reply, then ack            │ one transaction:
+//!            500 after a void ─────┴→ postgres::allocations ←──────────────────────┘ lock → decide → write → commit
+//!                                                         [dead letters] ← what nobody can apply, with its reason
+//! ```
+//!
+//! Reading order: [`ledger`] (what is decided, and nothing else), [`postgres::allocations`] (the row that decides),
+//! [`worker::settle`], [`intake::submit`], [`intake::resolve`], [`intake::problem`] (every answer), [`wire`] (every
+//! serialised shape), [`rabbit`].
+//!
+//! What is absent, and held to by a test that reads the sources (`tests/it/house.rs`):
+//!
+//! - The ledger does not know that time passes, that a database exists, or that anything can fail.
+//! - Postgres and RabbitMQ do not know of each other; neither do intake and worker.
+//! - No code outside `intake::problem` builds an answer with status 500 or 503, and none inside does without a proof.
+//! - No message decides anything. Losing, repeating, reordering or delaying any of them costs time and never money.
+//! - No row of `allocations` ever changes.
+//! - No clock decides about money: a wrong one voids requests that could have been applied, and that is all.
+//! - Nothing that decides is ever cancelled in the middle: it runs in tasks that no client, timer or signal drops.
+
 pub mod api_key;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod cut;
 pub mod intake;
 pub mod ledger;
+pub mod ops;
 pub mod postgres;
 pub mod rabbit;
 pub mod retry;
 pub mod secret;
+pub mod shutdown;
+pub mod telemetry;
 pub mod wire;
 pub mod worker;

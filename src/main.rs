@@ -1,8 +1,16 @@
 use clap::Parser;
+use earmark::cli::Cli;
+use std::process::ExitCode;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("EARMARK_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    earmark::cli::run(earmark::cli::Cli::parse()).await
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    earmark::telemetry::start(&cli.logging);
+    match earmark::cli::run(cli.command).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("earmark: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -12,7 +12,7 @@ pub mod routes;
 pub mod submit;
 pub mod validate;
 
-use crate::postgres::{self, Postgres};
+use crate::postgres::{Health, Postgres};
 use crate::rabbit::consumer::Consumer;
 use crate::rabbit::publisher::{Limits, Outgoing, Publisher};
 use crate::rabbit::topology::Topology;
@@ -23,7 +23,6 @@ use crate::wire;
 use auth::Authenticator;
 use replies::{Event, Waiters};
 use resolve::Resolver;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use submit::Budgets;
@@ -57,7 +56,7 @@ pub struct Intake {
     resolver: Resolver,
     in_flight: Arc<Semaphore>,
     session: RwLock<Option<Arc<Session>>>,
-    pub postgres_health: PostgresHealth,
+    postgres_health: Health,
     /// Cancelled when no new request is taken any more.
     draining: CancellationToken,
     /// Cancelled when whatever is left is left to others.
@@ -66,8 +65,6 @@ pub struct Intake {
     tracker: TaskTracker,
 }
 
-/// How often the database is asked whether it is there. Whatever fails on the way says so at once.
-const PING_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a draining intake still accepts connections, to refuse in words what arrives on them. Clients that keep
 /// their connections learn within this time to use others.
 const LAME_DUCK: Duration = Duration::from_millis(500);
@@ -82,7 +79,7 @@ impl Intake {
             resolver: Resolver::start(&postgres, tracker.clone(), &abandon),
             in_flight: Arc::new(Semaphore::new(max_in_flight)),
             session: RwLock::new(None),
-            postgres_health: PostgresHealth::default(),
+            postgres_health: Health::default(),
             draining: CancellationToken::new(),
             broker,
             topology,
@@ -103,7 +100,7 @@ impl Intake {
         grace: Duration,
     ) -> std::io::Result<()> {
         let links = tokio::spawn(Arc::clone(&self).keep_session());
-        let pings = tokio::spawn(Arc::clone(&self).watch_postgres());
+        let pings = tokio::spawn(self.postgres_health.clone().watch(self.postgres.clone(), self.abandon.clone()));
         let closed = CancellationToken::new();
         let serving = axum::serve(listener, routes::router(Arc::clone(&self)))
             .with_graceful_shutdown(closed.clone().cancelled_owned());
@@ -143,22 +140,12 @@ impl Intake {
     pub fn impediments(&self) -> Vec<&'static str> {
         let session = self.session.read().unwrap_or_else(PoisonError::into_inner).clone();
         let checks = [
-            (self.draining.is_cancelled(), "draining"),
-            (!self.postgres_health.is_up(), "postgres is not reachable"),
-            (session.is_none(), "rabbitmq is not connected"),
-            (session.is_some_and(|session| session.is_impeded()), "rabbitmq accepts no messages"),
+            (self.draining.is_cancelled(), "intake: draining"),
+            (!self.postgres_health.is_up(), "intake: postgres is not reachable"),
+            (session.is_none(), "intake: rabbitmq is not connected"),
+            (session.is_some_and(|session| session.is_impeded()), "intake: rabbitmq accepts no messages"),
         ];
         checks.into_iter().filter_map(|(is_so, what)| is_so.then_some(what)).collect()
-    }
-
-    async fn watch_postgres(self: Arc<Self>) {
-        while !self.abandon.is_cancelled() {
-            match self.postgres.ping().await {
-                Ok(()) => self.postgres_health.answered(),
-                Err(error) => self.postgres_health.failed(&error),
-            }
-            tokio::select! { () = tokio::time::sleep(PING_INTERVAL) => {}, () = self.abandon.cancelled() => {} }
-        }
     }
 
     /// Keeps a session with the broker, building a new one whenever it is lost.
@@ -238,27 +225,4 @@ async fn deliver(mut consumer: Consumer, waiters: Arc<Waiters>) {
         }
     }
     waiters.fail_all();
-}
-
-/// Whether the database was there when last heard of.
-#[derive(Debug, Default)]
-pub struct PostgresHealth(AtomicBool);
-
-impl PostgresHealth {
-    pub fn is_up(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn answered(&self) {
-        if !self.0.swap(true, Ordering::Relaxed) {
-            tracing::info!("postgres answers");
-        }
-    }
-
-    /// Requests are refused from now on, until the next ping is answered.
-    fn failed(&self, error: &postgres::Error) {
-        if error.is_retryable() && self.0.swap(false, Ordering::Relaxed) {
-            tracing::warn!(%error, "postgres does not answer");
-        }
-    }
 }

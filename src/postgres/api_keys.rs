@@ -2,19 +2,23 @@
 
 use super::Error;
 use crate::ledger::BusinessId;
+use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// A stored key. The key itself is stored nowhere.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct ApiKey {
     pub key_id: Uuid,
     pub business_id: Uuid,
     /// `secret` or `public`
     pub kind: String,
+    /// The key's last four characters.
     pub hint: String,
+    #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
 }
 

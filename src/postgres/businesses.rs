@@ -2,6 +2,7 @@
 
 use super::Error;
 use crate::ledger::{Account, Accounts, BusinessId};
+use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -40,13 +41,14 @@ pub async fn lock_many(connection: &mut PgConnection, sorted: &[BusinessId]) -> 
 }
 
 /// A business as people see it. Money in cents.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Business {
     pub business_id: Uuid,
     pub name: String,
     pub balance: i64,
     pub payout_balance: i64,
     pub payouts_enabled: bool,
+    #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
 

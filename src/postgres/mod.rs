@@ -11,11 +11,13 @@ pub mod allocations;
 pub mod api_keys;
 pub mod businesses;
 mod error;
+mod health;
 pub mod keys;
 pub mod overview;
 pub mod users;
 
 pub use error::Error;
+pub use health::Health;
 
 pub use sqlx::PgConnection;
 use sqlx::migrate::Migrator;

@@ -1,11 +1,12 @@
 //! What the whole ledger says: the audit.
 
 use super::{Error, Postgres, connect};
+use serde::Serialize;
 use sqlx::{Connection, Executor};
 use uuid::Uuid;
 
 /// The books, added up in one snapshot. Money in cents; sums may be larger than 64 bits hold.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Audit {
     pub businesses: i64,
     pub payout_users: i64,
@@ -19,7 +20,7 @@ pub struct Audit {
 }
 
 /// One balance, or one row, that is not what the rows say.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Difference {
     pub kind: String,
     pub business_id: Uuid,

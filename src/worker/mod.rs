@@ -10,7 +10,7 @@ pub mod settle;
 
 use crate::clock;
 use crate::cut::{self, Cut};
-use crate::postgres::Postgres;
+use crate::postgres::{Health, Postgres};
 use crate::rabbit::consumer::Consumer;
 use crate::rabbit::dead_letters::DeadLetters;
 use crate::rabbit::replies::ReplySender;
@@ -38,30 +38,48 @@ pub struct Limits {
     pub clock_tolerance: Duration,
 }
 
-/// A worker: everything it needs for as long as it runs.
-pub struct Worker {
+/// What a worker is made of.
+pub struct Settings {
     pub broker: Broker,
     pub topology: Topology,
     pub postgres: Postgres,
     pub secret: HashSecret,
     pub limits: Limits,
-    /// Whether it is consuming, for the health endpoint.
-    pub consuming: Arc<AtomicBool>,
+}
+
+/// A worker, for as long as it runs.
+pub struct Worker {
+    settings: Settings,
+    consuming: AtomicBool,
+    postgres_health: Health,
 }
 
 impl Worker {
+    pub fn new(settings: Settings) -> Arc<Self> {
+        Arc::new(Self { settings, consuming: AtomicBool::new(false), postgres_health: Health::default() })
+    }
+
+    /// What keeps this worker from working, in words; empty if nothing does.
+    pub fn impediments(&self) -> Vec<&'static str> {
+        let checks = [
+            (!self.postgres_health.is_up(), "worker: postgres is not reachable"),
+            (!self.consuming.load(Ordering::Relaxed), "worker: not consuming from rabbitmq"),
+        ];
+        checks.into_iter().filter_map(|(is_so, what)| is_so.then_some(what)).collect()
+    }
+
     /// Works until `stop`; whenever the broker is lost, connects again. On `stop` it finishes the batch in hand, replies,
     /// acknowledges, and leaves the rest to others.
-    pub async fn run(self, stop: CancellationToken) {
-        let worker = Arc::new(self);
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let pings = tokio::spawn(self.postgres_health.clone().watch(self.settings.postgres.clone(), stop.clone()));
         let mut backoff = Backoff::for_connections();
         while !stop.is_cancelled() {
             let session = tokio::spawn({
-                let (worker, stop) = (Arc::clone(&worker), stop.clone());
+                let (worker, stop) = (Arc::clone(&self), stop.clone());
                 async move { worker.session(&stop).await }
             });
             let ended = session.await;
-            worker.consuming.store(false, Ordering::Relaxed);
+            self.consuming.store(false, Ordering::Relaxed);
             match ended {
                 Ok(Ok(())) => backoff.reset(),
                 Ok(Err(error)) => tracing::warn!(%error, "worker cannot reach the broker"),
@@ -69,18 +87,21 @@ impl Worker {
             }
             tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }
         }
+        let _ = pings.await;
+        tracing::info!("worker stopped");
     }
 
     /// One pair of connections, from their opening to their loss.
     async fn session(&self, stop: &CancellationToken) -> Result<(), Error> {
-        let consuming = self.broker.connect("earmark worker: requests").await?;
-        let publishing = self.broker.connect("earmark worker: replies").await?;
-        self.topology.declare(&publishing).await?;
+        let Settings { broker, topology, limits, .. } = &self.settings;
+        let consuming = broker.connect("earmark worker: requests").await?;
+        let publishing = broker.connect("earmark worker: replies").await?;
+        topology.declare(&publishing).await?;
         let replies = ReplySender::open(&publishing).await?;
-        let dead_letters = DeadLetters::open(&publishing, &self.topology).await?;
-        let consumer = Consumer::open(&consuming, &self.topology.work_queue(), self.limits.prefetch).await?;
+        let dead_letters = DeadLetters::open(&publishing, topology).await?;
+        let consumer = Consumer::open(&consuming, &topology.work_queue(), limits.prefetch).await?;
         let acknowledger = consumer.acknowledger();
-        let (decoded, messages) = mpsc::channel(usize::from(self.limits.prefetch));
+        let (decoded, messages) = mpsc::channel(usize::from(limits.prefetch));
         // Two: one being answered, one waiting. More would only grow what a crash makes others do again.
         let (settled, dispositions) = mpsc::channel::<Disposition>(2);
         self.consuming.store(true, Ordering::Relaxed);
@@ -99,7 +120,7 @@ impl Worker {
             let link = consuming.clone();
             async move { disposition::perform_all(dispositions, &replies, &dead_letters, &acknowledger, &link).await }
         });
-        self.settle_all(Batches::new(messages, self.limits.batch), settled, &session).await;
+        self.settle_all(Batches::new(messages, limits.batch), settled, &session).await;
         session.cancel();
         let _ = tokio::join!(gathering, disposing, watching);
         consuming.close().await;
@@ -109,12 +130,12 @@ impl Worker {
 
     /// Settles batch after batch until the session ends.
     async fn settle_all(&self, mut batches: Batches, settled: mpsc::Sender<Disposition>, session: &CancellationToken) {
-        let mut settler = Settler::new(&self.postgres, self.secret.clone());
+        let mut settler = Settler::new(&self.settings.postgres, self.settings.secret.clone());
         loop {
             let batch = tokio::select! { biased; () = session.cancelled() => return, batch = batches.next() => batch };
             let Some(batch) = batch else { return };
             cut::at(Cut::W1).await;
-            let tolerance = i64::try_from(self.limits.clock_tolerance.as_millis()).unwrap_or(i64::MAX);
+            let tolerance = i64::try_from(self.settings.limits.clock_tolerance.as_millis()).unwrap_or(i64::MAX);
             let now = clock::now_millis().saturating_sub(tolerance);
             let Some(results) = settler.settle(&batch, now, session).await else { return };
             cut::at(Cut::W6).await;

@@ -1,0 +1,50 @@
+use super::print_json;
+use crate::config::Database;
+use crate::postgres::overview;
+use clap::Args;
+use std::process::ExitCode;
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    database: Database,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let audit = overview::audit(&arguments.database.open()?).await?;
+    if arguments.json {
+        print_json(&audit)?;
+    } else {
+        print_for_people(&audit);
+    }
+    Ok(if audit.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_for_people(audit: &overview::Audit) {
+    println!(
+        "{} businesses, {} payout users, {} decided requests",
+        audit.businesses, audit.payout_users, audit.allocations
+    );
+    println!("deposited        {:>20} cents", audit.deposited);
+    println!("allocated        {:>20} cents", audit.allocated);
+    println!("payout balances  {:>20} cents", audit.payout_balances);
+    println!("user balances    {:>20} cents", audit.user_balances);
+    for difference in &audit.differences {
+        let nothing = || "nothing".to_owned();
+        println!(
+            "DIFFERENCE {} of business {}{}: the rows say {}, the balance says {}",
+            difference.kind,
+            difference.business_id,
+            difference.subject.as_ref().map(|subject| format!(", {subject}")).unwrap_or_default(),
+            difference.expected.clone().unwrap_or_else(nothing),
+            difference.found.clone().unwrap_or_else(nothing)
+        );
+    }
+    match audit.differences.len() {
+        0 => println!("every balance is what the rows say"),
+        count => println!("{count} differences"),
+    }
+}

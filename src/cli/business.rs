@@ -1,0 +1,160 @@
+use super::{key, print_json};
+use crate::api_key::{self, Kind};
+use crate::clock;
+use crate::config::Database;
+use crate::postgres::{self, Error, Postgres, api_keys, businesses};
+use anyhow::{Context, bail, ensure};
+use clap::{Args, Subcommand};
+use uuid::Uuid;
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    database: Database,
+    /// Print one line of JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Create a business, with a secret and a public key that are shown this once
+    Create(New),
+    /// List all businesses with their balances, in cents
+    List,
+    /// Add to a payout balance; a negative amount takes out
+    Fund {
+        business: Uuid,
+        /// In cents
+        #[arg(long, allow_negative_numbers = true)]
+        amount: i64,
+        /// Why, for the deposit's row
+        #[arg(long, default_value = "")]
+        note: String,
+    },
+    /// Let a business pay
+    EnablePayouts { business: Uuid },
+    /// Refuse all its requests with 403
+    DisablePayouts { business: Uuid },
+}
+
+#[derive(Args)]
+struct New {
+    /// What people call it
+    #[arg(long)]
+    name: String,
+    /// Its first deposit, in cents
+    #[arg(long, default_value = "0", value_parser = clap::value_parser!(i64).range(0..))]
+    payout_balance: i64,
+    /// Let it pay from the start
+    #[arg(long)]
+    enable_payouts: bool,
+}
+
+pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let postgres = arguments.database.open()?;
+    let json = arguments.json;
+    match arguments.command {
+        Command::Create(new) => create(&postgres, new, json).await,
+        Command::List => list(&postgres, json).await,
+        Command::Fund { business, amount, note } => fund(&postgres, business, amount, &note, json).await,
+        Command::EnablePayouts { business } => switch(&postgres, business, true).await,
+        Command::DisablePayouts { business } => switch(&postgres, business, false).await,
+    }
+}
+
+async fn create(postgres: &Postgres, new: New, json: bool) -> anyhow::Result<()> {
+    let (secret, public) = (api_key::generate(Kind::Secret), api_key::generate(Kind::Public));
+    let business = businesses::Business {
+        business_id: Uuid::new_v4(),
+        name: new.name,
+        balance: 0,
+        payout_balance: new.payout_balance,
+        payouts_enabled: new.enable_payouts,
+        created_at: clock::now_utc(),
+    };
+    match write(postgres, &business, &secret, &public).await {
+        Err(Error::Constraint { name }) if name == "businesses_name_not_blank" => bail!("--name must not be blank"),
+        written => written?,
+    }
+    let businesses::Business { business_id, name, payout_balance, payouts_enabled, .. } = business;
+    if json {
+        return print_json(&serde_json::json!({
+            "business_id": business_id, "name": name, "payout_balance": payout_balance,
+            "payouts_enabled": payouts_enabled, "secret_key": secret, "public_key": public,
+        }));
+    }
+    println!("business        {business_id}\nname            {name}\npayout balance  {payout_balance} cents");
+    println!("payouts         {}", if payouts_enabled { "enabled" } else { "disabled" });
+    println!("secret key      {secret}\npublic key      {public}");
+    eprintln!("the keys are stored nowhere and not shown again");
+    Ok(())
+}
+
+async fn write(postgres: &Postgres, business: &businesses::Business, secret: &str, public: &str) -> Result<(), Error> {
+    let writing = async |connection: &mut postgres::PgConnection| {
+        let mut transaction = postgres::begin(connection).await?;
+        businesses::write_new(&mut transaction, business).await?;
+        if business.payout_balance != 0 {
+            let (id, amount) = (business.business_id, business.payout_balance);
+            businesses::write_deposit(&mut transaction, id, Uuid::new_v4(), amount, "opening").await?;
+        }
+        for (kind, key) in [(Kind::Secret, secret), (Kind::Public, public)] {
+            let row = key::new_row(business.business_id, kind, key);
+            api_keys::write_new(&mut transaction, &row, &api_key::digest(key)).await?;
+        }
+        postgres::commit(transaction).await
+    };
+    postgres.session().run(writing).await
+}
+
+async fn list(postgres: &Postgres, json: bool) -> anyhow::Result<()> {
+    let rows = postgres.read(async |connection| businesses::read_all(connection).await).await?;
+    if json {
+        return print_json(&rows);
+    }
+    println!("{:<36}  {:>20}  {:<8}  NAME", "BUSINESS", "PAYOUT BALANCE", "PAYOUTS");
+    for row in rows {
+        let payouts = if row.payouts_enabled { "enabled" } else { "disabled" };
+        println!("{}  {:>20}  {payouts:<8}  {}", row.business_id, row.payout_balance, row.name);
+    }
+    Ok(())
+}
+
+async fn fund(postgres: &Postgres, business: Uuid, amount: i64, note: &str, json: bool) -> anyhow::Result<()> {
+    ensure!(amount != 0, "--amount must not be 0");
+    let writing = async |connection: &mut postgres::PgConnection| {
+        let mut transaction = postgres::begin(connection).await?;
+        let balance = businesses::write_payout_balance(&mut transaction, business, amount).await?;
+        if balance.is_some() {
+            businesses::write_deposit(&mut transaction, business, Uuid::new_v4(), amount, note).await?;
+        }
+        postgres::commit(transaction).await?;
+        Ok(balance)
+    };
+    let balance = match postgres.session().run(writing).await {
+        Err(Error::Constraint { name }) if name == "businesses_payout_balance_not_negative" => {
+            bail!("the payout balance does not cover {} cents: see `earmark business list`", amount.unsigned_abs())
+        }
+        written => written?.with_context(|| no_business(business))?,
+    };
+    if json {
+        return print_json(&serde_json::json!({ "business_id": business, "payout_balance": balance }));
+    }
+    println!("payout balance: {balance} cents");
+    Ok(())
+}
+
+fn no_business(business: Uuid) -> String {
+    format!("there is no business {business}: see `earmark business list`")
+}
+
+async fn switch(postgres: &Postgres, business: Uuid, enabled: bool) -> anyhow::Result<()> {
+    let writing =
+        postgres.read(async |connection| businesses::write_payouts_enabled(connection, business, enabled).await);
+    ensure!(writing.await?, no_business(business));
+    eprintln!("payouts of {business} are {}", if enabled { "enabled" } else { "disabled" });
+    Ok(())
+}

@@ -1,0 +1,94 @@
+use super::print_json;
+use crate::api_key::{self, Kind};
+use crate::clock;
+use crate::config::Database;
+use crate::postgres::{Error, Postgres, api_keys};
+use anyhow::{bail, ensure};
+use clap::{Args, Subcommand};
+use uuid::Uuid;
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    database: Database,
+    /// Print one line of JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Create a key, shown this once
+    Create {
+        business: Uuid,
+        /// What it may do: `secret` everything, `public` nothing
+        #[arg(long, default_value = "secret")]
+        kind: Kind,
+    },
+    /// List a business's keys
+    List { business: Uuid },
+    /// Revoke a key by its id; a running intake refuses it within seconds
+    Revoke { key: Uuid },
+}
+
+pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let postgres = arguments.database.open()?;
+    match arguments.command {
+        Command::Create { business, kind } => create(&postgres, business, kind, arguments.json).await,
+        Command::List { business } => list(&postgres, business, arguments.json).await,
+        Command::Revoke { key } => revoke(&postgres, key).await,
+    }
+}
+
+async fn create(postgres: &Postgres, business: Uuid, kind: Kind, json: bool) -> anyhow::Result<()> {
+    let key = api_key::generate(kind);
+    let row = new_row(business, kind, &key);
+    let writing = postgres.read(async |connection| api_keys::write_new(connection, &row, &api_key::digest(&key)).await);
+    match writing.await {
+        Err(Error::Constraint { name }) if name == "api_keys_business" => {
+            bail!("there is no business {business}: see `earmark business list`")
+        }
+        written => written?,
+    }
+    if json {
+        let shown = serde_json::json!({ "key_id": row.key_id, "business_id": business, "kind": row.kind, "key": key });
+        return print_json(&shown);
+    }
+    println!("{key}");
+    eprintln!("key {}; it is stored nowhere and not shown again", row.key_id);
+    Ok(())
+}
+
+/// The row of a new key.
+pub fn new_row(business_id: Uuid, kind: Kind, key: &str) -> api_keys::ApiKey {
+    api_keys::ApiKey {
+        key_id: Uuid::new_v4(),
+        business_id,
+        kind: kind.as_str().to_owned(),
+        hint: api_key::hint(key).to_owned(),
+        created_at: clock::now_utc(),
+        revoked_at: None,
+    }
+}
+
+async fn list(postgres: &Postgres, business: Uuid, json: bool) -> anyhow::Result<()> {
+    let rows = postgres.read(async |connection| api_keys::read_all(connection, business).await).await?;
+    if json {
+        return print_json(&rows);
+    }
+    println!("{:<36}  {:<6}  {:<5}  STATE", "KEY", "KIND", "ENDS");
+    for row in rows {
+        let state = if row.revoked_at.is_some() { "revoked" } else { "works" };
+        println!("{}  {:<6}  …{}  {state}", row.key_id, row.kind, row.hint);
+    }
+    Ok(())
+}
+
+async fn revoke(postgres: &Postgres, key: Uuid) -> anyhow::Result<()> {
+    let revoked = postgres.read(async |connection| api_keys::write_revoked(connection, key).await).await?;
+    ensure!(revoked, "there is no working key {key}: see `earmark key list`");
+    eprintln!("key {key} is revoked");
+    Ok(())
+}

@@ -1,0 +1,7 @@
+use crate::config::Database;
+
+pub async fn run(database: &Database) -> anyhow::Result<()> {
+    database.open()?.migrate().await?;
+    eprintln!("the schema is up to date");
+    Ok(())
+}

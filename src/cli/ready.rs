@@ -1,0 +1,36 @@
+//! A health check that needs no other program, for containers that have none.
+
+use anyhow::Context;
+use clap::Args;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// The side listener to ask: address:port
+    #[arg(long, env = "EARMARK_OPS_LISTEN")]
+    ops_listen: SocketAddr,
+}
+
+/// How long the process may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let address = arguments.ops_listen;
+    let answer = ask(address).with_context(|| format!("nothing answers on {address}"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    print!("{body}");
+    let is_ready = head.split(' ').nth(1) == Some("200");
+    Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn ask(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}

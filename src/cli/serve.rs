@@ -1,0 +1,156 @@
+//! The processes: an intake, a worker, or both in one.
+
+use crate::config::{IntakeSettings, Process, WorkerSettings};
+use crate::intake::{self, Intake};
+use crate::ops::{self, Impediments};
+use crate::postgres::Postgres;
+use crate::retry::Backoff;
+use crate::worker::{self, Worker};
+use crate::{cut, shutdown};
+use anyhow::{Context, ensure};
+use clap::Args;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Args)]
+pub struct Serve {
+    #[command(flatten)]
+    process: Process,
+    #[command(flatten)]
+    intake: IntakeSettings,
+    #[command(flatten)]
+    worker: WorkerSettings,
+}
+
+#[derive(Args)]
+pub struct IntakeOnly {
+    #[command(flatten)]
+    process: Process,
+    #[command(flatten)]
+    intake: IntakeSettings,
+}
+
+#[derive(Args)]
+pub struct WorkerOnly {
+    #[command(flatten)]
+    process: Process,
+    #[command(flatten)]
+    worker: WorkerSettings,
+}
+
+pub async fn serve(arguments: Serve) -> anyhow::Result<()> {
+    run(arguments.process, Some(arguments.intake), Some(arguments.worker)).await
+}
+
+pub async fn intake(arguments: IntakeOnly) -> anyhow::Result<()> {
+    run(arguments.process, Some(arguments.intake), None).await
+}
+
+pub async fn worker(arguments: WorkerOnly) -> anyhow::Result<()> {
+    run(arguments.process, None, Some(arguments.worker)).await
+}
+
+/// Runs what there are settings for, until a signal. The intake drains first, so that the worker can still answer it.
+async fn run(
+    process: Process,
+    intake_settings: Option<IntakeSettings>,
+    worker_settings: Option<WorkerSettings>,
+) -> anyhow::Result<()> {
+    process.check()?;
+    arm_cut()?;
+    let stop = shutdown::on_signal()?;
+    let postgres = process.postgres(intake_settings.as_ref().map_or(1, |settings| settings.read_connections))?;
+    let intake = intake_settings.map(|settings| open_intake(&process, settings, &postgres)).transpose()?;
+    let worker = worker_settings.map(|settings| open_worker(&process, settings, &postgres)).transpose()?;
+    let listener = match &intake {
+        Some((_, settings)) => Some(bind(settings.listen, "EARMARK_LISTEN").await?),
+        None => None,
+    };
+    let impediments = impediments(intake.as_ref().map(|(intake, _)| Arc::clone(intake)), worker.clone());
+    let stopped = CancellationToken::new();
+    if let Some(address) = process.ops_listen {
+        let listener = bind(address, "EARMARK_OPS_LISTEN").await?;
+        tokio::spawn(ops::serve(listener, impediments, stopped.clone()));
+    }
+    if !wait_for_schema(&postgres, &stop).await? {
+        return Ok(());
+    }
+    let worker_stop = CancellationToken::new();
+    let working = worker.map(|worker| tokio::spawn(worker.run(worker_stop.clone())));
+    if let (Some((intake, _)), Some(listener)) = (intake, listener) {
+        intake.run(listener, stop.clone(), process.shutdown_grace).await?;
+    }
+    stop.cancelled().await;
+    worker_stop.cancel();
+    if let Some(working) = working {
+        working.await?;
+    }
+    stopped.cancel();
+    Ok(())
+}
+
+/// `EARMARK_CUT` is for tests of failures, and so is not in the list of settings.
+fn arm_cut() -> anyhow::Result<()> {
+    if let Ok(text) = std::env::var("EARMARK_CUT") {
+        cut::arm(text.parse().map_err(anyhow::Error::msg).context("EARMARK_CUT")?);
+    }
+    Ok(())
+}
+
+async fn bind(address: std::net::SocketAddr, name: &'static str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{name}: cannot listen on {address}"))
+}
+
+fn open_intake(
+    process: &Process,
+    settings: IntakeSettings,
+    postgres: &Postgres,
+) -> anyhow::Result<(Arc<Intake>, IntakeSettings)> {
+    let intake = Intake::start(intake::Settings {
+        broker: process.broker()?,
+        topology: process.topology()?,
+        postgres: postgres.clone(),
+        secret: process.secret()?,
+        budgets: process.budgets(),
+        max_in_flight: usize::try_from(settings.max_in_flight)?,
+        packing: settings.packing(),
+    });
+    Ok((intake, settings))
+}
+
+fn open_worker(process: &Process, settings: WorkerSettings, postgres: &Postgres) -> anyhow::Result<Arc<Worker>> {
+    Ok(Worker::new(worker::Settings {
+        broker: process.broker()?,
+        topology: process.topology()?,
+        postgres: postgres.clone(),
+        secret: process.secret()?,
+        limits: settings.limits(),
+    }))
+}
+
+/// What keeps the process from working: the intake's reasons and the worker's.
+fn impediments(intake: Option<Arc<Intake>>, worker: Option<Arc<Worker>>) -> Impediments {
+    Arc::new(move || {
+        let mut found = intake.as_ref().map(|intake| intake.impediments()).unwrap_or_default();
+        found.extend(worker.iter().flat_map(|worker| worker.impediments()));
+        found
+    })
+}
+
+/// Waits for the database to be there, and refuses one whose schema is older than this program. `false` if stopped first.
+async fn wait_for_schema(postgres: &Postgres, stop: &CancellationToken) -> anyhow::Result<bool> {
+    let mut backoff = Backoff::for_connections();
+    while !stop.is_cancelled() {
+        match postgres.missing_migrations().await {
+            Ok(missing) => {
+                ensure!(missing == 0, "the schema lacks {missing} migrations of this program: run `earmark migrate`");
+                return Ok(true);
+            }
+            Err(error) if error.is_retryable() => tracing::warn!(%error, "waiting for postgres"),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }
+    }
+    Ok(false)
+}

@@ -1,0 +1,174 @@
+//! Every setting: a flag and its environment variable, its unit, its default and the reason for it. `--help` prints these
+//! texts.
+
+use crate::intake::submit::Budgets;
+use crate::postgres::{self, Postgres};
+use crate::rabbit::Broker;
+use crate::rabbit::publisher::Limits as Packing;
+use crate::rabbit::topology::Topology;
+use crate::secret::HashSecret;
+use crate::worker::Limits;
+use anyhow::{Context, anyhow, ensure};
+use clap::Args;
+use humantime::parse_duration;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Where the ledger is. Every command needs it.
+#[derive(Args)]
+pub struct Database {
+    /// The database: `postgres://user:password@host:port/database`
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: String,
+}
+
+impl Database {
+    /// For commands that a person waits for: 3 s are long enough for a database that is there.
+    pub fn open(&self) -> anyhow::Result<Postgres> {
+        self.open_with(1, Duration::from_secs(3))
+    }
+
+    fn open_with(&self, pool_size: u32, timeout: Duration) -> anyhow::Result<Postgres> {
+        let settings = postgres::Settings { url: self.database_url.clone(), pool_size, timeout };
+        Ok(Postgres::new(&settings, "earmark")?)
+    }
+}
+
+/// What intake and worker share.
+#[derive(Args)]
+pub struct Process {
+    #[command(flatten)]
+    database: Database,
+    /// The broker: `amqp://user:password@host:port/vhost`
+    #[arg(long, env = "AMQP_URL", hide_env_values = true)]
+    amqp_url: String,
+    /// The secret behind payout users' hashes and request ids: hexadecimal, at least 32 bytes (`openssl rand -hex 32`).
+    /// The same in every process, for ever: with another secret all users get other hashes
+    #[arg(long, env = "EARMARK_HASH_SECRET", hide_env_values = true)]
+    hash_secret: String,
+    /// What the names of all queues begin with: several deployments can share one broker
+    #[arg(long, env = "EARMARK_QUEUE_PREFIX", default_value = "earmark")]
+    queue_prefix: String,
+    /// Where /livez and /readyz are served: address:port. Without it there is no side listener
+    #[arg(long, env = "EARMARK_OPS_LISTEN")]
+    pub ops_listen: Option<SocketAddr>,
+    /// How long a request waits for its outcome before it is resolved in the database. Also its deadline: a worker voids
+    /// what it finds later than that
+    #[arg(long, env = "EARMARK_REPLY_TIMEOUT", default_value = "5s", value_parser = parse_duration)]
+    reply_timeout: Duration,
+    /// How long resolving may take before the answer is 504. Longer than one transaction, so that a lock held by a worker
+    /// that hangs is gone within it
+    #[arg(long, env = "EARMARK_RESOLVE_TIMEOUT", default_value = "5s", value_parser = parse_duration)]
+    resolve_timeout: Duration,
+    /// How long connecting to Postgres, a statement, a lock or a whole transaction may take before it is given up
+    #[arg(long, env = "EARMARK_SETTLE_TIMEOUT", default_value = "3s", value_parser = parse_duration)]
+    settle_timeout: Duration,
+    /// How long a shutdown may take. Longer than a reply and a resolution together, so that whatever is in flight is
+    /// answered within it
+    #[arg(long, env = "EARMARK_SHUTDOWN_GRACE", default_value = "15s", value_parser = parse_duration)]
+    pub shutdown_grace: Duration,
+}
+
+/// A bad setting, by the name of its variable.
+fn named(name: &'static str) -> impl FnOnce(String) -> anyhow::Error {
+    move |error| anyhow!("{name} {error}")
+}
+
+impl Process {
+    /// Refuses budgets that contradict each other.
+    pub fn check(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.settle_timeout < self.resolve_timeout,
+            "EARMARK_SETTLE_TIMEOUT ({:?}) must be below EARMARK_RESOLVE_TIMEOUT ({:?})",
+            self.settle_timeout,
+            self.resolve_timeout
+        );
+        ensure!(
+            self.reply_timeout + self.resolve_timeout < self.shutdown_grace,
+            "EARMARK_REPLY_TIMEOUT ({:?}) and EARMARK_RESOLVE_TIMEOUT ({:?}) together must be below \
+             EARMARK_SHUTDOWN_GRACE ({:?})",
+            self.reply_timeout,
+            self.resolve_timeout,
+            self.shutdown_grace
+        );
+        for (name, budget) in [("REPLY", self.reply_timeout), ("SETTLE", self.settle_timeout)] {
+            ensure!(!budget.is_zero(), "EARMARK_{name}_TIMEOUT must be above zero");
+        }
+        Ok(())
+    }
+
+    /// `pool_size`: for the reads of an intake; a worker settles over a connection of its own.
+    pub fn postgres(&self, pool_size: u32) -> anyhow::Result<Postgres> {
+        self.database.open_with(pool_size, self.settle_timeout)
+    }
+
+    pub fn broker(&self) -> anyhow::Result<Broker> {
+        Broker::parse(&self.amqp_url).context("AMQP_URL")
+    }
+
+    pub fn topology(&self) -> anyhow::Result<Topology> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        ensure!(
+            (1..=100).contains(&self.queue_prefix.len()) && self.queue_prefix.chars().all(fits),
+            "EARMARK_QUEUE_PREFIX must be 1 to 100 letters, digits, dots, dashes or underscores"
+        );
+        Ok(Topology::new(&self.queue_prefix))
+    }
+
+    /// Parsed here and not by the command line, whose error would print the secret.
+    pub fn secret(&self) -> anyhow::Result<HashSecret> {
+        self.hash_secret.parse().map_err(named("EARMARK_HASH_SECRET"))
+    }
+
+    pub fn budgets(&self) -> Budgets {
+        Budgets { reply: self.reply_timeout, resolve: self.resolve_timeout }
+    }
+}
+
+/// What only an intake needs.
+#[derive(Args)]
+pub struct IntakeSettings {
+    /// Where requests are taken: address:port
+    #[arg(long, env = "EARMARK_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Most requests between admission and answer; the next is refused with 503 at once. About four times what is in
+    /// flight at full throughput, so that a stall of a moment refuses nobody
+    #[arg(long, env = "EARMARK_MAX_IN_FLIGHT", default_value = "4096", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_in_flight: u32,
+    /// Most requests in one message. Larger messages gain little and make each request wait for more neighbours
+    #[arg(long, env = "EARMARK_PACK", default_value = "64", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pack: u16,
+    /// Most messages that the broker has not confirmed yet; while they are under way, requests gather for the next
+    #[arg(long, env = "EARMARK_PUBLISH_WINDOW", default_value = "4", value_parser = clap::value_parser!(u16).range(1..))]
+    publish_window: u16,
+    /// Most connections to Postgres for reads (API keys, balances, look-ups)
+    #[arg(long, env = "EARMARK_READ_CONNECTIONS", default_value = "4", value_parser = clap::value_parser!(u32).range(1..))]
+    pub read_connections: u32,
+}
+
+impl IntakeSettings {
+    pub fn packing(&self) -> Packing {
+        Packing { pack: usize::from(self.pack), window: usize::from(self.publish_window) }
+    }
+}
+
+/// What only a worker needs.
+#[derive(Args)]
+pub struct WorkerSettings {
+    /// Most messages taken from the queue and not yet acknowledged: enough to fill the next batch while one commits
+    #[arg(long, env = "EARMARK_PREFETCH", default_value = "256", value_parser = clap::value_parser!(u16).range(1..))]
+    prefetch: u16,
+    /// Most requests in one transaction. From here on a larger batch saves little and holds its locks for longer
+    #[arg(long, env = "EARMARK_BATCH", default_value = "1024", value_parser = clap::value_parser!(u16).range(1..))]
+    batch: u16,
+    /// How far the clocks of intake and worker may differ: a request is still applied this long after its deadline.
+    /// With clocks further apart requests are voided that could have been applied; money is safe whatever the clocks say
+    #[arg(long, env = "EARMARK_CLOCK_TOLERANCE", default_value = "1s", value_parser = parse_duration)]
+    clock_tolerance: Duration,
+}
+
+impl WorkerSettings {
+    pub fn limits(&self) -> Limits {
+        Limits { prefetch: self.prefetch, batch: usize::from(self.batch), clock_tolerance: self.clock_tolerance }
+    }
+}

@@ -1,0 +1,171 @@
+//! The files for deployment against the program itself: a command or a setting that is renamed must not leave them behind.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+type Settings = Vec<(String, String)>;
+
+fn file(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn help(command: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_earmark")).args(command).arg("--help").output().unwrap();
+    assert!(output.status.success(), "earmark {command:?} --help: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The compose file as paths and values, such as `services.intake.ports.-` and `127.0.0.1:8080:8080`. Knows the little of
+/// YAML that the file uses: `key: value` or `- value` on a line, lists on one line as in JSON. Does not follow aliases.
+fn compose() -> Settings {
+    let (mut parents, mut settings) = (Vec::<(usize, String)>::new(), vec![]);
+    for line in file("docker-compose.yml").lines() {
+        let text = line.split(" #").next().unwrap_or_default().trim();
+        if text.is_empty() || text.starts_with('#') {
+            continue;
+        }
+        let indent = line.len() - line.trim_start().len();
+        parents.retain(|(of_parent, _)| *of_parent < indent);
+        let item = text.strip_prefix("- ").map(|value| ("-", value));
+        let (key, value) = item.or_else(|| text.split_once(':')).unwrap_or_else(|| panic!("not understood: {line}"));
+        parents.push((indent, key.to_owned()));
+        let path: Vec<&str> = parents.iter().map(|(_, key)| key.as_str()).collect();
+        settings.push((path.join("."), value.trim().trim_matches('"').to_owned()));
+    }
+    settings
+}
+
+/// The values of all paths with that ending; there must be some.
+fn values<'a>(settings: &'a Settings, ending: &str) -> Vec<&'a str> {
+    let matching = settings.iter().filter(|(path, _)| path.ends_with(ending));
+    let values: Vec<&str> = matching.map(|(_, value)| value.as_str()).collect();
+    assert!(!values.is_empty(), "nothing ends with {ending}");
+    values
+}
+
+/// What follows an instruction, on all of its lines in the Dockerfile; there must be some.
+fn instructions(name: &str) -> Vec<String> {
+    let text = file("Dockerfile");
+    let lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let found: Vec<String> = lines.map(str::to_owned).collect();
+    assert!(!found.is_empty(), "no {name} in the Dockerfile");
+    found
+}
+
+fn list(json: &str) -> Vec<String> {
+    serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"))
+}
+
+/// The arguments of every call of the program: commands and health checks.
+fn calls() -> Vec<Vec<String>> {
+    let settings = compose();
+    let mut calls: Vec<Vec<String>> = values(&settings, ".command").into_iter().map(list).collect();
+    calls.extend(instructions("CMD").iter().map(|command| list(command)));
+    let checks = values(&settings, ".healthcheck.test").into_iter().map(list);
+    let own: Vec<Vec<String>> = checks.filter(|check| check[1] == "earmark").map(|check| check[2..].to_vec()).collect();
+    assert!(!own.is_empty(), "no health check calls the program");
+    calls.extend(own);
+    calls
+}
+
+/// The names that the compose file demands: `${NAME:?message}`.
+fn required() -> BTreeSet<String> {
+    let text = file("docker-compose.yml");
+    let names = text.split("${").skip(1).filter_map(|rest| rest.split_once(":?"));
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+fn seconds(text: &str) -> u64 {
+    text.strip_suffix('s').and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("not in seconds: {text}"))
+}
+
+#[test]
+fn every_call_in_the_deployment_files_is_a_command_of_the_program_with_its_flags() {
+    assert_eq!(instructions("ENTRYPOINT"), [r#"["earmark"]"#]);
+    let commands = help(&[]);
+    for call in calls() {
+        let name = call[0].as_str();
+        let is_listed = |line: &str| line.strip_prefix("  ").is_some_and(|rest| rest.split(' ').next() == Some(name));
+        assert!(commands.lines().any(is_listed), "there is no command {name}");
+        let help = help(&[name]);
+        for flag in call.iter().filter_map(|argument| argument.strip_prefix("--")?.split('=').next()) {
+            assert!(help.contains(&format!("--{flag} ")) || help.contains(&format!("--{flag}\n")), "{name} --{flag}");
+        }
+    }
+}
+
+#[test]
+fn every_variable_in_the_deployment_files_is_a_setting_of_the_program() {
+    let help = ["serve", "intake", "worker", "migrate", "ready"].map(|command| help(&[command])).concat();
+    for name in ["docker-compose.yml", "Dockerfile", ".env.example"] {
+        let text = file(name);
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let is_ours = |word: &&str| word.starts_with("EARMARK_") || ["DATABASE_URL", "AMQP_URL"].contains(word);
+        let variables: BTreeSet<&str> = words.filter(is_ours).collect();
+        assert!(!variables.is_empty(), "{name} sets nothing");
+        for variable in variables {
+            let known = help.contains(&format!("[env: {variable}]")) || help.contains(&format!("[env: {variable}="));
+            assert!(known, "{name}: the program does not read {variable}");
+        }
+    }
+}
+
+#[test]
+fn every_published_port_is_on_loopback() {
+    for port in values(&compose(), ".ports.-") {
+        assert!(port.starts_with("127.0.0.1:"), "{port}");
+    }
+}
+
+#[test]
+fn every_image_has_a_pinned_tag() {
+    let settings = compose();
+    let bases = instructions("FROM");
+    let bases = bases.iter().map(|base| base.split(' ').next().unwrap_or_default());
+    for image in values(&settings, ".image").into_iter().chain(bases) {
+        let (_, tag) = image.rsplit_once(':').unwrap_or_else(|| panic!("{image} has no tag"));
+        assert!(!tag.contains("latest") && tag.contains(|c: char| c.is_ascii_digit()), "{image}");
+    }
+}
+
+#[test]
+fn every_password_comes_from_outside() {
+    let settings = compose();
+    let of_url = |url: &str| Some(url.split_once("://")?.1.rsplit_once('@')?.0.split_once(':')?.1.to_owned());
+    let mut passwords: Vec<String> = values(&settings, "_URL").into_iter().filter_map(of_url).collect();
+    assert!(!passwords.is_empty(), "no URL has a password");
+    for ending in ["_PASSWORD", "_PASS", "_SECRET"] {
+        passwords.extend(values(&settings, ending).into_iter().map(str::to_owned));
+    }
+    for password in passwords {
+        let inside = password.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+        assert!(inside.is_some_and(|inside| inside.contains(":?") && !inside.contains('}')), "{password}");
+    }
+}
+
+#[test]
+fn the_example_of_an_env_file_names_what_is_required_and_gives_no_values() {
+    let text = file(".env.example");
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let names: BTreeSet<String> =
+        lines.map(|line| line.strip_suffix('=').unwrap_or_else(|| panic!("not empty: {line}")).to_owned()).collect();
+    assert!(!names.is_empty());
+    assert_eq!(names, required());
+}
+
+#[test]
+fn a_container_is_given_longer_to_stop_than_the_program_takes() {
+    let help = help(&["intake"]);
+    let (_, after) = help.split_once("[env: EARMARK_SHUTDOWN_GRACE").expect("the setting is in the help");
+    let (_, after) = after.split_once("[default: ").expect("the setting has a default");
+    let grace = seconds(after.split(']').next().unwrap_or_default());
+    let settings = compose();
+    for service in ["intake", "worker"] {
+        assert_eq!(values(&settings, &format!("services.{service}.<<")), ["*process"]);
+    }
+    for period in values(&settings, "x-process.stop_grace_period") {
+        assert!(seconds(period) > grace, "{period} is not longer than {grace}s");
+    }
+}
