@@ -99,7 +99,9 @@ fn arm_cut() -> anyhow::Result<()> {
 }
 
 async fn bind(address: std::net::SocketAddr, name: &'static str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("{name}: cannot listen on {address}"))
+    let listener = TcpListener::bind(address).await.with_context(|| format!("{name}: cannot listen on {address}"))?;
+    tracing::info!(setting = name, address = %listener.local_addr()?, "listening");
+    Ok(listener)
 }
 
 fn open_intake(

@@ -7,7 +7,7 @@ use crate::ledger::email::EmailError;
 use crate::ledger::{BusinessId, Email, IdempotencyKey, RequestId, UserHash};
 use crate::postgres::allocations::{self, Decided};
 use crate::postgres::users::{self, PayoutUser};
-use crate::postgres::{Error, businesses, keys};
+use crate::postgres::{Error, PgConnection, businesses, keys};
 use crate::secret;
 use crate::wire::{BalanceBody, FieldErrors, PayoutUserBody, RequestBody};
 use axum::http::HeaderMap;
@@ -25,6 +25,14 @@ pub enum Failure {
 }
 
 impl Intake {
+    /// Reads from the database, and not at all while it is known to be away: nobody waits for what is not there.
+    async fn read<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Failure> {
+        if !self.postgres_health.is_up() {
+            return Err(Failure::Unreachable);
+        }
+        self.postgres.read(work).await.map_err(|error| self.failed(&error))
+    }
+
     /// Notes that the database failed, for the admission of others, and for the answer.
     fn failed(&self, error: &Error) -> Failure {
         self.postgres_health.failed(error);
@@ -34,14 +42,17 @@ impl Intake {
 
 /// The business that calls.
 pub async fn business(intake: &Intake, headers: &HeaderMap) -> Result<BusinessId, Failure> {
-    let known = intake.authenticator.authenticate(headers).await.map_err(|error| intake.failed(&error))?;
-    known.ok_or(Failure::Unauthorized)
+    match intake.authenticator.authenticate(headers, &intake.postgres_health).await {
+        Ok(known) => known.ok_or(Failure::Unauthorized),
+        Err(Some(error)) => Err(intake.failed(&error)),
+        Err(None) => Err(Failure::Unreachable),
+    }
 }
 
 pub async fn balance(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Failure> {
     let business = business(intake, headers).await?;
-    let reading = intake.postgres.read(async |connection| businesses::read_balances(connection, business).await);
-    let (balance, payout_balance) = reading.await.map_err(|error| intake.failed(&error))?;
+    let reading = intake.read(async |connection| businesses::read_balances(connection, business).await);
+    let (balance, payout_balance) = reading.await?;
     Ok(problem::found(&BalanceBody { balance, payout_balance }))
 }
 
@@ -58,8 +69,8 @@ pub async fn user_by_email(intake: &Intake, headers: &HeaderMap, email: Option<&
             return Ok(problem::invalid_fields(&FieldErrors { email: Some([message]), amount: None }));
         }
     };
-    let reading = intake.postgres.read(async |connection| users::find_by_email(connection, business, &email).await);
-    let user = reading.await.map_err(|error| intake.failed(&error))?;
+    let reading = intake.read(async |connection| users::find_by_email(connection, business, &email).await);
+    let user = reading.await?;
     Ok(user.map_or_else(problem::not_found, show_user))
 }
 
@@ -68,8 +79,8 @@ pub async fn user_by_hash(intake: &Intake, headers: &HeaderMap) -> Result<Answer
     let mut values = headers.get_all(PAYOUT_HASH).iter();
     let hash = values.next().filter(|_| values.next().is_none()).and_then(|value| parse_hash(value.as_bytes()));
     let hash = hash.ok_or(Failure::Unauthorized)?;
-    let reading = intake.postgres.read(async |connection| users::find_by_hash(connection, hash).await);
-    let user = reading.await.map_err(|error| intake.failed(&error))?;
+    let reading = intake.read(async |connection| users::find_by_hash(connection, hash).await);
+    let user = reading.await?;
     user.filter(|user| user.status == "active").map(show_user).ok_or(Failure::Unauthorized)
 }
 
@@ -92,7 +103,7 @@ pub async fn request_by_id(intake: &Intake, headers: &HeaderMap, id: Option<Requ
     let Some(id) = id.filter(|&id| intake.secret.issued(business, id)) else { return Ok(problem::not_found()) };
     let wait = i64::try_from(intake.budgets.reply.as_millis()).unwrap_or(i64::MAX);
     let is_past = clock::now_millis() > secret::minted_at(id).saturating_add(wait);
-    let finding = intake.postgres.read(async |connection| {
+    let finding = intake.read(async |connection| {
         let found = allocations::find_one(connection, business, id).await?;
         if found.is_some() || !is_past {
             return Ok(found);
@@ -100,7 +111,7 @@ pub async fn request_by_id(intake: &Intake, headers: &HeaderMap, id: Option<Requ
         allocations::void_by_id(connection, business, id).await?;
         allocations::find_one(connection, business, id).await
     });
-    let found = finding.await.map_err(|error| intake.failed(&error))?;
+    let found = finding.await?;
     Ok(show_request(id, found))
 }
 
@@ -112,11 +123,11 @@ pub async fn request_by_key(
 ) -> Result<Answer, Failure> {
     let business = business(intake, headers).await?;
     let Some(key) = key else { return Ok(problem::bad_request("The idempotency_key parameter is required.")) };
-    let finding = intake.postgres.read(async |connection| {
+    let finding = intake.read(async |connection| {
         let Some(id) = keys::find_allocated(connection, business, &key).await? else { return Ok(None) };
         Ok(Some((id, allocations::find_one(connection, business, id).await?)))
     });
-    let found = finding.await.map_err(|error| intake.failed(&error))?;
+    let found = finding.await?;
     Ok(found.map_or_else(problem::not_found, |(id, decided)| show_request(id, decided)))
 }
 

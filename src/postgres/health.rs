@@ -1,6 +1,6 @@
 //! Whether the database is there.
 
-use super::{Error, Postgres};
+use super::{Error, PgConnection, Postgres};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,10 +18,12 @@ impl Health {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Asks again and again, until `stop`.
+    /// Asks again and again, until `stop`. Over a connection of its own: a pool would go on trying to connect for as long
+    /// as its timeout lasts before it says that nothing is there.
     pub async fn watch(self, postgres: Postgres, stop: CancellationToken) {
+        let mut session = postgres.session();
         while !stop.is_cancelled() {
-            match postgres.ping().await {
+            match session.run(ping).await {
                 Ok(()) => self.answered(),
                 Err(error) => self.failed(&error),
             }
@@ -41,4 +43,9 @@ impl Health {
             tracing::warn!(%error, "postgres does not answer");
         }
     }
+}
+
+async fn ping(connection: &mut PgConnection) -> Result<(), Error> {
+    sqlx::query("/* ping */ SELECT 1").execute(connection).await?;
+    Ok(())
 }

@@ -91,15 +91,6 @@ impl Postgres {
         Session { options: self.options.clone(), connection: None, timeout: self.timeout }
     }
 
-    /// Whether the database answers.
-    pub async fn ping(&self) -> Result<(), Error> {
-        self.read(async |connection| {
-            sqlx::query("/* ping */ SELECT 1").execute(connection).await?;
-            Ok(())
-        })
-        .await
-    }
-
     /// Brings the schema up to this program's version; harmless when it is there already.
     pub async fn migrate(&self) -> Result<(), Error> {
         let mut connection = connect(&self.options, self.timeout).await?;

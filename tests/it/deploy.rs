@@ -1,10 +1,8 @@
-//! The files for deployment against the program itself: a command or a setting that is renamed must not leave them behind.
+//! The files for deployment against the program itself: a renamed command or setting must not leave them behind.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
-
-type Settings = Vec<(String, String)>;
 
 fn file(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
@@ -17,9 +15,9 @@ fn help(command: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The compose file as paths and values, such as `services.intake.ports.-` and `127.0.0.1:8080:8080`. Knows the little of
-/// YAML that the file uses: `key: value` or `- value` on a line, lists on one line as in JSON. Does not follow aliases.
-fn compose() -> Settings {
+/// The compose file as paths and values, such as `services.intake.ports.-` and `127.0.0.1:8080:8080`. Knows the little
+/// of YAML that the file uses: `key: value` or `- value` on a line, lists on one line as in JSON. Follows no aliases.
+fn compose() -> Vec<(String, String)> {
     let (mut parents, mut settings) = (Vec::<(usize, String)>::new(), vec![]);
     for line in file("docker-compose.yml").lines() {
         let text = line.split(" #").next().unwrap_or_default().trim();
@@ -38,7 +36,7 @@ fn compose() -> Settings {
 }
 
 /// The values of all paths with that ending; there must be some.
-fn values<'a>(settings: &'a Settings, ending: &str) -> Vec<&'a str> {
+fn values<'a>(settings: &'a [(String, String)], ending: &str) -> Vec<&'a str> {
     let matching = settings.iter().filter(|(path, _)| path.ends_with(ending));
     let values: Vec<&str> = matching.map(|(_, value)| value.as_str()).collect();
     assert!(!values.is_empty(), "nothing ends with {ending}");
@@ -75,6 +73,13 @@ fn required() -> BTreeSet<String> {
     let text = file("docker-compose.yml");
     let names = text.split("${").skip(1).filter_map(|rest| rest.split_once(":?"));
     names.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// From `postgres://user:password@host`.
+fn password_of(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let (user_and_password, _) = rest.rsplit_once('@')?;
+    user_and_password.split_once(':').map(|(_, password)| password)
 }
 
 fn seconds(text: &str) -> u64 {
@@ -133,11 +138,10 @@ fn every_image_has_a_pinned_tag() {
 #[test]
 fn every_password_comes_from_outside() {
     let settings = compose();
-    let of_url = |url: &str| Some(url.split_once("://")?.1.rsplit_once('@')?.0.split_once(':')?.1.to_owned());
-    let mut passwords: Vec<String> = values(&settings, "_URL").into_iter().filter_map(of_url).collect();
+    let mut passwords: Vec<&str> = values(&settings, "_URL").into_iter().filter_map(password_of).collect();
     assert!(!passwords.is_empty(), "no URL has a password");
     for ending in ["_PASSWORD", "_PASS", "_SECRET"] {
-        passwords.extend(values(&settings, ending).into_iter().map(str::to_owned));
+        passwords.extend(values(&settings, ending));
     }
     for password in passwords {
         let inside = password.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));

@@ -1,1 +1,11 @@
+//! What the product promises, tried on the real program with a real Postgres and a real RabbitMQ. The names of the tests
+//! are the promises.
 
+mod allocate;
+mod commands;
+mod contract;
+mod deploy;
+mod harness;
+mod house;
+mod outages;
+mod shutdown;

@@ -1,0 +1,174 @@
+//! Allocations under concurrency, repetition and bad messages.
+
+use crate::harness::{App, Business, assert_allocated, eventually};
+use earmark::ledger::{Amount, BusinessId, Email, Request};
+use earmark::secret::{HashSecret, RequestIds};
+use earmark::wire;
+use lapin::BasicProperties;
+use lapin::options::{BasicGetOptions, BasicPublishOptions};
+use std::collections::BTreeMap;
+
+#[tokio::test]
+async fn of_200_concurrent_requests_as_many_are_allocated_as_the_balance_covers() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let process = app.start("serve").await;
+    let client = app.client(&process, &business);
+    let sending = (0..200).map(|number| {
+        let client = client.clone();
+        tokio::spawn(async move { client.create(&format!("user{}@example.com", number % 50), 10).await.status })
+    });
+    let mut statuses = BTreeMap::<u16, u32>::new();
+    for sent in sending.collect::<Vec<_>>() {
+        *statuses.entry(sent.await.expect("joined")).or_default() += 1;
+    }
+    assert_eq!(statuses, BTreeMap::from([(200, 100), (400, 100)]));
+    assert_eq!(client.payout_balance().await, 0);
+    assert_eq!((app.count("allocated").await, app.count("insufficient_balance").await), (100, 100));
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn two_workers_on_one_business_apply_every_request_once() {
+    let app = App::new().await;
+    let business = app.create_business(1_000_000);
+    let intake = app.start("intake").await;
+    // A batch of one: the workers meet at the business's row as often as can be.
+    let settings = [("EARMARK_BATCH", "1"), ("EARMARK_PREFETCH", "1")];
+    let (one, two) = (app.start_with("worker", &settings).await, app.start_with("worker", &settings).await);
+    let client = app.client(&intake, &business);
+    let sending = (0..200).map(|number| {
+        let client = client.clone();
+        tokio::spawn(async move { assert_allocated(&client.create(&format!("user{number}@example.com"), 3).await) })
+    });
+    for sent in sending.collect::<Vec<_>>() {
+        sent.await.expect("allocated");
+    }
+    assert_eq!(client.payout_balance().await, 1_000_000 - 600);
+    for number in 0..200 {
+        assert_eq!(client.user_balance(&format!("user{number}@example.com")).await, 3, "user {number}");
+    }
+    app.finish([intake, one, two]).await;
+}
+
+/// A request as an intake would publish it, with a minute to live.
+fn request(business: &Business, email: &str, cents: i64) -> Request {
+    let secret: HashSecret = crate::harness::SECRET.parse().expect("a secret");
+    let business = BusinessId::from_u128(uuid::Uuid::parse_str(&business.id).expect("an id").as_u128());
+    Request {
+        id: RequestIds::new(secret).mint(business),
+        business,
+        email: Email::parse(email).expect("an address"),
+        amount: Amount::from_cents(cents).expect("an amount"),
+        deadline: earmark::clock::now_millis() + 60_000,
+        key: None,
+    }
+}
+
+async fn publish(app: &App, body: &[u8]) {
+    let broker = app.broker().await;
+    let channel = broker.create_channel().await.expect("a channel");
+    channel.confirm_select(Default::default()).await.expect("confirms");
+    let queue = app.work_queue();
+    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let published = channel.basic_publish("".into(), queue.as_str().into(), options, body, BasicProperties::default());
+    let confirmed = published.await.expect("published").await.expect("confirmed");
+    assert!(matches!(confirmed, lapin::Confirmation::Ack(None)), "{confirmed:?}");
+    broker.close(200, "done".into()).await.expect("closed");
+}
+
+fn message(requests: &[&Request], strays: &[&[u8]]) -> Vec<u8> {
+    let items: Vec<Vec<u8>> = requests.iter().map(|request| wire::write_request(request)).collect();
+    let items = items.iter().map(Vec::as_slice).chain(strays.iter().copied());
+    wire::pack_requests("nobody-listens-here", items)
+}
+
+#[tokio::test]
+async fn a_message_that_comes_twice_debits_once() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let process = app.start("serve").await;
+    let client = app.client(&process, &business);
+    let asked = request(&business, "ann@example.com", 10);
+    // Twice in one message, and the message twice.
+    let body = message(&[&asked, &asked], &[]);
+    publish(&app, &body).await;
+    publish(&app, &body).await;
+    app.until_queue_holds(&app.work_queue(), 0).await;
+    // Messages are settled in order: when this one is answered, those are done.
+    assert_allocated(&client.create("bob@example.com", 1).await);
+    assert_eq!((client.user_balance("ann@example.com").await, client.payout_balance().await), (10, 1_000 - 11));
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_dead_lettered_with_its_reason_and_its_neighbours_are_applied() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let process = app.start("serve").await;
+    let client = app.client(&process, &business);
+    let (ann, bob) = (request(&business, "ann@example.com", 10), request(&business, "bob@example.com", 20));
+    publish(&app, b"no message at all").await;
+    publish(&app, &message(&[&ann, &bob], &[br#"{"id":"not an id"}"#])).await;
+    app.until_queue_holds(&app.dead_letter_queue(), 2).await;
+    assert_allocated(&client.create("carl@example.com", 1).await);
+    assert_eq!((client.user_balance("ann@example.com").await, client.user_balance("bob@example.com").await), (10, 20));
+    let reasons = [dead_letter_reason(&app).await, dead_letter_reason(&app).await];
+    assert!(reasons[0].contains("not a message"), "{reasons:?}");
+    assert!(!reasons[1].is_empty() && !reasons[1].contains("not a message"), "{reasons:?}");
+    app.finish([process]).await;
+}
+
+/// Takes the oldest dead letter, and answers why it is one.
+async fn dead_letter_reason(app: &App) -> String {
+    let broker = app.broker().await;
+    let channel = broker.create_channel().await.expect("a channel");
+    let letter =
+        channel.basic_get(app.dead_letter_queue().into(), BasicGetOptions { no_ack: true }).await.expect("a get");
+    let letter = letter.expect("a dead letter");
+    let headers = letter.delivery.properties.headers().clone().expect("headers");
+    let reason = headers.inner().get(earmark::rabbit::dead_letters::REASON_HEADER).expect("a reason").clone();
+    broker.close(200, "done".into()).await.expect("closed");
+    reason.as_long_string().expect("text").to_string()
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_between_commit_and_acknowledgement_debits_once() {
+    for cut in ["W1=abort", "W4=abort", "W6=abort", "W7=abort"] {
+        let app = App::new().await;
+        let business = app.create_business(1_000);
+        let intake = app.start("intake").await;
+        let client = app.client(&intake, &business);
+        let mut doomed = app.start_with("worker", &[("EARMARK_CUT", cut)]).await;
+        let asking = tokio::spawn({
+            let client = client.clone();
+            async move { client.create("ann@example.com", 10).await }
+        });
+        doomed.ended().await;
+        let heir = app.start("worker").await;
+        heir.until_logged("message redelivered").await;
+        assert_allocated(&asking.await.expect("joined"));
+        assert_eq!(client.user_balance("ann@example.com").await, 10, "{cut}");
+        app.finish([intake, heir]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_kills_its_worker_takes_no_neighbour_with_it() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let requests: Vec<Request> = (0..4).map(|n| request(&business, &format!("user{n}@example.com"), 10)).collect();
+    // Declares the queues.
+    app.start("worker").await.terminate().await;
+    for request in &requests {
+        publish(&app, &message(&[request], &[])).await;
+    }
+    // Every worker dies on the first batch it takes, again and again: with all four messages in hand each time.
+    for _ in 0..3 {
+        let mut doomed = app.spawn("worker", &[("EARMARK_CUT", "W1=abort")]);
+        doomed.ended().await;
+    }
+    let worker = app.start("worker").await;
+    eventually("all four are applied", async || app.count("allocated").await == 4).await;
+    app.finish([worker]).await;
+}

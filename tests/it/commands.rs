@@ -1,0 +1,206 @@
+//! The commands, as people and programs use them.
+
+use crate::harness::http::Client;
+use crate::harness::process::Run;
+use crate::harness::{App, assert_allocated, eventually};
+use reqwest::Method;
+use serde_json::json;
+use std::time::Duration;
+use tokio::time::Instant;
+
+#[tokio::test]
+async fn migrating_twice_is_harmless_and_starting_without_is_refused() {
+    let app = App::new().await;
+    app.run(&["migrate"]).expect_success();
+    let empty = format!("{}-empty", app.prefix);
+    let url = app.servers().create_database(&empty).await;
+    for command in ["serve", "intake", "worker"] {
+        let mut process = app.spawn(command, &[("DATABASE_URL", &url)]);
+        assert_eq!(process.ended().await.code(), Some(1));
+        eventually("it says what to do", async || {
+            process.log().iter().any(|line| line.as_str().is_some_and(|line| line.contains("run `earmark migrate`")))
+        })
+        .await;
+    }
+    app.servers().drop_database(&empty).await;
+    app.start("worker").await.terminate().await;
+    app.finish([]).await;
+}
+
+#[tokio::test]
+async fn a_business_is_created_listed_and_funded() {
+    let app = App::new().await;
+    let arguments =
+        ["business", "create", "--name", "Acme", "--payout-balance", "1000000", "--enable-payouts", "--json"];
+    let created = app.run(&arguments).expect_success().json();
+    let mut names: Vec<&String> = created.as_object().expect("an object").keys().collect();
+    names.sort();
+    assert_eq!(names, ["business_id", "name", "payout_balance", "payouts_enabled", "public_key", "secret_key"]);
+    assert_eq!((&created["payout_balance"], &created["payouts_enabled"]), (&json!(1_000_000), &json!(true)));
+    let id = created["business_id"].as_str().expect("an id");
+    let funded = app.run(&["business", "fund", id, "--amount", "500", "--json"]).expect_success().json();
+    assert_eq!(funded["payout_balance"], 1_000_500);
+    app.run(&["business", "fund", id, "--amount", "-1000500"]).expect_success();
+    let overdrawn = app.run(&["business", "fund", id, "--amount", "-1"]);
+    assert_eq!(overdrawn.code(), 1);
+    assert!(overdrawn.stderr().contains("does not cover"), "{}", overdrawn.stderr());
+    let listed = app.run(&["business", "list", "--json"]).expect_success().json();
+    assert_eq!((&listed[0]["name"], &listed[0]["payout_balance"]), (&json!("Acme"), &json!(0)));
+    assert!(app.run(&["business", "list"]).expect_success().stdout().contains("Acme"));
+    let nobody = uuid::Uuid::new_v4().to_string();
+    for arguments in [["fund", &nobody, "--amount=1"].as_slice(), &["enable-payouts", &nobody]] {
+        let run = app.run(&[&["business"], arguments].concat());
+        assert_eq!(run.code(), 1);
+        assert!(run.stderr().contains("there is no business"), "{}", run.stderr());
+    }
+    app.assert_clean_audit();
+    app.start("worker").await.terminate().await;
+    app.finish([]).await;
+}
+
+#[tokio::test]
+async fn a_revoked_key_stops_working_in_a_running_intake_within_five_seconds() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let process = app.start("serve").await;
+    let created = app.run(&["key", "create", &business.id, "--json"]).expect_success().json();
+    let second = Client::new(process.url(), created["key"].as_str().expect("a key"));
+    assert_allocated(&second.create("ann@example.com", 1).await);
+    app.run(&["key", "revoke", created["key_id"].as_str().expect("an id")]).expect_success();
+    let revoked = Instant::now();
+    eventually("it is refused", async || second.create("ann@example.com", 1).await.status == 401).await;
+    assert!(revoked.elapsed() < Duration::from_secs(5), "{:?}", revoked.elapsed());
+    assert_allocated(&app.client(&process, &business).create("ann@example.com", 1).await);
+    let listed = app.run(&["key", "list", &business.id]).expect_success().stdout();
+    assert_eq!((listed.matches("revoked").count(), listed.matches("works").count()), (1, 2), "{listed}");
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn nothing_of_a_key_is_stored_but_its_digest_and_its_end() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let rows: Vec<String> =
+        sqlx::query_scalar("SELECT k::text FROM api_keys k").fetch_all(&mut app.database().await).await.expect("keys");
+    assert_eq!(rows.len(), 2);
+    let digest = hex::encode(earmark::api_key::digest(&business.secret_key));
+    assert!(rows.iter().any(|row| row.contains(&digest)));
+    assert!(rows.iter().all(|row| !row.contains(&business.secret_key) && !row.contains(&business.secret_key[8..20])));
+    app.start("worker").await.terminate().await;
+    app.finish([]).await;
+}
+
+#[tokio::test]
+async fn the_audit_finds_every_row_that_was_tampered_with() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let process = app.start("serve").await;
+    let client = app.client(&process, &business);
+    assert_allocated(&client.create("ann@example.com", 10).await);
+    assert_allocated(&client.create_with_key("key-1", "bob@example.com", 10).await);
+    process.terminate().await;
+    app.assert_clean_audit();
+    let tampering = [
+        (
+            "UPDATE businesses SET payout_balance = payout_balance + 1",
+            "UPDATE businesses SET payout_balance = payout_balance - 1",
+            "payout_balance",
+        ),
+        (
+            "UPDATE payout_users SET balance = balance + 1 WHERE email LIKE 'ann%'",
+            "UPDATE payout_users SET balance = balance - 1 WHERE email LIKE 'ann%'",
+            "user_balance",
+        ),
+        ("UPDATE idempotency_keys SET amount = 11", "UPDATE idempotency_keys SET amount = 10", "idempotency_key"),
+    ];
+    let mut database = app.database().await;
+    for (tamper, mend, kind) in tampering {
+        sqlx::query(tamper).execute(&mut database).await.expect("tampered");
+        let audit = app.audit();
+        assert_eq!(audit["differences"].as_array().map(Vec::len), Some(1), "{audit}");
+        assert_eq!(audit["differences"][0]["kind"], kind);
+        assert!(app.run(&["audit"]).stdout().contains("DIFFERENCE"));
+        sqlx::query(mend).execute(&mut database).await.expect("mended");
+        app.assert_clean_audit();
+    }
+    app.finish([]).await;
+}
+
+#[tokio::test]
+async fn a_decision_cannot_be_changed_even_by_hand() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let process = app.start("serve").await;
+    assert_allocated(&app.client(&process, &business).create("ann@example.com", 10).await);
+    let mut database = app.database().await;
+    for change in [
+        "UPDATE allocations SET outcome = 'voided'",
+        "DELETE FROM allocations",
+        "TRUNCATE allocations",
+        "UPDATE deposits SET amount = 5",
+        "DELETE FROM deposits",
+    ] {
+        let refused = sqlx::query(change).execute(&mut database).await.expect_err(change).to_string();
+        assert!(refused.contains("append-only"), "{change}: {refused}");
+    }
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn a_bad_setting_stops_the_start_with_its_name_and_without_its_secrets() {
+    let app = App::new().await;
+    let rows = [
+        ("EARMARK_HASH_SECRET", "5ec7e7", "EARMARK_HASH_SECRET"),
+        ("EARMARK_HASH_SECRET", "not hexadecimal at all", "EARMARK_HASH_SECRET"),
+        ("EARMARK_REPLY_TIMEOUT", "20s", "EARMARK_SHUTDOWN_GRACE"),
+        ("EARMARK_REPLY_TIMEOUT", "0s", "EARMARK_REPLY_TIMEOUT"),
+        ("EARMARK_SETTLE_TIMEOUT", "6s", "EARMARK_RESOLVE_TIMEOUT"),
+        ("EARMARK_REPLY_TIMEOUT", "soon", "--reply-timeout"),
+        ("EARMARK_LISTEN", "nowhere", "--listen"),
+        ("EARMARK_QUEUE_PREFIX", "a b", "EARMARK_QUEUE_PREFIX"),
+        ("AMQP_URL", "http://secret-word@x", "AMQP_URL"),
+        ("DATABASE_URL", "secret-word", "DATABASE_URL"),
+        ("EARMARK_PACK", "0", "--pack"),
+        ("EARMARK_CUT", "everywhere", "EARMARK_CUT"),
+    ];
+    for (name, value, expected) in rows {
+        let mut process = app.spawn("intake", &[(name, value)]);
+        assert!(!process.ended().await.success(), "{name}={value}");
+        let said = |text: &str| process.log().iter().any(|line| line.to_string().contains(text));
+        eventually(&format!("{name}={value} is refused by name"), async || said(expected)).await;
+        assert!(!said("5ec7e7") && !said("secret-word"), "{:?}", process.log());
+    }
+    app.start("worker").await.terminate().await;
+    app.finish([]).await;
+}
+
+#[tokio::test]
+async fn logs_hold_no_address_no_key_and_no_body() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let process = app.start_with("serve", &[("EARMARK_LOG", "earmark=trace")]).await;
+    let client = app.client(&process, &business);
+    assert_allocated(&client.create_with_key("order-77", "ann.private@example.com", 10).await);
+    assert_eq!(client.create("ann.private@example.com", 5_000).await.status, 400);
+    assert_eq!(
+        Client::send(client.request(Method::POST, "/payout/create").body("secret body"))
+            .await
+            .expect("an answer")
+            .status,
+        401
+    );
+    let log = serde_json::to_string(&process.log()).expect("a log");
+    for word in ["ann.private", "order-77", "secret body", &business.secret_key[8..24], crate::harness::SECRET] {
+        assert!(!log.contains(word), "{word} in {log}");
+    }
+    assert!(log.contains("listening"));
+    app.finish([process]).await;
+}
+
+#[test]
+fn a_database_that_is_not_there_is_said_so() {
+    let run = Run::of(&["business", "list"], vec![("DATABASE_URL", "postgres://127.0.0.1:1/nothing".to_owned())]);
+    assert_eq!(run.code(), 1);
+    assert!(run.stderr().starts_with("earmark: "), "{}", run.stderr());
+    assert_eq!(run.stdout(), "");
+}

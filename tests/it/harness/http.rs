@@ -1,0 +1,93 @@
+//! The API as a client sees it.
+
+use reqwest::header::HeaderMap;
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// A caller with a key.
+#[derive(Clone)]
+pub struct Client {
+    url: String,
+    key: String,
+    http: reqwest::Client,
+}
+
+/// An answer, whole.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn request_id(&self) -> String {
+        self.header("x-request-id").unwrap_or_else(|| panic!("no X-Request-Id: {self:?}")).to_owned()
+    }
+}
+
+impl Client {
+    pub fn new(url: String, key: &str) -> Self {
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(40)).build().expect("an HTTP client");
+        Self { url, key: key.to_owned(), http }
+    }
+
+    /// The same caller at another process.
+    pub fn at(&self, url: String) -> Self {
+        Self { url, ..self.clone() }
+    }
+
+    /// A request without a key.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url))
+    }
+
+    pub async fn send(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
+        let response = request.send().await?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Ok(Answer { status, headers, body: response.bytes().await?.to_vec() })
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        Self::send(self.request(Method::GET, path).bearer_auth(&self.key)).await.expect("an answer")
+    }
+
+    pub fn create_request(&self, email: &str, amount: i64) -> RequestBuilder {
+        self.request(Method::POST, "/payout/create")
+            .bearer_auth(&self.key)
+            .json(&json!({"email": email, "amount": amount}))
+    }
+
+    /// `POST /payout/create`, whatever comes of it.
+    pub async fn try_create(&self, email: &str, amount: i64) -> Result<Answer, reqwest::Error> {
+        Self::send(self.create_request(email, amount)).await
+    }
+
+    pub async fn create(&self, email: &str, amount: i64) -> Answer {
+        self.try_create(email, amount).await.expect("an answer")
+    }
+
+    pub async fn create_with_key(&self, key: &str, email: &str, amount: i64) -> Answer {
+        Self::send(self.create_request(email, amount).header("Idempotency-Key", key)).await.expect("an answer")
+    }
+
+    pub async fn payout_balance(&self) -> i64 {
+        let answer = self.get("/balance").await;
+        answer.json()["payout_balance"].as_i64().unwrap_or_else(|| panic!("{answer:?}"))
+    }
+
+    /// A payout user's balance; 0 if there is no such user.
+    pub async fn user_balance(&self, email: &str) -> i64 {
+        let answer = self.get(&format!("/payout/user?email={email}")).await;
+        if answer.status == 404 { 0 } else { answer.json()["balance"].as_i64().expect("a balance") }
+    }
+}

@@ -1,0 +1,203 @@
+//! A deployment of its own for each test: a database, a prefix for its queues, and real processes of the real program.
+//! The verbs here are what the tests are written in.
+
+pub mod http;
+pub mod process;
+pub mod proxy;
+pub mod servers;
+
+use http::{Answer, Client};
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
+use process::{Process, Run};
+use serde_json::Value;
+use servers::Servers;
+use sqlx::{Connection, PgConnection};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long anything may take that is sure to happen. Far longer than it takes, also on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const SECRET: &str = "5ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7";
+
+/// Waits until `check` holds.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
+    let end = Instant::now() + PATIENCE;
+    while !check().await {
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A business that can pay.
+#[derive(Clone, Debug)]
+pub struct Business {
+    pub id: String,
+    pub secret_key: String,
+    pub public_key: String,
+}
+
+/// One deployment.
+pub struct App {
+    pub database_url: String,
+    pub amqp_url: String,
+    pub prefix: String,
+    servers: Servers,
+}
+
+impl App {
+    /// A migrated database and a prefix, shared with nobody. Nothing runs yet.
+    pub async fn new() -> Self {
+        Self::on(Servers::shared().await).await
+    }
+
+    /// The same on servers that the test has for itself, to stop and start them.
+    pub async fn on(servers: Servers) -> Self {
+        let prefix = format!("it-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
+        let database_url = servers.create_database(&prefix).await;
+        let app = Self { database_url, amqp_url: servers.amqp_url.clone(), prefix, servers };
+        app.run(&["migrate"]).expect_success();
+        app
+    }
+
+    pub fn servers(&self) -> &Servers {
+        &self.servers
+    }
+
+    /// The settings of every process of this deployment.
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("DATABASE_URL", self.database_url.clone()),
+            ("AMQP_URL", self.amqp_url.clone()),
+            ("EARMARK_QUEUE_PREFIX", self.prefix.clone()),
+            ("EARMARK_HASH_SECRET", SECRET.to_owned()),
+            ("EARMARK_LISTEN", "127.0.0.1:0".to_owned()),
+            ("EARMARK_OPS_LISTEN", "127.0.0.1:0".to_owned()),
+            ("EARMARK_LOG_FORMAT", "json".to_owned()),
+        ]
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Run {
+        Run::of(arguments, self.environment())
+    }
+
+    /// Starts a process, with settings that differ from the usual ones.
+    pub fn spawn(&self, command: &str, settings: &[(&'static str, &str)]) -> Process {
+        let mut environment = self.environment();
+        environment.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
+        Process::spawn(command, environment)
+    }
+
+    /// Starts a process and waits until it is ready.
+    pub async fn start(&self, command: &str) -> Process {
+        self.start_with(command, &[]).await
+    }
+
+    pub async fn start_with(&self, command: &str, settings: &[(&'static str, &str)]) -> Process {
+        let process = self.spawn(command, settings);
+        process.ready().await;
+        process
+    }
+
+    pub fn create_business(&self, payout_balance: i64) -> Business {
+        let balance = payout_balance.to_string();
+        let arguments =
+            ["business", "create", "--name", "Acme", "--payout-balance", &balance, "--enable-payouts", "--json"];
+        let shown = self.run(&arguments).expect_success().json();
+        let text = |name: &str| shown[name].as_str().unwrap_or_else(|| panic!("{name} in {shown}")).to_owned();
+        Business { id: text("business_id"), secret_key: text("secret_key"), public_key: text("public_key") }
+    }
+
+    /// The API of a process, called by a business.
+    pub fn client(&self, process: &Process, business: &Business) -> Client {
+        Client::new(process.url(), &business.secret_key)
+    }
+
+    /// The audit, as the command says it; with its exit code checked against what it says.
+    pub fn audit(&self) -> Value {
+        let run = self.run(&["audit", "--json"]);
+        let shown = run.json();
+        let clean = shown["differences"].as_array().is_some_and(Vec::is_empty);
+        assert_eq!(run.code(), if clean { 0 } else { 1 }, "{shown}");
+        shown
+    }
+
+    pub fn assert_clean_audit(&self) {
+        let audit = self.audit();
+        assert_eq!(audit["differences"], serde_json::json!([]), "{audit}");
+    }
+
+    pub async fn database(&self) -> PgConnection {
+        PgConnection::connect(&self.database_url).await.expect("the test's database")
+    }
+
+    /// How many rows of `allocations` have this outcome.
+    pub async fn count(&self, outcome: &str) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM allocations WHERE outcome = $1")
+            .bind(outcome)
+            .fetch_one(&mut self.database().await)
+            .await
+            .expect("a count")
+    }
+
+    pub async fn broker(&self) -> lapin::Connection {
+        let properties = lapin::ConnectionProperties::default();
+        lapin::Connection::connect(&self.amqp_url, properties).await.expect("the test's broker")
+    }
+
+    pub fn work_queue(&self) -> String {
+        format!("{}.allocations", self.prefix)
+    }
+
+    pub fn dead_letter_queue(&self) -> String {
+        format!("{}.dead-letters", self.prefix)
+    }
+
+    /// Messages in a queue that nobody has taken yet.
+    pub async fn ready_messages(&self, queue: &str) -> u32 {
+        let broker = self.broker().await;
+        let channel = broker.create_channel().await.expect("a channel");
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await.expect("the queue");
+        let _ = broker.close(200, "done".into()).await;
+        declared.message_count()
+    }
+
+    pub async fn until_queue_holds(&self, queue: &str, count: u32) {
+        eventually(&format!("{queue} holds {count}"), async || self.ready_messages(queue).await == count).await;
+    }
+
+    /// Ends the deployment: every process that is given stops in good order, the books balance, nothing waits in any
+    /// queue, and nothing of the deployment is left on the servers.
+    pub async fn finish(self, processes: impl IntoIterator<Item = Process>) {
+        for process in processes {
+            process.terminate().await;
+        }
+        self.assert_clean_audit();
+        assert_eq!(self.ready_messages(&self.work_queue()).await, 0, "the work queue is empty");
+        assert_eq!(self.ready_messages(&self.dead_letter_queue()).await, 0, "the dead-letter queue is empty");
+        self.discard().await;
+    }
+
+    /// Takes the deployment off the servers, whatever is in it.
+    pub async fn discard(self) {
+        let broker = self.broker().await;
+        let channel = broker.create_channel().await.expect("a channel");
+        for queue in [self.work_queue(), self.dead_letter_queue()] {
+            channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
+        }
+        let exchange = self.dead_letter_queue();
+        channel
+            .exchange_delete(exchange.into(), lapin::options::ExchangeDeleteOptions::default())
+            .await
+            .expect("deleted");
+        let _ = broker.close(200, "done".into()).await;
+        self.servers.drop_database(&self.prefix).await;
+    }
+}
+
+/// The one success that an allocation can have.
+pub fn assert_allocated(answer: &Answer) {
+    assert_eq!((answer.status, answer.header("earmark-debited")), (200, Some("yes")), "{answer:?}");
+}

@@ -1,0 +1,160 @@
+//! Processes of the real program.
+
+use super::{PATIENCE, eventually};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::Instant;
+
+fn program(arguments: &[&str], environment: Vec<(&'static str, String)>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_earmark"));
+    command.args(arguments).stdin(Stdio::null());
+    // Whatever the shell has set is not what the test means.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EARMARK_")) {
+        command.env_remove(name);
+    }
+    command.envs(environment);
+    command
+}
+
+/// A command that has ended.
+pub struct Run(Output);
+
+impl Run {
+    pub fn of(arguments: &[&str], environment: Vec<(&'static str, String)>) -> Self {
+        Self(program(arguments, environment).output().expect("the program runs"))
+    }
+
+    pub fn code(&self) -> i32 {
+        self.0.status.code().expect("an exit code")
+    }
+
+    pub fn stdout(&self) -> String {
+        String::from_utf8_lossy(&self.0.stdout).into_owned()
+    }
+
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.0.stderr).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.0.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}{}", self.stdout(), self.stderr()))
+    }
+
+    pub fn expect_success(self) -> Self {
+        assert!(self.0.status.success(), "{}{}", self.stdout(), self.stderr());
+        self
+    }
+}
+
+/// A process that runs, with its log. Killed when it is dropped.
+pub struct Process {
+    child: Child,
+    log: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Process {
+    pub fn spawn(command: &str, environment: Vec<(&'static str, String)>) -> Self {
+        let mut child =
+            program(&[command], environment).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let log = Arc::new(Mutex::new(vec![]));
+        let (lines, stderr) = (Arc::clone(&log), child.stderr.take().expect("stderr"));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let entry = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                lines.lock().expect("the log").push(entry);
+            }
+        });
+        Self { child, log }
+    }
+
+    pub fn log(&self) -> Vec<Value> {
+        self.log.lock().expect("the log").clone()
+    }
+
+    /// How often this message was logged.
+    pub fn logged(&self, message: &str) -> usize {
+        self.log().iter().filter(|entry| entry["fields"]["message"] == message).count()
+    }
+
+    pub async fn until_logged(&self, message: &str) {
+        eventually(&format!("the log says `{message}`"), async || self.logged(message) > 0).await;
+    }
+
+    /// The address that a setting made the process listen on.
+    fn address(&self, setting: &str) -> Option<String> {
+        let log = self.log();
+        let entry = log.iter().find(|entry| entry["fields"]["setting"] == setting)?;
+        Some(entry["fields"]["address"].as_str()?.to_owned())
+    }
+
+    /// Where the intake answers. To be called when it is ready.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address("EARMARK_LISTEN").expect("an intake that listens"))
+    }
+
+    /// What the side listener answers: 200 or 503 and what is wrong; `None` if it does not answer.
+    pub async fn readiness(&self) -> Option<(u16, String)> {
+        let url = format!("http://{}/readyz", self.address("EARMARK_OPS_LISTEN")?);
+        let response = reqwest::Client::new().get(url).timeout(Duration::from_secs(5)).send().await.ok()?;
+        Some((response.status().as_u16(), response.text().await.ok()?))
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        self.readiness().await.is_some_and(|(status, _)| status == 200)
+    }
+
+    pub async fn ready(&self) {
+        let end = Instant::now() + PATIENCE;
+        while !self.is_ready().await {
+            assert!(Instant::now() < end, "not ready: {:?} {:#?}", self.readiness().await, self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Sends a signal by its name: TERM, KILL, STOP, CONT.
+    pub fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        let _ = Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status().expect("a shell");
+    }
+
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child")
+    }
+
+    /// Waits for the end of a process that is about to end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.has_ended() {
+                return status;
+            }
+            assert!(Instant::now() < end, "still running: {:#?}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Stops it in good order, and sees that it was one.
+    pub async fn terminate(mut self) -> Vec<Value> {
+        self.signal("TERM");
+        let status = self.ended().await;
+        assert!(status.success(), "{status}: {:#?}", self.log());
+        self.log()
+    }
+
+    /// `kill -9`, and its end.
+    pub async fn kill(&mut self) {
+        self.signal("KILL");
+        self.ended().await;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,160 @@
+//! The rules of the house, read from the sources: which way imports run, and who may say what.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn source_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// Every source file: its path below `src/`, and its lines of code. Comments do not count.
+fn sources() -> Vec<(String, String)> {
+    let (mut folders, mut found) = (vec![source_root()], vec![]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if entry.is_dir() {
+                folders.push(entry);
+            } else {
+                let text = std::fs::read_to_string(&entry).expect("text");
+                let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+                let name = entry.strip_prefix(source_root()).expect("below src").to_string_lossy().into_owned();
+                found.push((name, code.join("\n")));
+            }
+        }
+    }
+    assert!(found.len() > 30, "the sources are where they were");
+    found
+}
+
+/// The room of a file: its folder, or its own name.
+fn room(file: &str) -> &str {
+    file.split('/').next().unwrap_or(file).trim_end_matches(".rs")
+}
+
+/// The rooms that a text names after `crate::`, alone or in braces.
+fn rooms_named(code: &str) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let list = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or(rest, |(list, _)| list);
+        let count = if rest.starts_with('{') { usize::MAX } else { 1 };
+        for item in list.split(',').take(count) {
+            let word: String = item.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            named.insert(word);
+        }
+    }
+    named.remove("");
+    named
+}
+
+/// What each room may know of the others.
+fn allowed(room: &str) -> &'static [&'static str] {
+    match room {
+        "ledger" | "rabbit" | "ops" | "retry" | "cut" | "shutdown" | "telemetry" | "api_key" | "lib" | "main" => &[],
+        "clock" | "wire" | "postgres" => &["ledger"],
+        "secret" => &["clock", "ledger"],
+        "worker" => &["clock", "cut", "ledger", "postgres", "rabbit", "retry", "secret", "wire"],
+        "intake" => &["api_key", "clock", "cut", "ledger", "postgres", "rabbit", "retry", "secret", "wire"],
+        "config" => &["intake", "postgres", "rabbit", "secret", "worker"],
+        "cli" => &[
+            "api_key",
+            "clock",
+            "config",
+            "cut",
+            "intake",
+            "ops",
+            "postgres",
+            "retry",
+            "shutdown",
+            "telemetry",
+            "worker",
+        ],
+        other => panic!("{other} is a new room: say here what it may know"),
+    }
+}
+
+#[test]
+fn imports_run_one_way() {
+    for (file, code) in sources() {
+        let room = room(&file);
+        for named in rooms_named(&code) {
+            assert!(named == room || allowed(room).contains(&named.as_str()), "{file} must not know {named}");
+        }
+    }
+}
+
+#[test]
+fn each_library_stays_in_its_room() {
+    let homes: [(&str, &[&str]); 6] = [
+        ("sqlx", &["postgres"]),
+        ("lapin", &["rabbit"]),
+        ("axum", &["intake", "ops"]),
+        ("backoff", &["retry"]),
+        ("moka", &["intake"]),
+        ("clap", &["cli", "config", "telemetry", "main", "api_key"]),
+    ];
+    for (library, rooms) in homes {
+        let users: BTreeSet<String> = sources()
+            .iter()
+            .filter(|(_, code)| code.contains(&format!("{library}::")))
+            .map(|(file, _)| room(file).to_owned())
+            .collect();
+        assert!(!users.is_empty(), "nobody uses {library}");
+        for user in users {
+            assert!(rooms.contains(&user.as_str()), "{user} must not use {library}");
+        }
+    }
+}
+
+#[test]
+fn the_ledger_uses_the_standard_library_and_itself() {
+    for (file, code) in sources().iter().filter(|(file, _)| file.starts_with("ledger/")) {
+        for line in
+            code.lines().filter_map(|line| line.trim().strip_prefix("use ").or(line.trim().strip_prefix("pub use ")))
+        {
+            let first = line.split("::").next().unwrap_or_default();
+            let own = ["std", "super", "crate", "amount", "decide", "email", "ids", "outcome", "request"];
+            assert!(own.contains(&first) || file.ends_with("tests.rs"), "{file} uses {first}");
+        }
+        for word in ["async ", "await", "tracing::", "Instant", "SystemTime", "std::fs", "std::net", "std::env"] {
+            assert!(!code.contains(word), "{file} has {word}");
+        }
+    }
+}
+
+/// The files whose code has this text.
+fn files_with(text: &str) -> Vec<String> {
+    let mut files: Vec<String> =
+        sources().into_iter().filter(|(_, code)| code.contains(text)).map(|(file, _)| file).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn only_a_proof_makes_an_answer_that_says_no_funds_were_debited() {
+    // The answers are built in one file, of private parts...
+    assert_eq!(files_with("INTERNAL_SERVER_ERROR"), ["intake/problem.rs"]);
+    assert_eq!(files_with("No funds were debited"), ["intake/problem.rs"]);
+    assert_eq!(files_with("SERVICE_UNAVAILABLE"), ["intake/problem.rs", "ops/mod.rs"]);
+    assert_eq!(files_with("StatusCode::from_u16"), Vec::<String>::new());
+    assert_eq!(files_with("catch_panic"), Vec::<String>::new());
+    let problem = std::fs::read_to_string(source_root().join("intake/problem.rs")).expect("the answers");
+    assert_eq!(problem.matches("StatusCode::INTERNAL_SERVER_ERROR").count(), 1);
+    assert_eq!(problem.matches("StatusCode::SERVICE_UNAVAILABLE").count(), 1);
+    assert!(problem.contains("pub fn unexpected(proof: Proof) -> Answer"));
+    assert!(problem.contains("pub fn unavailable(_proof: NeverPublished) -> Answer"));
+    // ... and the proofs by those who have them.
+    let submit = std::fs::read_to_string(source_root().join("intake/submit.rs")).expect("the submission");
+    assert_eq!(files_with("NeverPublished(())"), ["intake/submit.rs"]);
+    assert_eq!(submit.matches("NeverPublished(())").count(), 3, "the type; given up unpublished; died unpublished");
+    assert_eq!(files_with("Voided(())"), ["postgres/allocations.rs"]);
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    for (file, code) in sources() {
+        for word in ["todo!", "unimplemented!", "dbg!", "println!(\"DEBUG", "#[allow(dead_code", "#[allow(unused"] {
+            assert!(!code.contains(word), "{file} has {word}");
+        }
+    }
+}

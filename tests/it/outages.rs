@@ -1,0 +1,77 @@
+//! Servers and processes that go away and come back.
+
+use crate::harness::http::Client;
+use crate::harness::process::Process;
+use crate::harness::servers::Servers;
+use crate::harness::{App, assert_allocated, eventually};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How soon after the last fault's end the first success has to come.
+const RECOVERY: Duration = Duration::from_secs(10);
+
+/// Serves, loses a server, refuses at once in the meantime, and serves again by itself when the server is back.
+async fn survives(stop: &[&str], start: &[&str]) {
+    let Some(servers) = Servers::alone().await else { return };
+    let app = App::on(servers).await;
+    let business = app.create_business(1_000_000);
+    let (intake, worker) = (app.start("intake").await, app.start("worker").await);
+    let client = app.client(&intake, &business);
+    assert_allocated(&client.create("ann@example.com", 1).await);
+    app.servers().control(stop).await;
+    eventually("it refuses", async || client.create("bob@example.com", 1).await.status == 503).await;
+    let refused = Instant::now();
+    assert_eq!(client.create("bob@example.com", 1).await.status, 503);
+    assert!(refused.elapsed() < Duration::from_secs(1), "a refusal waits for nothing");
+    assert!(!intake.is_ready().await && !worker.is_ready().await);
+    app.servers().control(start).await;
+    succeeds_again(&client).await;
+    eventually("both are ready", async || intake.is_ready().await && worker.is_ready().await).await;
+    assert_eq!(client.user_balance("ann@example.com").await, 1);
+    app.finish([intake, worker]).await;
+}
+
+async fn succeeds_again(client: &Client) {
+    let back = Instant::now();
+    while client.create("carl@example.com", 1).await.status != 200 {
+        assert!(back.elapsed() < RECOVERY, "no success within {RECOVERY:?} of the server's return");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_restart_of_postgres_is_survived() {
+    survives(&["stop", "postgres"], &["start", "postgres"]).await;
+}
+
+#[tokio::test]
+async fn a_crash_of_postgres_is_survived() {
+    survives(&["stop", "postgres", "--immediate"], &["start", "postgres"]).await;
+}
+
+#[tokio::test]
+async fn a_restart_of_rabbitmq_is_survived() {
+    survives(&["stop", "rabbitmq"], &["start", "rabbitmq"]).await;
+}
+
+#[tokio::test]
+async fn a_crash_of_rabbitmq_is_survived() {
+    survives(&["stop", "rabbitmq", "--immediate"], &["start", "rabbitmq"]).await;
+}
+
+#[tokio::test]
+async fn a_killed_worker_is_replaced_by_the_next() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let intake = app.start("intake").await;
+    let client = app.client(&intake, &business);
+    let mut worker: Process = app.start("worker").await;
+    for _ in 0..3 {
+        assert_allocated(&client.create("ann@example.com", 1).await);
+        worker.kill().await;
+        worker = app.start("worker").await;
+    }
+    assert_allocated(&client.create("ann@example.com", 1).await);
+    assert_eq!(client.user_balance("ann@example.com").await, 4);
+    app.finish([intake, worker]).await;
+}
