@@ -16,18 +16,20 @@ use crate::postgres::{Health, Postgres};
 use crate::rabbit::consumer::Consumer;
 use crate::rabbit::publisher::{Limits, Outgoing, Publisher};
 use crate::rabbit::topology::Topology;
-use crate::rabbit::{Broker, Error, Link};
+use crate::rabbit::{self, Broker, Error, Link};
 use crate::retry::Backoff;
 use crate::secret::{HashSecret, RequestIds};
 use crate::wire;
 use auth::Authenticator;
 use replies::{Event, Waiters};
 use resolve::Resolver;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use submit::Budgets;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -59,14 +61,16 @@ pub struct Intake {
     postgres_health: Health,
     /// Cancelled when no new request is taken any more.
     draining: CancellationToken,
+    /// How many requests were refused since then.
+    told_to_go: AtomicU64,
     /// Cancelled when whatever is left is left to others.
     abandon: CancellationToken,
     /// Every request's task, and everything that is still being resolved.
     tracker: TaskTracker,
 }
 
-/// How long a draining intake still accepts connections, to refuse in words what arrives on them. Clients that keep
-/// their connections learn within this time to use others.
+/// A draining intake accepts connections until nobody new has come for this long, to refuse in words what arrives on
+/// them: a closed listener would reset those who are just connecting. For half of the grace period at most.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 
 impl Intake {
@@ -81,6 +85,7 @@ impl Intake {
             session: RwLock::new(None),
             postgres_health: Health::default(),
             draining: CancellationToken::new(),
+            told_to_go: AtomicU64::new(0),
             broker,
             topology,
             postgres,
@@ -108,7 +113,12 @@ impl Intake {
         stop.cancelled().await;
         tracing::info!("intake drains");
         self.draining.cancel();
-        tokio::time::sleep(LAME_DUCK).await;
+        let end = Instant::now() + grace;
+        let mut told = u64::MAX;
+        while told != self.told_to_go.load(Ordering::Relaxed) && Instant::now() < end - grace / 2 {
+            told = self.told_to_go.load(Ordering::Relaxed);
+            tokio::time::sleep(LAME_DUCK).await;
+        }
         closed.cancel();
         self.tracker.close();
         let drained = async {
@@ -116,7 +126,7 @@ impl Intake {
             self.tracker.wait().await;
             served
         };
-        match tokio::time::timeout(grace.saturating_sub(LAME_DUCK), drained).await {
+        match tokio::time::timeout_at(end, drained).await {
             Ok(served) => served??,
             Err(_) => tracing::warn!("grace period over: whatever is left is decided by its deadline"),
         }
@@ -128,7 +138,11 @@ impl Intake {
 
     /// Admits a request, or not: everything it needs must be there, and there must be room.
     fn admit(&self) -> Option<(Arc<Session>, OwnedSemaphorePermit)> {
-        if self.draining.is_cancelled() || !self.postgres_health.is_up() {
+        if self.draining.is_cancelled() {
+            self.told_to_go.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        if !self.postgres_health.is_up() {
             return None;
         }
         let session = self.session.read().unwrap_or_else(PoisonError::into_inner).clone()?;
@@ -181,10 +195,13 @@ impl Session {
     async fn open(broker: &Broker, topology: &Topology, packing: Limits) -> Result<Arc<Self>, Error> {
         let publishing = broker.connect("earmark intake: requests").await?;
         let consuming = broker.connect("earmark intake: replies").await?;
-        topology.declare(&publishing).await?;
         let reply_queue = topology.reply_queue(rand::random());
-        let consumer = Consumer::open_replies(&consuming, topology, &reply_queue).await?;
-        let publisher = Publisher::open(&publishing, &topology.work_queue(), packing).await?;
+        let opening = async {
+            topology.declare(&publishing).await?;
+            let consumer = Consumer::open_replies(&consuming, topology, &reply_queue).await?;
+            Ok((consumer, Publisher::open(&publishing, &topology.work_queue(), packing).await?))
+        };
+        let (consumer, publisher) = rabbit::open(&[&publishing, &consuming], opening).await?;
         publishing.tie(&consuming);
         let waiters = Arc::new(Waiters::new());
         let (outgoing, incoming) = mpsc::unbounded_channel();

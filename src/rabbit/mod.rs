@@ -37,14 +37,16 @@ pub struct Broker {
 
 /// How long the broker may be silent before its connection counts as lost: two missed heartbeats.
 const HEARTBEAT_SECONDS: u16 = 10;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long connecting may take, and how long opening everything over a new connection: short, so that a broker that
+/// hangs while it starts does not keep anybody from asking again when it has started.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Broker {
     /// Reads `amqp://user:password@host:port/vhost`.
     pub fn parse(url: &str) -> Result<Self, Error> {
-        let mut uri: AMQPUri = url.parse().map_err(|error| Error(format!("AMQP_URL is not an AMQP URL: {error}")))?;
+        let mut uri: AMQPUri = url.parse().map_err(|error| Error(format!("not an AMQP URL: {error}")))?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-        uri.query.connection_timeout.get_or_insert(CONNECT_TIMEOUT.as_millis() as u64);
+        uri.query.connection_timeout.get_or_insert(OPEN_TIMEOUT.as_millis() as u64);
         Ok(Self { uri })
     }
 
@@ -52,11 +54,22 @@ impl Broker {
     pub async fn connect(&self, name: &str) -> Result<Link, Error> {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let connecting = Connection::connect_uri(self.uri.clone(), properties);
-        let connection = tokio::time::timeout(2 * CONNECT_TIMEOUT, connecting)
+        let connection = tokio::time::timeout(OPEN_TIMEOUT, connecting)
             .await
-            .map_err(|_| Error(format!("no connection within {:?}", 2 * CONNECT_TIMEOUT)))??;
+            .map_err(|_| Error(format!("no connection within {:?}", OPEN_TIMEOUT)))??;
         Ok(Link::watch(connection))
     }
+}
+
+/// Opens what is needed over some links, and closes them if it fails. A broker that has just come back may leave a
+/// question about a queue without an answer for ever; the same question over new connections gets one.
+pub async fn open<T>(links: &[&Link], opening: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let opened = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
+    let opened = opened.unwrap_or_else(|_| Err(Error(format!("no answer within {OPEN_TIMEOUT:?}"))));
+    if opened.is_err() {
+        futures_util::future::join_all(links.iter().map(|link| link.close())).await;
+    }
+    opened
 }
 
 /// One connection to the broker, and whether it still is one.

@@ -15,7 +15,7 @@ use crate::rabbit::consumer::Consumer;
 use crate::rabbit::dead_letters::DeadLetters;
 use crate::rabbit::replies::ReplySender;
 use crate::rabbit::topology::Topology;
-use crate::rabbit::{Broker, Error};
+use crate::rabbit::{self, Broker, Error};
 use crate::retry::Backoff;
 use crate::secret::HashSecret;
 use disposition::Disposition;
@@ -96,10 +96,14 @@ impl Worker {
         let Settings { broker, topology, limits, .. } = &self.settings;
         let consuming = broker.connect("earmark worker: requests").await?;
         let publishing = broker.connect("earmark worker: replies").await?;
-        topology.declare(&publishing).await?;
-        let replies = ReplySender::open(&publishing).await?;
-        let dead_letters = DeadLetters::open(&publishing, topology).await?;
-        let consumer = Consumer::open(&consuming, &topology.work_queue(), limits.prefetch).await?;
+        let opening = async {
+            topology.declare(&publishing).await?;
+            let replies = ReplySender::open(&publishing).await?;
+            let dead_letters = DeadLetters::open(&publishing, topology).await?;
+            let consumer = Consumer::open(&consuming, &topology.work_queue(), limits.prefetch).await?;
+            Ok((replies, dead_letters, consumer))
+        };
+        let (replies, dead_letters, consumer) = rabbit::open(&[&consuming, &publishing], opening).await?;
         let acknowledger = consumer.acknowledger();
         let (decoded, messages) = mpsc::channel(usize::from(limits.prefetch));
         // Two: one being answered, one waiting. More would only grow what a crash makes others do again.

@@ -10,53 +10,48 @@ use tokio::time::Instant;
 /// How soon after the last fault's end the first success has to come.
 const RECOVERY: Duration = Duration::from_secs(10);
 
-/// Serves, loses a server, refuses at once in the meantime, and serves again by itself when the server is back.
-async fn survives(stop: &[&str], start: &[&str]) {
+/// Serves, loses a server by a restart and then by a crash, refuses at once in the meantime, and serves again by itself
+/// when the server is back.
+async fn survives(server: &str) {
     let Some(servers) = Servers::alone().await else { return };
     let app = App::on(servers).await;
     let business = app.create_business(1_000_000);
     let (intake, worker) = (app.start("intake").await, app.start("worker").await);
     let client = app.client(&intake, &business);
     assert_allocated(&client.create("ann@example.com", 1).await);
-    app.servers().control(stop).await;
-    eventually("it refuses", async || client.create("bob@example.com", 1).await.status == 503).await;
-    let refused = Instant::now();
-    assert_eq!(client.create("bob@example.com", 1).await.status, 503);
-    assert!(refused.elapsed() < Duration::from_secs(1), "a refusal waits for nothing");
-    assert!(!intake.is_ready().await && !worker.is_ready().await);
-    app.servers().control(start).await;
-    succeeds_again(&client).await;
-    eventually("both are ready", async || intake.is_ready().await && worker.is_ready().await).await;
+    // The restart comes first: RabbitMQ forgets the leader of a queue that was created moments before a crash.
+    for stop in [["stop", server].as_slice(), &["stop", server, "--immediate"]] {
+        app.servers().control(stop).await;
+        eventually("it refuses", async || client.create("bob@example.com", 1).await.status == 503).await;
+        let refused = Instant::now();
+        assert_eq!(client.create("bob@example.com", 1).await.status, 503);
+        assert!(refused.elapsed() < Duration::from_secs(1), "a refusal waits for nothing");
+        assert!(!intake.is_ready().await && !worker.is_ready().await);
+        app.servers().control(&["start", server]).await;
+        succeeds_again(&client, &[&intake, &worker]).await;
+        eventually("both are ready", async || intake.is_ready().await && worker.is_ready().await).await;
+    }
     assert_eq!(client.user_balance("ann@example.com").await, 1);
     app.finish([intake, worker]).await;
 }
 
-async fn succeeds_again(client: &Client) {
+async fn succeeds_again(client: &Client, processes: &[&Process]) {
     let back = Instant::now();
     while client.create("carl@example.com", 1).await.status != 200 {
-        assert!(back.elapsed() < RECOVERY, "no success within {RECOVERY:?} of the server's return");
+        let logs = || processes.iter().map(|process| process.log()).collect::<Vec<_>>();
+        assert!(back.elapsed() < RECOVERY, "no success within {RECOVERY:?} of the server's return: {:#?}", logs());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
 #[tokio::test]
-async fn a_restart_of_postgres_is_survived() {
-    survives(&["stop", "postgres"], &["start", "postgres"]).await;
+async fn a_restart_and_a_crash_of_postgres_are_survived() {
+    survives("postgres").await;
 }
 
 #[tokio::test]
-async fn a_crash_of_postgres_is_survived() {
-    survives(&["stop", "postgres", "--immediate"], &["start", "postgres"]).await;
-}
-
-#[tokio::test]
-async fn a_restart_of_rabbitmq_is_survived() {
-    survives(&["stop", "rabbitmq"], &["start", "rabbitmq"]).await;
-}
-
-#[tokio::test]
-async fn a_crash_of_rabbitmq_is_survived() {
-    survives(&["stop", "rabbitmq", "--immediate"], &["start", "rabbitmq"]).await;
+async fn a_restart_and_a_crash_of_rabbitmq_are_survived() {
+    survives("rabbitmq").await;
 }
 
 #[tokio::test]
