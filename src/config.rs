@@ -43,7 +43,8 @@ pub struct Process {
     #[arg(long, env = "AMQP_URL", hide_env_values = true)]
     amqp_url: String,
     /// The secret behind payout users' hashes and request ids: hexadecimal, at least 32 bytes (`openssl rand -hex 32`).
-    /// The same in every process, for ever: with another secret all users get other hashes
+    /// The same in every process, for ever: with another secret new users get hashes of another kind, and the ids of
+    /// earlier requests are not known any more
     #[arg(long, env = "EARMARK_HASH_SECRET", hide_env_values = true)]
     hash_secret: String,
     /// What the names of all queues begin with: several deployments can share one broker

@@ -7,12 +7,15 @@ use crate::ledger::{
     Amount, BusinessId, Email, IdempotencyKey, KeyClaim, Millis, Outcome, Request, RequestId, UserHash, Verdict,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use uuid::Uuid;
 
 /// The version of both envelopes.
 pub const VERSION: u32 = 1;
+/// AMQP's own limit, in bytes.
+const MAX_QUEUE_NAME: usize = 255;
 
 /// One request in a message. `deadline` is in milliseconds since 1970, `amount` in cents.
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,7 +79,9 @@ pub fn write_request(request: &Request) -> Vec<u8> {
 
 /// Makes one message of requests that are serialised already.
 pub fn pack_requests<'a>(reply_to: &str, items: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let mut message = format!("{{\"version\":{VERSION},\"reply_to\":\"{reply_to}\",\"requests\":[").into_bytes();
+    let mut message = format!("{{\"version\":{VERSION},\"reply_to\":").into_bytes();
+    message.extend_from_slice(&to_json(&reply_to));
+    message.extend_from_slice(b",\"requests\":[");
     for (index, item) in items.enumerate() {
         if index > 0 {
             message.push(b',');
@@ -89,9 +94,12 @@ pub fn pack_requests<'a>(reply_to: &str, items: impl Iterator<Item = &'a [u8]>) 
 
 /// Reads a message. One unreadable request spoils no other; a message that is no message at all is an error, in words.
 pub fn read_requests(body: &[u8]) -> Result<RequestMessage, String> {
-    let envelope: RequestEnvelope = serde_json::from_slice(body).map_err(|error| format!("not a message: {error}"))?;
+    let envelope: RequestEnvelope = serde_json::from_slice(body).map_err(|error| unreadable("message", &error))?;
     if envelope.version != VERSION {
         return Err(format!("message version {}, this worker reads {VERSION}", envelope.version));
+    }
+    if envelope.reply_to.len() > MAX_QUEUE_NAME {
+        return Err(format!("reply_to is longer than {MAX_QUEUE_NAME} bytes"));
     }
     let mut message = RequestMessage { reply_to: envelope.reply_to.into_owned(), requests: vec![], unreadable: vec![] };
     for item in envelope.requests {
@@ -106,8 +114,18 @@ pub fn read_requests(body: &[u8]) -> Result<RequestMessage, String> {
     Ok(message)
 }
 
+/// Why something could not be read, and where: never what stood there, as reasons are logged.
+fn unreadable(what: &str, error: &serde_json::Error) -> String {
+    let kind = match error.classify() {
+        Category::Io | Category::Syntax => "no JSON",
+        Category::Data => "a field is missing or of the wrong kind",
+        Category::Eof => "cut short",
+    };
+    format!("not a {what}: {kind}, line {} column {}", error.line(), error.column())
+}
+
 fn read_request(text: &str) -> Result<Request, String> {
-    let item: RequestItem = serde_json::from_str(text).map_err(|error| format!("not a request: {error}"))?;
+    let item: RequestItem = serde_json::from_str(text).map_err(|error| unreadable("request", &error))?;
     let key = match item.key {
         None => None,
         Some(key) => {
@@ -147,6 +165,9 @@ struct ReplyItem<'a> {
     hash: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     epoch: Option<i64>,
+    /// The request whose success is told again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    original: Option<Uuid>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -160,13 +181,17 @@ struct ReplyEnvelope<'a> {
 pub fn write_replies(replies: &[Reply]) -> Vec<u8> {
     let items = replies.iter().map(|reply| {
         let (verdict, epoch) = match reply.verdict {
-            Verdict::Replayed => ("replayed", None),
+            Verdict::Replayed { .. } => ("replayed", None),
             Verdict::KeyReused => ("key_reused", None),
             Verdict::StaleEpoch { current } => ("stale_epoch", Some(current)),
             Verdict::Decided(outcome) => (outcome.as_str(), None),
         };
+        let original = match reply.verdict {
+            Verdict::Replayed { original } => Some(Uuid::from_u128(original.as_u128())),
+            Verdict::KeyReused | Verdict::StaleEpoch { .. } | Verdict::Decided(_) => None,
+        };
         let hash = reply.hash.map(|hash| hex::encode(hash.0).into());
-        ReplyItem { id: Uuid::from_u128(reply.id.as_u128()), verdict: verdict.into(), hash, epoch }
+        ReplyItem { id: Uuid::from_u128(reply.id.as_u128()), verdict: verdict.into(), hash, epoch, original }
     });
     to_json(&ReplyEnvelope { version: VERSION, replies: items.collect() })
 }
@@ -185,7 +210,7 @@ pub fn read_replies(body: &[u8]) -> Vec<Reply> {
 
 fn read_reply(item: &ReplyItem) -> Option<Reply> {
     let verdict = match (item.verdict.as_ref(), item.epoch) {
-        ("replayed", _) => Verdict::Replayed,
+        ("replayed", _) => Verdict::Replayed { original: RequestId::from_u128(item.original?.as_u128()) },
         ("key_reused", _) => Verdict::KeyReused,
         ("stale_epoch", Some(current)) => Verdict::StaleEpoch { current },
         (outcome, _) => Verdict::Decided(Outcome::parse(outcome)?),
@@ -291,7 +316,7 @@ mod tests {
         let hash = Some(UserHash([7; 32]));
         let id = RequestId::from_u128(9);
         let mut replies = vec![
-            Reply { id, verdict: Verdict::Replayed, hash },
+            Reply { id, verdict: Verdict::Replayed { original: RequestId::from_u128(8) }, hash },
             Reply { id, verdict: Verdict::KeyReused, hash: None },
             Reply { id, verdict: Verdict::StaleEpoch { current: 4 }, hash: None },
         ];

@@ -3,7 +3,7 @@
 use crate::config::{IntakeSettings, Process, WorkerSettings};
 use crate::intake::{self, Intake};
 use crate::ops::{self, Impediments};
-use crate::postgres::Postgres;
+use crate::postgres::{Error, Postgres};
 use crate::retry::Backoff;
 use crate::worker::{self, Worker};
 use crate::{cut, shutdown};
@@ -63,10 +63,6 @@ async fn run(
     let postgres = process.postgres(intake_settings.as_ref().map_or(1, |settings| settings.read_connections))?;
     let intake = intake_settings.map(|settings| open_intake(&process, settings, &postgres)).transpose()?;
     let worker = worker_settings.map(|settings| open_worker(&process, settings, &postgres)).transpose()?;
-    let listener = match &intake {
-        Some((_, settings)) => Some(bind(settings.listen, "EARMARK_LISTEN").await?),
-        None => None,
-    };
     let impediments = impediments(intake.as_ref().map(|(intake, _)| Arc::clone(intake)), worker.clone());
     let stopped = CancellationToken::new();
     if let Some(address) = process.ops_listen {
@@ -76,6 +72,10 @@ async fn run(
     if !wait_for_schema(&postgres, &stop).await? {
         return Ok(());
     }
+    let listener = match &intake {
+        Some((_, settings)) => Some(bind(settings.listen, "EARMARK_LISTEN").await?),
+        None => None,
+    };
     let worker_stop = CancellationToken::new();
     let working = worker.map(|worker| tokio::spawn(worker.run(worker_stop.clone())));
     if let (Some((intake, _)), Some(listener)) = (intake, listener) {
@@ -84,7 +84,10 @@ async fn run(
     stop.cancelled().await;
     worker_stop.cancel();
     if let Some(working) = working {
-        working.await?;
+        match tokio::time::timeout(process.shutdown_grace, working).await {
+            Ok(worked) => worked?,
+            Err(_) => tracing::warn!("grace period over: the batch in hand comes again to another worker"),
+        }
     }
     stopped.cancel();
     Ok(())
@@ -149,7 +152,7 @@ async fn wait_for_schema(postgres: &Postgres, stop: &CancellationToken) -> anyho
                 ensure!(missing == 0, "the schema lacks {missing} migrations of this program: run `earmark migrate`");
                 return Ok(true);
             }
-            Err(error) if error.is_retryable() => tracing::warn!(%error, "waiting for postgres"),
+            Err(Error::Transient(error)) => tracing::warn!(error, "waiting for postgres"),
             Err(error) => return Err(error.into()),
         }
         tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }

@@ -193,8 +193,8 @@ pub struct Session {
 
 impl Session {
     async fn open(broker: &Broker, topology: &Topology, packing: Limits) -> Result<Arc<Self>, Error> {
-        let publishing = broker.connect("earmark intake: requests").await?;
-        let consuming = broker.connect("earmark intake: replies").await?;
+        let (consuming, publishing) =
+            broker.connect_twice("earmark intake: replies", "earmark intake: requests").await?;
         let reply_queue = topology.reply_queue(rand::random());
         let opening = async {
             topology.declare(&publishing).await?;
@@ -202,7 +202,6 @@ impl Session {
             Ok((consumer, Publisher::open(&publishing, &topology.work_queue(), packing).await?))
         };
         let (consumer, publisher) = rabbit::open(&[&publishing, &consuming], opening).await?;
-        publishing.tie(&consuming);
         let waiters = Arc::new(Waiters::new());
         let (outgoing, incoming) = mpsc::unbounded_channel();
         tokio::spawn(deliver(consumer, Arc::clone(&waiters)));
@@ -236,10 +235,10 @@ impl Session {
 
 /// Brings replies to those who wait for them, until the connection is lost.
 async fn deliver(mut consumer: Consumer, waiters: Arc<Waiters>) {
+    let _failed = waiters.fail_when_dropped();
     while let Some(delivery) = consumer.next().await {
         for reply in wire::read_replies(&delivery.body) {
             waiters.wake(reply.id.as_u128(), Event::Reply(reply));
         }
     }
-    waiters.fail_all();
 }

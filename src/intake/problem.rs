@@ -1,8 +1,11 @@
 //! Every answer that the intake gives, byte for byte.
 //!
 //! The answers that say "no funds were debited" while nobody decided anything take a proof, which only the places that
-//! have one can make: [`NeverPublished`] (`submit.rs`), [`Voided`] (`postgres/allocations.rs`). There is no other way to
-//! build a 500 or a 503, and a test reads the sources to keep it so.
+//! have one can make: a 503 takes [`NeverPublished`] (`submit.rs`), a 500 takes [`Voided`] (`postgres/allocations.rs`).
+//! There is no other way to build a 500 or a 503, and a test reads the sources to keep it so.
+//!
+//! What dies before anything was published is a 503 and not a 500: a 500 speaks for all that was sent under its
+//! `Idempotency-Key`, and nobody has looked at the key.
 
 use super::submit::NeverPublished;
 use crate::ledger::{RequestId, UserHash};
@@ -24,13 +27,6 @@ enum Debited {
     Yes,
     No,
     Unknown,
-}
-
-/// Why an answer may say that no funds were debited.
-#[derive(Debug)]
-pub enum Proof {
-    NeverPublished(NeverPublished),
-    Voided(Voided),
 }
 
 /// An answer, ready but for the headers that depend on the endpoint.
@@ -149,11 +145,7 @@ pub fn key_reused() -> Answer {
 }
 
 /// 500: this never debits, for ever.
-pub fn unexpected(proof: Proof) -> Answer {
-    match proof {
-        Proof::NeverPublished(_) => tracing::warn!(proof = "never_published", "answered 500"),
-        Proof::Voided(_) => tracing::info!(proof = "voided", "answered 500"),
-    }
+pub fn unexpected(_proof: Voided) -> Answer {
     Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred. No funds were debited.")
 }
 

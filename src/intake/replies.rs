@@ -49,8 +49,23 @@ impl Waiters {
         self.lock().take();
     }
 
+    /// The same when the guard is dropped, by a panic too: a task holds it without which nobody would be woken.
+    pub fn fail_when_dropped(self: &Arc<Self>) -> FailGuard {
+        FailGuard(Arc::clone(self))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<HashMap<u128, oneshot::Sender<Event>>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Fails all waiters when it is dropped.
+#[derive(Debug)]
+pub struct FailGuard(Arc<Waiters>);
+
+impl Drop for FailGuard {
+    fn drop(&mut self) {
+        self.0.fail_all();
     }
 }
 

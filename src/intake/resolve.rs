@@ -8,6 +8,8 @@ use crate::ledger::Request;
 use crate::postgres::allocations::{self, Resolution};
 use crate::postgres::{Error, Postgres, Session};
 use crate::retry::Backoff;
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -41,7 +43,8 @@ impl Resolver {
     pub fn start(postgres: &Postgres, tracker: TaskTracker, abandon: &CancellationToken) -> Self {
         let start = |_| {
             let (sender, receiver) = mpsc::unbounded_channel();
-            let task = Task { jobs: receiver, session: postgres.session(), abandon: abandon.clone() };
+            let (session, abandon) = (postgres.session(), abandon.clone());
+            let task = Task { jobs: receiver, in_hand: Vec::with_capacity(BATCH), session, abandon };
             tokio::spawn(task.run());
             sender
         };
@@ -62,56 +65,72 @@ impl Resolver {
 
 struct Task {
     jobs: mpsc::UnboundedReceiver<Job>,
+    /// Taken from the channel and not yet resolved. Kept here, so that nothing is lost by a panic.
+    in_hand: Vec<Job>,
     session: Session,
     abandon: CancellationToken,
 }
 
 impl Task {
+    /// Resolves until there is nothing more to come; goes on after a panic with what it had in hand.
     async fn run(mut self) {
-        let mut jobs = Vec::with_capacity(BATCH);
-        loop {
-            let abandon = self.abandon.clone();
-            let count = tokio::select! { count = self.jobs.recv_many(&mut jobs, BATCH) => count, () = abandon.cancelled() => 0 };
-            if count == 0 {
-                return;
-            }
-            cut::at(Cut::I6).await;
-            let (keyed, plain): (Vec<Job>, Vec<Job>) = jobs.drain(..).partition(|job| job.request.key.is_some());
-            self.resolve_together(plain).await;
-            for job in keyed {
-                self.resolve_alone(job).await;
-            }
+        let mut backoff = Backoff::for_connections();
+        while let Err(panic) = AssertUnwindSafe(self.resolve_all()).catch_unwind().await {
+            let reason = panic.downcast_ref::<&str>().copied().unwrap_or("in words of its own");
+            tracing::error!(reason, "the resolver panicked");
+            backoff.wait().await;
         }
     }
 
-    /// All at once; one by one if that cannot be.
-    async fn resolve_together(&mut self, jobs: Vec<Job>) {
-        let requests: Vec<&Request> = jobs.iter().map(|job| &job.request).collect();
-        if requests.is_empty() {
-            return;
-        }
-        match self.session.run(async |connection| allocations::void_many(connection, &requests).await).await {
-            Ok(resolutions) => {
-                cut::at(Cut::I7).await;
-                jobs.into_iter().zip(resolutions).for_each(|(job, resolution)| finish(job, resolution));
+    async fn resolve_all(&mut self) {
+        loop {
+            if self.in_hand.is_empty() {
+                let receiving = self.jobs.recv_many(&mut self.in_hand, BATCH);
+                let count = tokio::select! { count = receiving => count, () = self.abandon.cancelled() => 0 };
+                if count == 0 {
+                    return;
+                }
             }
-            Err(error) => {
-                tracing::warn!(%error, requests = jobs.len(), "not resolved yet");
-                for job in jobs {
-                    self.resolve_alone(job).await;
+            cut::at(Cut::I6).await;
+            self.resolve_together().await;
+            while !self.in_hand.is_empty() {
+                self.resolve_next().await;
+                if self.abandon.is_cancelled() {
+                    return;
                 }
             }
         }
     }
 
-    /// Again and again, until it is resolved.
-    async fn resolve_alone(&mut self, job: Job) {
+    /// All without a key at once. If that cannot be, they stay in hand.
+    async fn resolve_together(&mut self) {
+        let plain: Vec<&Request> =
+            self.in_hand.iter().map(|job| &job.request).filter(|request| request.key.is_none()).collect();
+        if plain.is_empty() {
+            return;
+        }
+        match self.session.run(async |connection| allocations::void_many(connection, &plain).await).await {
+            Ok(resolutions) => {
+                cut::at(Cut::I7).await;
+                let (plain, keyed) = self.in_hand.drain(..).partition(|job| job.request.key.is_none());
+                self.in_hand = keyed;
+                Vec::into_iter(plain).zip(resolutions).for_each(|(job, resolution)| finish(job, resolution));
+            }
+            Err(error) => tracing::warn!(%error, requests = plain.len(), "not resolved yet"),
+        }
+    }
+
+    /// The last in hand, again and again, until it is resolved.
+    async fn resolve_next(&mut self) {
         let mut backoff = Backoff::for_connections();
-        while !self.abandon.is_cancelled() {
-            match self.void_one(&job.request).await {
+        while let (Some(job), false) = (self.in_hand.last(), self.abandon.is_cancelled()) {
+            match void_one(&mut self.session, &job.request).await {
                 Ok(resolution) => {
                     cut::at(Cut::I7).await;
-                    return finish(job, resolution);
+                    if let Some(job) = self.in_hand.pop() {
+                        finish(job, resolution);
+                    }
+                    return;
                 }
                 Err(error) if error.is_retryable() => tracing::warn!(%error, "not resolved yet"),
                 Err(error) => tracing::error!(%error, "not resolved: this needs a person"),
@@ -119,17 +138,17 @@ impl Task {
             tokio::select! { () = backoff.wait() => {}, () = self.abandon.cancelled() => {} }
         }
     }
+}
 
-    async fn void_one(&mut self, request: &Request) -> Result<Resolution, Error> {
-        let voiding = async |connection: &mut _| match request.key {
-            Some(_) => allocations::void_keyed(connection, request).await,
-            None => {
-                let resolution = allocations::void_many(connection, &[request]).await?.pop();
-                resolution.ok_or_else(|| Error::Fatal("no resolution for a request".to_owned()))
-            }
-        };
-        self.session.run(voiding).await
-    }
+async fn void_one(session: &mut Session, request: &Request) -> Result<Resolution, Error> {
+    let voiding = async |connection: &mut _| match request.key {
+        Some(_) => allocations::void_keyed(connection, request).await,
+        None => {
+            let resolution = allocations::void_many(connection, &[request]).await?.pop();
+            resolution.ok_or_else(|| Error::Fatal("no resolution for a request".to_owned()))
+        }
+    };
+    session.run(voiding).await
 }
 
 fn finish(job: Job, resolution: Resolution) {
@@ -137,7 +156,7 @@ fn finish(job: Job, resolution: Resolution) {
     match &resolution {
         Resolution::Voided(_) => tracing::info!(%request_id, "voided"),
         Resolution::Allocated(_) => tracing::info!(%request_id, "late success"),
-        Resolution::Replayed(_) => tracing::info!(%request_id, "late replay"),
+        Resolution::Replayed { .. } => tracing::info!(%request_id, "late replay"),
         Resolution::KeyReused | Resolution::PayoutsDisabled | Resolution::InsufficientBalance => {
             tracing::info!(%request_id, "late refusal");
         }

@@ -6,7 +6,7 @@
 
 use super::Intake;
 use super::lookup::{self, Failure};
-use super::problem::{self, Answer, Proof};
+use super::problem::{self, Answer};
 use super::submit::{self, Submission, Unpublished};
 use super::validate::{Ask, Invalid, read_ask};
 use crate::ledger::{IdempotencyKey, RequestId};
@@ -35,7 +35,7 @@ pub fn router(intake: Arc<Intake>) -> Router {
         .route("/payout/user", get(payout_user).fallback(read_not_allowed))
         .route("/payout/requests", get(request_by_key).fallback(read_not_allowed))
         .route("/payout/requests/{request_id}", get(request_by_id).fallback(read_not_allowed))
-        .fallback(async || problem::not_found().into_response())
+        .fallback(not_found)
         .with_state(intake)
 }
 
@@ -53,7 +53,7 @@ async fn create(State(intake): State<Arc<Intake>>, request: Request) -> Response
         Err(panic) => {
             tracing::error!(%panic, "a request's task died");
             match trail.after_death() {
-                Ok(never) => (problem::unexpected(Proof::NeverPublished(never)), None),
+                Ok(never) => (problem::unavailable(never), None),
                 Err(published) => {
                     intake.tracker.track_future(submit::resolve(&intake, published, None, "its task died")).await
                 }
@@ -187,10 +187,14 @@ where
         Ok(Err(Failure::Unreachable)) => problem::unavailable(unpublished.never()),
         Err(panic) => {
             tracing::error!(%panic, "a request's task died");
-            problem::unexpected(Proof::NeverPublished(unpublished.never()))
+            problem::unavailable(unpublished.never())
         }
     };
     closing(intake, answer.into_response())
+}
+
+async fn not_found(State(intake): State<Arc<Intake>>) -> Response {
+    closing(&intake, problem::not_found().into_response())
 }
 
 async fn create_not_allowed(State(intake): State<Arc<Intake>>) -> Response {

@@ -7,7 +7,7 @@
 //! resolve            void it, or learn what happened → 500 or a late answer · no database in time → 504
 //! ```
 
-use super::problem::{self, Answer, Proof};
+use super::problem::{self, Answer};
 use super::replies::Event;
 use super::validate::Ask;
 use super::{Intake, Session};
@@ -118,9 +118,9 @@ pub async fn submit(intake: &Intake, unpublished: Unpublished, submission: Submi
             Ok(None) => return resolve(intake, request, Some(permit), "broker connection lost").await,
             Err(_) => return resolve(intake, request, Some(permit), "no reply in time").await,
         };
-        if let Some(answer) = answer_of(&reply) {
+        if let Some(submitted) = answer_of(&reply) {
             cut::at(Cut::I5).await;
-            return (answer, Some(request.id));
+            return submitted;
         }
         let Verdict::StaleEpoch { current } = reply.verdict else {
             return resolve(intake, request, Some(permit), "voided by the worker").await;
@@ -148,15 +148,17 @@ fn new_request(intake: &Intake, submission: &Submission, epoch: i64) -> Request 
     }
 }
 
-/// The answer that a reply gives by itself; `None` if the ledger has to be asked.
-fn answer_of(reply: &Reply) -> Option<Answer> {
+/// The answer that a reply gives by itself; `None` if the ledger has to be asked. A success that is told again is told
+/// with the id of the request that had it.
+fn answer_of(reply: &Reply) -> Option<Submitted> {
+    let own = |answer| Some((answer, Some(reply.id)));
     match (reply.verdict, reply.hash) {
-        (Verdict::Decided(Outcome::Allocated), Some(hash)) => Some(problem::allocated(hash, false)),
-        (Verdict::Replayed, Some(hash)) => Some(problem::allocated(hash, true)),
-        (Verdict::KeyReused, _) => Some(problem::key_reused()),
-        (Verdict::Decided(Outcome::PayoutsDisabled), _) => Some(problem::payouts_disabled()),
-        (Verdict::Decided(Outcome::InsufficientBalance), _) => Some(problem::insufficient_balance()),
-        (Verdict::Decided(Outcome::Allocated) | Verdict::Replayed, None)
+        (Verdict::Decided(Outcome::Allocated), Some(hash)) => own(problem::allocated(hash, false)),
+        (Verdict::Replayed { original }, Some(hash)) => Some((problem::allocated(hash, true), Some(original))),
+        (Verdict::KeyReused, _) => own(problem::key_reused()),
+        (Verdict::Decided(Outcome::PayoutsDisabled), _) => own(problem::payouts_disabled()),
+        (Verdict::Decided(Outcome::InsufficientBalance), _) => own(problem::insufficient_balance()),
+        (Verdict::Decided(Outcome::Allocated) | Verdict::Replayed { .. }, None)
         | (Verdict::Decided(Outcome::Voided) | Verdict::StaleEpoch { .. }, _) => None,
     }
 }
@@ -166,23 +168,23 @@ pub async fn resolve(intake: &Intake, request: Request, permit: Option<OwnedSema
     let id = request.id;
     tracing::info!(request_id = %uuid::Uuid::from_u128(id.as_u128()), why, "resolving");
     let resolution = intake.resolver.resolve(request, permit);
-    let answer = match tokio::time::timeout(intake.budgets.resolve, resolution).await {
-        Ok(Ok(resolution)) => late_answer(resolution),
+    match tokio::time::timeout(intake.budgets.resolve, resolution).await {
+        Ok(Ok(resolution)) => late_answer(id, resolution),
         Ok(Err(_)) | Err(_) => {
             tracing::warn!(request_id = %uuid::Uuid::from_u128(id.as_u128()), "answered 504: the database cannot be reached");
-            problem::unknown(id)
+            (problem::unknown(id), Some(id))
         }
-    };
-    (answer, Some(id))
+    }
 }
 
-fn late_answer(resolution: Resolution) -> Answer {
-    match resolution {
-        Resolution::Voided(voided) => problem::unexpected(Proof::Voided(voided)),
+fn late_answer(id: RequestId, resolution: Resolution) -> Submitted {
+    let answer = match resolution {
+        Resolution::Voided(voided) => problem::unexpected(voided),
         Resolution::Allocated(hash) => problem::allocated(hash, false),
-        Resolution::Replayed(hash) => problem::allocated(hash, true),
+        Resolution::Replayed { original, hash } => return (problem::allocated(hash, true), Some(original)),
         Resolution::KeyReused => problem::key_reused(),
         Resolution::PayoutsDisabled => problem::payouts_disabled(),
         Resolution::InsufficientBalance => problem::insufficient_balance(),
-    }
+    };
+    (answer, Some(id))
 }

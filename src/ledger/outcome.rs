@@ -1,5 +1,7 @@
 //! What was decided. Both lists are closed, and in order of precedence: of two outcomes that fit, the earlier one holds.
 
+use super::RequestId;
+
 /// The decision on one request, as its row says it. Written once, never changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
@@ -36,7 +38,7 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// An earlier request under the same key, with the same email and amount, was allocated: its success again.
-    Replayed,
+    Replayed { original: RequestId },
     /// An earlier request under the same key, with another email or amount, was allocated.
     KeyReused,
     /// The key has moved on to this epoch since the request was sent.
@@ -49,7 +51,7 @@ impl Verdict {
     /// What the request's own row says.
     pub fn outcome(self) -> Outcome {
         match self {
-            Self::Replayed | Self::KeyReused | Self::StaleEpoch { .. } => Outcome::Voided,
+            Self::Replayed { .. } | Self::KeyReused | Self::StaleEpoch { .. } => Outcome::Voided,
             Self::Decided(outcome) => outcome,
         }
     }

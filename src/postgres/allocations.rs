@@ -177,7 +177,10 @@ pub enum Resolution {
     /// The worker was first.
     Allocated(UserHash),
     /// Another request under the same key, with the same email and amount, was allocated.
-    Replayed(UserHash),
+    Replayed {
+        original: RequestId,
+        hash: UserHash,
+    },
     /// Another request under the same key, with another email or amount, was allocated.
     KeyReused,
     PayoutsDisabled,
@@ -215,10 +218,11 @@ pub async fn void_keyed(connection: &mut PgConnection, request: &Request) -> Res
         {
             Resolution::KeyReused
         }
-        (Some((_, email, _)), Some(Resolution::Voided(_))) => {
+        (Some((original, email, _)), Some(Resolution::Voided(_))) => {
             let hashes = find_hashes(&mut transaction, &[(request.business, email)]).await?;
             let hash = hashes.into_values().next();
-            Resolution::Replayed(hash.ok_or_else(|| Error::Fatal("an allocation without its user".to_owned()))?)
+            let hash = hash.ok_or_else(|| Error::Fatal("an allocation without its user".to_owned()))?;
+            Resolution::Replayed { original: *original, hash }
         }
         (_, Some(resolution)) => resolution,
         (_, None) => return Err(Error::Fatal("no resolution for a request".to_owned())),

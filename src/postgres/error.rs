@@ -6,6 +6,10 @@ pub enum Error {
     /// Postgres said that nothing happened, or could not be asked at all. Asking again may succeed.
     #[error("transient: {0}")]
     Transient(String),
+    /// The server turns this program away: wrong password, no such database, no right to a table, or a server that may
+    /// forget commits. A person has to mend it; until then nothing can be said of any request.
+    #[error("postgres refuses: {0}")]
+    Refused(String),
     /// The answer to a COMMIT was lost: it happened, or it did not. Only reading the rows tells.
     #[error("outcome unknown: {0}")]
     Unknown(String),
@@ -21,7 +25,7 @@ impl Error {
     /// Whether the same request can be sent again as it is. After [`Error::Unknown`] only under the same request ids.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Transient(_) | Self::Unknown(_) => true,
+            Self::Transient(_) | Self::Refused(_) | Self::Unknown(_) => true,
             Self::Constraint { .. } | Self::Fatal(_) => false,
         }
     }
@@ -31,7 +35,7 @@ impl Error {
         match &error {
             sqlx::Error::Database(database) => match class(database.code().as_deref()) {
                 Class::Rollback | Class::Integrity | Class::Data => Self::from(error),
-                Class::Operator | Class::Other => Self::Unknown(error.to_string()),
+                Class::Operator | Class::Access | Class::Other => Self::Unknown(error.to_string()),
             },
             _ => Self::Unknown(error.to_string()),
         }
@@ -46,16 +50,22 @@ enum Class {
     Integrity,
     /// 22 bad values, 42 and 0A statements that cannot run, 54 limits of the program.
     Data,
+    /// 28 authorization, 3D no such database, 42501 insufficient privilege.
+    Access,
     /// 08 connection, 25 transaction timed out, 53 resources, 57 shutdown and cancel, 58 system, XX internal.
     Operator,
     Other,
 }
 
 fn class(code: Option<&str>) -> Class {
+    if code == Some("42501") {
+        return Class::Access;
+    }
     match code.and_then(|code| code.get(..2)) {
         Some("40" | "55") => Class::Rollback,
         Some("23") => Class::Integrity,
         Some("22" | "42" | "0A" | "54") => Class::Data,
+        Some("28" | "3D") => Class::Access,
         Some("08" | "25" | "53" | "57" | "58" | "XX") => Class::Operator,
         Some(_) | None => Class::Other,
     }
@@ -72,7 +82,9 @@ impl From<sqlx::Error> for Error {
                     None => Self::Fatal(text),
                 },
                 Class::Data | Class::Other => Self::Fatal(text),
+                Class::Access => Self::Refused(text),
             },
+            sqlx::Error::Configuration(_) => Self::Refused(text),
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
             | sqlx::Error::Protocol(_)

@@ -7,6 +7,7 @@ use lapin::message::Delivery as RawDelivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
+use tokio_util::sync::DropGuard;
 
 /// One message from a queue.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct Delivery {
 /// A consumer of one queue. Its stream ends when its link is lost, for whatever reason.
 pub struct Consumer {
     link: Link,
+    /// Nobody consumes any more when this is dropped, by a panic too.
+    _ended: DropGuard,
     channel: Channel,
     stream: lapin::Consumer,
 }
@@ -33,7 +36,7 @@ impl Consumer {
         channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions::default();
         let stream = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
-        Ok(Self { link: link.clone(), channel, stream })
+        Ok(Self { link: link.clone(), _ended: link.lost_when_dropped(), channel, stream })
     }
 
     /// Declares and consumes a reply queue. Nothing is acknowledged there: a lost reply is looked up in the ledger.
@@ -42,7 +45,7 @@ impl Consumer {
         topology.declare_replies(&channel, queue).await?;
         let options = BasicConsumeOptions { no_ack: true, exclusive: true, ..BasicConsumeOptions::default() };
         let stream = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
-        Ok(Self { link: link.clone(), channel, stream })
+        Ok(Self { link: link.clone(), _ended: link.lost_when_dropped(), channel, stream })
     }
 
     pub fn acknowledger(&self) -> Acknowledger {

@@ -1,7 +1,7 @@
 //! Messages that nobody can apply, kept for a person, each with its reason.
 
 use super::topology::Topology;
-use super::{Error, Link};
+use super::{ANSWER_TIMEOUT, Error, Link};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
@@ -28,6 +28,7 @@ impl DeadLetters {
         let placed = tokio::select! {
             placed = self.publish(body, reason) => placed,
             () = self.link.lost() => Err(Error("connection lost".to_owned())),
+            () = tokio::time::sleep(ANSWER_TIMEOUT) => Err(Error("the broker confirms nothing".to_owned())),
         };
         placed.inspect_err(|error| self.link.give_up(&error.to_string()))
     }

@@ -16,7 +16,7 @@ use lapin::{Channel, Connection, ConnectionProperties, Event};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Anything that went wrong with the broker. There is one way to go on: connect again.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,10 @@ const HEARTBEAT_SECONDS: u16 = 10;
 /// hangs while it starts does not keep anybody from asking again when it has started.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long the broker may take to confirm: far longer than it ever takes, so that a queue that is stuck for good is
+/// noticed, and what waits for it does not pile up.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
 impl Broker {
     /// Reads `amqp://user:password@host:port/vhost`.
     pub fn parse(url: &str) -> Result<Self, Error> {
@@ -50,8 +54,24 @@ impl Broker {
         Ok(Self { uri })
     }
 
+    /// Opens two connections, one to consume over and one to publish over. They are lost together: who needs two cannot
+    /// work with one.
+    pub async fn connect_twice(&self, consuming: &str, publishing: &str) -> Result<(Link, Link), Error> {
+        let consuming = self.connect(consuming).await?;
+        match self.connect(publishing).await {
+            Ok(publishing) => {
+                consuming.tie(&publishing);
+                Ok((consuming, publishing))
+            }
+            Err(error) => {
+                consuming.close().await;
+                Err(error)
+            }
+        }
+    }
+
     /// Opens a connection that the broker's own lists show under `name`.
-    pub async fn connect(&self, name: &str) -> Result<Link, Error> {
+    async fn connect(&self, name: &str) -> Result<Link, Error> {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let connecting = Connection::connect_uri(self.uri.clone(), properties);
         let connection = tokio::time::timeout(OPEN_TIMEOUT, connecting)
@@ -120,8 +140,13 @@ impl Link {
         }
     }
 
-    /// Loses both links as soon as either is lost: who needs two connections cannot work with one.
-    pub fn tie(&self, other: &Link) {
+    /// Loses the link when the guard is dropped: a task holds it without which the link is of no use.
+    fn lost_when_dropped(&self) -> DropGuard {
+        self.lost.clone().drop_guard()
+    }
+
+    /// Loses both links as soon as either is lost.
+    fn tie(&self, other: &Link) {
         let (one, other) = (self.clone(), other.clone());
         tokio::spawn(async move {
             tokio::select! {

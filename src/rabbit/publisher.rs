@@ -7,12 +7,13 @@
 //! What the broker says is used to give up early, never as proof: an unroutable message is confirmed, so is one whose
 //! queue was just deleted, and a message that could not be written may be written later.
 
-use super::{Error, Link};
+use super::{ANSWER_TIMEOUT, Error, Link};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use std::collections::HashMap;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// One thing to publish, opaque but for its tag.
 #[derive(Debug)]
@@ -68,7 +69,10 @@ impl Publisher {
         on_trouble: impl Fn(u128, Trouble),
     ) {
         let link = self.link.clone();
+        // However this ends, by a panic too, nobody must go on counting on it.
+        let _ended = link.lost_when_dropped();
         let mut confirms = FuturesUnordered::new();
+        let mut progress = Instant::now();
         let mut waiting = Vec::with_capacity(self.limits.pack);
         loop {
             let room = confirms.len() < self.limits.window;
@@ -77,11 +81,18 @@ impl Publisher {
                 () = link.lost() => return,
                 Some(done) = confirms.next(), if !confirms.is_empty() => {
                     let (message_id, confirmed): (String, _) = done;
+                    progress = Instant::now();
                     self.confirmed(&message_id, confirmed, &on_trouble);
+                }
+                () = tokio::time::sleep_until(progress + ANSWER_TIMEOUT), if !confirms.is_empty() => {
+                    return link.give_up("the broker confirms nothing");
                 }
                 count = incoming.recv_many(&mut waiting, self.limits.pack), if room => {
                     if count == 0 {
                         return;
+                    }
+                    if confirms.is_empty() {
+                        progress = Instant::now();
                     }
                     let published = tokio::select! { published = self.publish(&waiting, &pack) => published, () = link.lost() => return };
                     match published {

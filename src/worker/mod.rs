@@ -8,7 +8,6 @@ pub mod disposition;
 pub mod gather;
 pub mod settle;
 
-use crate::clock;
 use crate::cut::{self, Cut};
 use crate::postgres::{Health, Postgres};
 use crate::rabbit::consumer::Consumer;
@@ -94,8 +93,8 @@ impl Worker {
     /// One pair of connections, from their opening to their loss.
     async fn session(&self, stop: &CancellationToken) -> Result<(), Error> {
         let Settings { broker, topology, limits, .. } = &self.settings;
-        let consuming = broker.connect("earmark worker: requests").await?;
-        let publishing = broker.connect("earmark worker: replies").await?;
+        let (consuming, publishing) =
+            broker.connect_twice("earmark worker: requests", "earmark worker: replies").await?;
         let opening = async {
             topology.declare(&publishing).await?;
             let replies = ReplySender::open(&publishing).await?;
@@ -112,7 +111,6 @@ impl Worker {
         tracing::info!("worker consumes");
 
         let session = stop.child_token();
-        consuming.tie(&publishing);
         let watching = tokio::spawn({
             let (link, session) = (consuming.clone(), session.clone());
             async move {
@@ -134,14 +132,12 @@ impl Worker {
 
     /// Settles batch after batch until the session ends.
     async fn settle_all(&self, mut batches: Batches, settled: mpsc::Sender<Disposition>, session: &CancellationToken) {
-        let mut settler = Settler::new(&self.settings.postgres, self.settings.secret.clone());
+        let mut settler = Settler::new(&self.settings);
         loop {
             let batch = tokio::select! { biased; () = session.cancelled() => return, batch = batches.next() => batch };
             let Some(batch) = batch else { return };
             cut::at(Cut::W1).await;
-            let tolerance = i64::try_from(self.settings.limits.clock_tolerance.as_millis()).unwrap_or(i64::MAX);
-            let now = clock::now_millis().saturating_sub(tolerance);
-            let Some(results) = settler.settle(&batch, now, session).await else { return };
+            let Some(results) = settler.settle(&batch, session).await else { return };
             cut::at(Cut::W6).await;
             if settled.send(Disposition::of(batch, results)).await.is_err() {
                 return;

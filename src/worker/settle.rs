@@ -9,13 +9,15 @@
 //!
 //! Nobody is answered before the commit is.
 
+use super::Settings;
 use super::gather::Batch;
+use crate::clock;
 use crate::cut::{self, Cut};
 use crate::ledger::{
     BusinessId, Decision, Email, IdempotencyKey, Keys, Millis, Outcome, Request, RequestId, UserHash, Verdict, decide,
 };
 use crate::postgres::allocations::{self, Decided};
-use crate::postgres::{self, Error, PgConnection, Postgres, Session, businesses, keys, users};
+use crate::postgres::{self, Error, PgConnection, Session, businesses, keys, users};
 use crate::retry::Backoff;
 use crate::secret::HashSecret;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -34,6 +36,8 @@ pub enum Settled {
 pub struct Settler {
     session: Session,
     secret: HashSecret,
+    /// How much later than its deadline, by this worker's clock, a request is still applied.
+    clock_tolerance: Millis,
 }
 
 /// What one transaction came to.
@@ -45,15 +49,19 @@ enum Attempt {
 }
 
 impl Settler {
-    pub fn new(postgres: &Postgres, secret: HashSecret) -> Self {
-        Self { session: postgres.session(), secret }
+    pub fn new(settings: &Settings) -> Self {
+        Self {
+            session: settings.postgres.session(),
+            secret: settings.secret.clone(),
+            clock_tolerance: i64::try_from(settings.limits.clock_tolerance.as_millis()).unwrap_or(i64::MAX),
+        }
     }
 
     /// Settles a batch: one result for each of its requests, in order. `None` if the session ended first; then nobody is
     /// answered, and the messages come again.
     ///
-    /// Requests whose deadline is before `now` are voided.
-    pub async fn settle(&mut self, batch: &Batch, now: Millis, session: &CancellationToken) -> Option<Vec<Settled>> {
+    /// Requests whose deadline has passed are voided.
+    pub async fn settle(&mut self, batch: &Batch, session: &CancellationToken) -> Option<Vec<Settled>> {
         let requests = &batch.requests;
         let (unique, first) = first_of_each(requests);
         let mut groups: VecDeque<Vec<usize>> = if batch.one_by_one {
@@ -63,7 +71,7 @@ impl Settler {
         };
         let mut results: Vec<Option<Settled>> = vec![None; requests.len()];
         while let Some(mut group) = groups.pop_front() {
-            match self.settle_group(requests, &mut group, &mut results, now, session).await? {
+            match self.settle_group(requests, &mut group, &mut results, session).await? {
                 Ok(()) => {}
                 Err(reason) if group.len() == 1 => {
                     self.void_rejected(&requests[group[0]]).await;
@@ -87,13 +95,13 @@ impl Settler {
         requests: &[Request],
         group: &mut Vec<usize>,
         results: &mut [Option<Settled>],
-        now: Millis,
         session: &CancellationToken,
     ) -> Option<Result<(), String>> {
         let mut backoff = Backoff::for_transactions();
         while !group.is_empty() {
             let chosen: Vec<Request> = group.iter().map(|&index| requests[index].clone()).collect();
             let secret = &self.secret;
+            let now = clock::now_millis().saturating_sub(self.clock_tolerance);
             match self.session.run(async |connection| attempt(connection, secret, &chosen, now).await).await {
                 Ok(Attempt::Committed(settled)) => {
                     group.drain(..).zip(settled).for_each(|(index, settled)| results[index] = Some(settled));
@@ -174,7 +182,7 @@ async fn attempt(
     postgres::commit(transaction).await?;
     cut::at(Cut::W5).await;
     let settled = requests.iter().zip(&decision.verdicts).map(|(request, &verdict)| {
-        let success = matches!(verdict, Verdict::Replayed | Verdict::Decided(Outcome::Allocated));
+        let success = matches!(verdict, Verdict::Replayed { .. } | Verdict::Decided(Outcome::Allocated));
         let hash = || hashes.get(&(request.business, request.email.clone())).copied();
         Settled::Decided(verdict, if success { hash() } else { None })
     });
@@ -208,7 +216,7 @@ async fn replayed_hashes(
     requests: &[Request],
     decision: &Decision,
 ) -> Result<users::Hashes, Error> {
-    let replayed = |(request, verdict): (_, &Verdict)| (*verdict == Verdict::Replayed).then_some(request);
+    let replayed = |(request, verdict): (_, &Verdict)| matches!(verdict, Verdict::Replayed { .. }).then_some(request);
     let wanted: Vec<(BusinessId, &Email)> = requests
         .iter()
         .zip(&decision.verdicts)
@@ -224,6 +232,10 @@ async fn replayed_hashes(
 /// The result of a request that was decided before.
 fn from_row(row: &Decided, request: &Request) -> Settled {
     if row.is_of(request) {
+        if row.outcome == Outcome::Voided {
+            let request_id = uuid::Uuid::from_u128(request.id.as_u128());
+            tracing::info!(%request_id, "voided before it arrived");
+        }
         return Settled::Decided(Verdict::Decided(row.outcome), row.hash);
     }
     Settled::Rejected("its id belongs to another request".to_owned())

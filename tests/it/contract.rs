@@ -67,7 +67,7 @@ async fn everything_that_is_not_a_working_secret_key_is_the_same_401() {
         &[format!("Bearer {mistyped}")],
         &[format!("Bearer {never_issued}")],
         &[format!("Basic {secret}")],
-        &[secret.clone()],
+        std::slice::from_ref(secret),
         &["Bearer ".to_owned()],
         &[format!("Bearer {secret}"), format!("Bearer {secret}")],
     ];

@@ -141,7 +141,7 @@ fn only_a_proof_makes_an_answer_that_says_no_funds_were_debited() {
     let problem = std::fs::read_to_string(source_root().join("intake/problem.rs")).expect("the answers");
     assert_eq!(problem.matches("StatusCode::INTERNAL_SERVER_ERROR").count(), 1);
     assert_eq!(problem.matches("StatusCode::SERVICE_UNAVAILABLE").count(), 1);
-    assert!(problem.contains("pub fn unexpected(proof: Proof) -> Answer"));
+    assert!(problem.contains("pub fn unexpected(_proof: Voided) -> Answer"));
     assert!(problem.contains("pub fn unavailable(_proof: NeverPublished) -> Answer"));
     // ... and the proofs by those who have them.
     let submit = std::fs::read_to_string(source_root().join("intake/submit.rs")).expect("the submission");

@@ -5,6 +5,7 @@ mod allocate;
 mod commands;
 mod contract;
 mod deploy;
+mod faults;
 mod harness;
 mod house;
 mod outages;

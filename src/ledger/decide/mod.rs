@@ -90,9 +90,9 @@ impl Book {
         };
         let name = (request.business, claim.key.clone());
         let state = self.keys.get(&name).or_else(|| stored.get(&name)).cloned().unwrap_or_default();
-        if let Some((_, email, amount)) = &state.allocated {
+        if let Some((original, email, amount)) = &state.allocated {
             let same = *email == request.email && *amount == request.amount;
-            return if same { Verdict::Replayed } else { Verdict::KeyReused };
+            return if same { Verdict::Replayed { original: *original } } else { Verdict::KeyReused };
         }
         if claim.epoch != state.epoch {
             return Verdict::StaleEpoch { current: state.epoch };

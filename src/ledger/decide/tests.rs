@@ -67,7 +67,7 @@ fn a_key_debits_once_and_a_void_under_it_raises_its_epoch() {
         Verdict::StaleEpoch { current: 1 },
         Verdict::Decided(Outcome::InsufficientBalance),
         Verdict::Decided(Outcome::Allocated),
-        Verdict::Replayed,
+        Verdict::Replayed { original: RequestId::from_u128(4) },
         Verdict::KeyReused,
     ];
     assert_eq!(decision.verdicts, expected);
@@ -75,4 +75,123 @@ fn a_key_debits_once_and_a_void_under_it_raises_its_epoch() {
     let [change] = decision.keys.as_slice() else { panic!("{:?}", decision.keys) };
     assert_eq!((change.state.epoch, change.is_new), (1, true));
     assert_eq!(change.state.allocated.as_ref().map(|(id, _, _)| *id), Some(RequestId::from_u128(4)));
+}
+
+mod properties {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// Requests of three businesses, to four users, half of them under one of three keys, some of them late.
+    fn any_requests() -> impl Strategy<Value = Vec<Request>> {
+        let one = (1..=3_u128, 0..4_u8, 1..40_i64, 0..5_i64, proptest::option::of((0..3_u8, 0..3_i64)));
+        proptest::collection::vec(one, 0..40).prop_map(|rows| {
+            let numbered = rows.into_iter().enumerate();
+            numbered
+                .map(|(index, (of, user, cents, late, key))| Request {
+                    deadline: if late == 0 { NOW - 1 } else { NOW },
+                    key: key.map(|(name, epoch)| KeyClaim {
+                        key: IdempotencyKey::new(&format!("k{name}")).unwrap(),
+                        epoch,
+                    }),
+                    ..request(index as u128, of, &format!("user{user}@example.com"), cents)
+                })
+                .collect()
+        })
+    }
+
+    fn any_accounts() -> impl Strategy<Value = Accounts> {
+        proptest::collection::vec((0..200_i64, proptest::bool::weighted(0.8)), 2..=3).prop_map(|rows| {
+            let numbered = (1..).zip(rows).map(|(id, (balance, enabled))| (id, balance, enabled));
+            accounts(&numbered.collect::<Vec<_>>())
+        })
+    }
+
+    /// What a decision leaves behind for the next one.
+    fn apply(accounts: &mut Accounts, keys: &mut Keys, decision: &Decision) {
+        for (id, balance) in &decision.balances {
+            accounts.get_mut(id).unwrap().payout_balance = *balance;
+        }
+        for change in &decision.keys {
+            keys.insert((change.business, change.key.clone()), change.state.clone());
+        }
+    }
+
+    fn sums(credits: &[Credit]) -> BTreeMap<(BusinessId, Email), i64> {
+        let mut sums = BTreeMap::new();
+        for credit in credits {
+            *sums.entry((credit.business, credit.email.clone())).or_default() += credit.cents;
+        }
+        sums
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_gives_what_one_by_one_gives(accounts in any_accounts(), requests in any_requests()) {
+            let together = decide(&accounts, &Keys::new(), &requests, NOW);
+            let (mut accounts_left, mut keys_left) = (accounts.clone(), Keys::new());
+            let (mut verdicts, mut credits) = (vec![], vec![]);
+            for request in &requests {
+                let alone = decide(&accounts_left, &keys_left, std::slice::from_ref(request), NOW);
+                apply(&mut accounts_left, &mut keys_left, &alone);
+                verdicts.extend(alone.verdicts);
+                credits.extend(alone.credits);
+            }
+            let (mut accounts_after, mut keys_after) = (accounts, Keys::new());
+            apply(&mut accounts_after, &mut keys_after, &together);
+            prop_assert_eq!(&together.verdicts, &verdicts);
+            prop_assert_eq!(sums(&together.credits), sums(&credits));
+            prop_assert_eq!(accounts_after, accounts_left);
+            prop_assert_eq!(keys_after, keys_left);
+        }
+
+        #[test]
+        fn money_is_conserved_and_no_balance_is_negative(accounts in any_accounts(), requests in any_requests()) {
+            let decision = decide(&accounts, &Keys::new(), &requests, NOW);
+            let mut after = accounts.clone();
+            apply(&mut after, &mut Keys::new(), &decision);
+            prop_assert!(after.values().all(|account| account.payout_balance >= 0));
+            for (id, account) in &accounts {
+                let credited: i64 = decision.credits.iter().filter(|c| c.business == *id).map(|c| c.cents).sum();
+                prop_assert_eq!(account.payout_balance - after[id].payout_balance, credited);
+                let allocated: i64 = requests
+                    .iter()
+                    .zip(&decision.verdicts)
+                    .filter(|(r, v)| r.business == *id && **v == Verdict::Decided(Outcome::Allocated))
+                    .map(|(r, _)| r.amount.cents())
+                    .sum();
+                prop_assert_eq!(credited, allocated);
+            }
+        }
+
+        #[test]
+        fn a_key_allocates_at_most_once(accounts in any_accounts(), requests in any_requests()) {
+            let decision = decide(&accounts, &Keys::new(), &requests, NOW);
+            let mut allocated = BTreeMap::<_, u32>::new();
+            for (request, verdict) in requests.iter().zip(&decision.verdicts) {
+                if let (Some(claim), Verdict::Decided(Outcome::Allocated)) = (&request.key, verdict) {
+                    *allocated.entry((request.business, claim.key.clone())).or_default() += 1;
+                }
+            }
+            prop_assert!(allocated.values().all(|count| *count == 1), "{:?}", allocated);
+        }
+
+        #[test]
+        fn a_request_is_refused_only_if_what_was_decided_before_it_left_too_little(
+            accounts in any_accounts(), requests in any_requests()
+        ) {
+            let decision = decide(&accounts, &Keys::new(), &requests, NOW);
+            let mut left = accounts;
+            for (request, verdict) in requests.iter().zip(&decision.verdicts) {
+                let Some(account) = left.get_mut(&request.business) else { continue };
+                match verdict {
+                    Verdict::Decided(Outcome::Allocated) => account.payout_balance -= request.amount.cents(),
+                    Verdict::Decided(Outcome::InsufficientBalance) => {
+                        prop_assert!(account.payout_balance < request.amount.cents());
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
 }

@@ -91,6 +91,10 @@ impl Process {
         Some(entry["fields"]["address"].as_str()?.to_owned())
     }
 
+    pub fn listens(&self) -> bool {
+        self.address("EARMARK_LISTEN").is_some()
+    }
+
     /// Where the intake answers. To be called when it is ready.
     pub fn url(&self) -> String {
         format!("http://{}", self.address("EARMARK_LISTEN").expect("an intake that listens"))

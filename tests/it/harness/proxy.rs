@@ -105,10 +105,6 @@ impl Proxy {
         }
     }
 
-    pub fn mode(&self) -> Mode {
-        self.shared.mode()
-    }
-
     /// Resets every open connection, on both sides. New ones are served as the mode says.
     pub fn reset_all(&self) {
         let fresh = self.shared.stop.child_token();
@@ -134,16 +130,6 @@ impl Proxy {
     pub async fn sprung(&self, count: u64) {
         // Fails only when the sender is gone, and `self` owns it.
         self.shared.fired.subscribe().wait_for(|fired| *fired >= count).await.ok();
-    }
-
-    /// The number of traps that have fired since the start, counted as [`Proxy::sprung`] does.
-    pub fn fired(&self) -> u64 {
-        *self.shared.fired.borrow()
-    }
-
-    /// The number of connections open now. One that was reset counts until its task has seen that.
-    pub fn connections(&self) -> usize {
-        self.shared.tasks.len()
     }
 }
 

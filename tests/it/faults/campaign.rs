@@ -1,0 +1,526 @@
+//! Everything at once, from a seed: two intakes, two workers, clients with and without keys that hang up now and then,
+//! and faults of every kind, one after the other or several together.
+//!
+//! `make chaos` runs it for as long as one likes. What a run saw goes to a file of JSON lines.
+
+use super::history::{Attempt, Operation, statuses};
+use super::load::{Habits, Load};
+use super::site::{Role, Site, Way};
+use crate::harness::process::Process;
+use crate::harness::proxy::{Mode, Moment, Protocol, Side, Trap};
+use crate::harness::servers::Servers;
+use earmark::postgres::{self, Postgres, overview};
+use lapin::options::QueueDeleteOptions;
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{RngExt, SeedableRng};
+use sqlx::{Connection, PgConnection};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+const HABITS: Habits = Habits { keyed: 0.4, hang_up: 0.08, pause: Duration::from_millis(60), operations: usize::MAX };
+const CLIENTS: u64 = 24;
+/// L1: how soon after the last fault's end the first success has to come.
+const RECOVERY: Duration = Duration::from_secs(10);
+/// How many intakes and how many workers.
+const EACH: usize = 2;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Kill(Role),
+    /// SIGSTOP, and later SIGCONT.
+    Freeze(Role),
+    Terminate(Role),
+    /// A process is replaced by one with an armed cut point.
+    Cut(Role, &'static str),
+    Reset(Way),
+    BlackHole(Way),
+    Delay(Way),
+    Refuse(Way),
+    Trap(Way, Trap),
+    RestartRabbit,
+    CrashRabbit,
+    MemoryAlarm,
+    FullQueue,
+    DeleteQueue,
+    CloseConnections,
+    RestartPostgres,
+    CrashPostgres,
+    TerminateBackends,
+    LockHotRow,
+}
+
+const CUTS: [(Role, &str); 24] = [
+    (Role::Intake, "I1=abort@20"),
+    (Role::Intake, "I2=abort@20"),
+    (Role::Intake, "I3=abort@20"),
+    (Role::Intake, "I5=abort@20"),
+    (Role::Intake, "I6=abort"),
+    (Role::Intake, "I7=abort"),
+    (Role::Intake, "I3=panic@10"),
+    (Role::Intake, "I5=panic@10"),
+    (Role::Intake, "I6=panic"),
+    (Role::Intake, "I7=panic"),
+    (Role::Intake, "I6=hold:1500ms"),
+    (Role::Worker, "W1=abort@5"),
+    (Role::Worker, "W2=abort@5"),
+    (Role::Worker, "W3=abort@5"),
+    (Role::Worker, "W4=abort@5"),
+    (Role::Worker, "W5=abort@5"),
+    (Role::Worker, "W6=abort@5"),
+    (Role::Worker, "W7=abort@5"),
+    (Role::Worker, "W2=panic@5"),
+    (Role::Worker, "W5=panic@5"),
+    (Role::Worker, "W6=panic@5"),
+    (Role::Worker, "W1=hold:2500ms@5"),
+    (Role::Worker, "W4=hold:1500ms@5"),
+    (Role::Worker, "W6=hold:2500ms@5"),
+];
+
+const COMMIT_LOST_ON_THE_WAY: Trap = Trap { at: Moment::Commit, side: Side::Before };
+const COMMIT_ANSWER_LOST: Trap = Trap { at: Moment::Commit, side: Side::After };
+const REPLY_LOST: Trap = Trap { at: Moment::Publish(".replies."), side: Side::Before };
+
+fn traps() -> Vec<Fault> {
+    let (void, publish) = (Moment::Statement("write_voids"), Moment::Publish(".allocations"));
+    let worker_amqp = Way(Role::Worker, Protocol::Amqp);
+    let intake_amqp = Way(Role::Intake, Protocol::Amqp);
+    let intake_postgres = Way(Role::Intake, Protocol::Postgres);
+    let mut traps = vec![
+        Fault::Trap(Way(Role::Worker, Protocol::Postgres), COMMIT_LOST_ON_THE_WAY),
+        Fault::Trap(Way(Role::Worker, Protocol::Postgres), COMMIT_ANSWER_LOST),
+        Fault::Trap(worker_amqp, REPLY_LOST),
+        Fault::Trap(worker_amqp, Trap { at: Moment::Ack, side: Side::Before }),
+        Fault::Trap(intake_amqp, Trap { at: Moment::Deliver, side: Side::Before }),
+    ];
+    for side in [Side::Before, Side::After] {
+        traps.push(Fault::Trap(intake_amqp, Trap { at: publish, side }));
+        traps.push(Fault::Trap(intake_postgres, Trap { at: void, side }));
+        traps.push(Fault::Trap(intake_postgres, Trap { at: Moment::Commit, side }));
+    }
+    traps
+}
+
+/// Every fault there is.
+fn all_faults() -> Vec<Fault> {
+    let mut all = vec![
+        Fault::RestartRabbit,
+        Fault::CrashRabbit,
+        Fault::MemoryAlarm,
+        Fault::FullQueue,
+        Fault::DeleteQueue,
+        Fault::CloseConnections,
+        Fault::RestartPostgres,
+        Fault::CrashPostgres,
+        Fault::TerminateBackends,
+        Fault::LockHotRow,
+    ];
+    for role in [Role::Intake, Role::Worker] {
+        all.extend([Fault::Kill(role), Fault::Freeze(role), Fault::Terminate(role)]);
+    }
+    for way in Way::ALL {
+        all.extend([Fault::Reset(way), Fault::BlackHole(way), Fault::Delay(way), Fault::Refuse(way)]);
+    }
+    all.extend(traps());
+    all.extend(CUTS.map(|(role, cut)| Fault::Cut(role, cut)));
+    all
+}
+
+impl Fault {
+    /// What it takes hold of: two faults of one thing cannot be had at once.
+    fn subject(self) -> String {
+        match self {
+            Self::Kill(role) | Self::Freeze(role) | Self::Terminate(role) | Self::Cut(role, _) => format!("{role:?}"),
+            Self::Reset(way) | Self::BlackHole(way) | Self::Delay(way) | Self::Refuse(way) | Self::Trap(way, _) => {
+                format!("{way:?}")
+            }
+            Self::RestartRabbit
+            | Self::CrashRabbit
+            | Self::MemoryAlarm
+            | Self::FullQueue
+            | Self::DeleteQueue
+            | Self::CloseConnections => "RabbitMQ".to_owned(),
+            Self::RestartPostgres | Self::CrashPostgres | Self::TerminateBackends | Self::LockHotRow => {
+                "Postgres".to_owned()
+            }
+        }
+    }
+
+    fn kind(self) -> String {
+        let shown = format!("{self:?}");
+        shown.split(['(', ' ']).next().unwrap_or_default().to_owned()
+    }
+}
+
+/// A campaign under way.
+struct Campaign {
+    site: Site,
+    load: Arc<Load>,
+    rng: StdRng,
+    processes: BTreeMap<(usize, usize), Process>,
+    /// What the processes that are gone have logged, by message.
+    logged: BTreeMap<String, u64>,
+    counts: BTreeMap<String, u64>,
+    /// How often it was tried whether all is well again.
+    probes: u64,
+    locker: Option<PgConnection>,
+}
+
+fn slot(role: Role, number: usize) -> (usize, usize) {
+    (if role == Role::Intake { 0 } else { 1 }, number)
+}
+
+impl Campaign {
+    async fn start(seed: u64, servers: Servers) -> Self {
+        let site = Site::new(servers).await;
+        let mut processes = BTreeMap::new();
+        for role in [Role::Intake, Role::Worker] {
+            for number in 0..EACH {
+                let process = site.spawn(role, None);
+                process.ready().await;
+                processes.insert(slot(role, number), process);
+            }
+        }
+        let first = &processes[&slot(Role::Intake, 0)];
+        let load = Load::new(site.app.client(first, &site.business), vec![first.url()]);
+        let mut campaign = Self {
+            site,
+            load,
+            rng: StdRng::seed_from_u64(seed),
+            processes,
+            logged: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            probes: 0,
+            locker: None,
+        };
+        campaign.tell_addresses();
+        campaign
+    }
+
+    fn tell_addresses(&mut self) {
+        let intakes = (0..EACH).map(|number| &self.processes[&slot(Role::Intake, number)]);
+        let urls: Vec<String> = intakes.filter(|process| process.listens()).map(Process::url).collect();
+        if !urls.is_empty() {
+            *self.load.urls.write().expect("the addresses") = urls;
+        }
+    }
+
+    fn count(&mut self, what: impl Into<String>) {
+        *self.counts.entry(what.into()).or_default() += 1;
+    }
+
+    /// Puts another process in the place of one that has ended.
+    fn replace(&mut self, role: Role, number: usize, cut: Option<&str>) {
+        let process = self.site.spawn(role, cut);
+        if let Some(old) = self.processes.insert(slot(role, number), process) {
+            self.remember(&old);
+        }
+    }
+
+    fn remember(&mut self, process: &Process) {
+        for entry in process.log() {
+            if let Some(message) = entry["fields"]["message"].as_str() {
+                *self.logged.entry(message.to_owned()).or_default() += 1;
+            }
+        }
+    }
+
+    fn process(&mut self, role: Role, number: usize) -> &mut Process {
+        self.processes.get_mut(&slot(role, number)).expect("every place is taken")
+    }
+
+    async fn control(&self, arguments: &[&str]) {
+        self.site.app.servers().control(arguments).await;
+    }
+
+    async fn begin(&mut self, fault: Fault, number: usize) {
+        match fault {
+            Fault::Kill(role) => self.process(role, number).kill().await,
+            Fault::Freeze(role) => self.process(role, number).signal("STOP"),
+            Fault::Terminate(role) => self.process(role, number).signal("TERM"),
+            Fault::Cut(role, cut) => {
+                self.process(role, number).kill().await;
+                self.replace(role, number, Some(cut));
+            }
+            Fault::Reset(way) => self.site.proxy(way).reset_all(),
+            Fault::BlackHole(way) => self.site.proxy(way).set(Mode::BlackHole),
+            Fault::Delay(way) => self.site.proxy(way).set(Mode::Delay(Duration::from_millis(40))),
+            Fault::Refuse(way) => self.site.proxy(way).set(Mode::Refuse),
+            Fault::Trap(way, trap) => self.site.proxy(way).arm(trap),
+            Fault::RestartRabbit => self.control(&["stop", "rabbitmq"]).await,
+            Fault::CrashRabbit => self.control(&["stop", "rabbitmq", "--immediate"]).await,
+            Fault::MemoryAlarm => {
+                self.control(&["rabbitmqctl", "set_vm_memory_high_watermark", "absolute", "1"]).await;
+            }
+            Fault::FullQueue => {
+                let pattern = format!("^{}$", self.site.app.work_queue().replace('.', "\\."));
+                let policy =
+                    ["rabbitmqctl", "set_policy", "full", &pattern, "{\"max-length\":0}", "--apply-to", "queues"];
+                self.control(&policy).await;
+            }
+            Fault::DeleteQueue => self.delete_queue().await,
+            Fault::CloseConnections => self.control(&["rabbitmqctl", "close_all_connections", "a test"]).await,
+            Fault::RestartPostgres => self.control(&["stop", "postgres"]).await,
+            Fault::CrashPostgres => self.control(&["stop", "postgres", "--immediate"]).await,
+            Fault::TerminateBackends => self.terminate_backends().await,
+            Fault::LockHotRow => self.lock_hot_row().await,
+        }
+    }
+
+    async fn end(&mut self, fault: Fault, number: usize) {
+        match fault {
+            Fault::Kill(role) => self.replace(role, number, None),
+            Fault::Freeze(role) => self.process(role, number).signal("CONT"),
+            Fault::Terminate(role) => {
+                let status = self.process(role, number).ended().await;
+                assert!(status.success(), "L3: {status}: {:#?}", self.process(role, number).log());
+                self.replace(role, number, None);
+            }
+            Fault::Cut(role, cut) => {
+                if self.process(role, number).logged("cut point reached") > 0 {
+                    self.count(format!("cut {cut}"));
+                }
+                self.process(role, number).kill().await;
+                self.replace(role, number, None);
+            }
+            Fault::Trap(way, trap) => {
+                if !self.site.proxy(way).is_armed() {
+                    self.count(format!("trap {way:?} {trap:?}"));
+                }
+                self.site.proxy(way).disarm();
+            }
+            Fault::Reset(way) | Fault::BlackHole(way) | Fault::Delay(way) | Fault::Refuse(way) => {
+                self.site.proxy(way).set(Mode::Pass);
+            }
+            Fault::RestartRabbit | Fault::CrashRabbit => self.control(&["start", "rabbitmq"]).await,
+            Fault::MemoryAlarm => {
+                self.control(&["rabbitmqctl", "set_vm_memory_high_watermark", "absolute", "1GB"]).await;
+            }
+            Fault::FullQueue => self.control(&["rabbitmqctl", "clear_policy", "full"]).await,
+            Fault::RestartPostgres | Fault::CrashPostgres => self.control(&["start", "postgres"]).await,
+            Fault::LockHotRow => self.locker = None,
+            Fault::DeleteQueue | Fault::CloseConnections | Fault::TerminateBackends => {}
+        }
+    }
+
+    async fn delete_queue(&self) {
+        let broker = self.site.app.broker().await;
+        let channel = broker.create_channel().await.expect("a channel");
+        let queue = self.site.app.work_queue();
+        let _ = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
+        let _ = broker.close(200, "done".into()).await;
+    }
+
+    async fn terminate_backends(&self) {
+        sqlx::query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name = 'earmark'",
+        )
+        .execute(&mut self.site.app.database().await)
+        .await
+        .expect("terminated");
+    }
+
+    async fn lock_hot_row(&mut self) {
+        let mut connection = PgConnection::connect(&self.site.app.database_url).await.expect("a connection");
+        sqlx::raw_sql("BEGIN; SELECT 1 FROM businesses FOR UPDATE").execute(&mut connection).await.expect("locked");
+        self.locker = Some(connection);
+    }
+
+    /// One to three faults of different things, for a while, and a moment to recover.
+    async fn strike(&mut self, faults: &[Fault], longest: Duration) {
+        let numbers: Vec<usize> = faults.iter().map(|_| self.rng.random_range(0..EACH)).collect();
+        for (&fault, &number) in faults.iter().zip(&numbers) {
+            self.count(fault.kind());
+            self.begin(fault, number).await;
+        }
+        let lasting = longest.mul_f64(self.rng.random_range(0.2..1.0));
+        let end = Instant::now() + lasting;
+        while Instant::now() < end {
+            self.tell_addresses();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for (&fault, &number) in faults.iter().zip(&numbers) {
+            self.end(fault, number).await;
+        }
+    }
+
+    /// L1: everything is well again, and says so within ten seconds.
+    async fn recover(&mut self) {
+        let healed = Instant::now();
+        let client = self.load.client.clone();
+        self.probes += 1;
+        let mut number = 0;
+        loop {
+            self.tell_addresses();
+            let url = self.load.urls.read().expect("the addresses")[0].clone();
+            let (client, email) = (client.at(url), format!("probe-{}-{number}@example.com", self.probes));
+            number += 1;
+            let sending = tokio::time::timeout(Duration::from_secs(4), client.try_create(&email, 1));
+            if matches!(sending.await, Ok(Ok(answer)) if answer.status == 200) {
+                break;
+            }
+            assert!(healed.elapsed() < RECOVERY, "L1: no success within {RECOVERY:?} of the last fault's end");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// A5: the books balance in every snapshot, also during the run.
+async fn watch_books(database_url: String, stop: CancellationToken, snapshots: Arc<AtomicU64>) {
+    let settings = postgres::Settings { url: database_url, pool_size: 1, timeout: Duration::from_secs(2) };
+    let postgres = Postgres::new(&settings, "audit").expect("a URL");
+    while !stop.is_cancelled() {
+        if let Ok(audit) = overview::audit(&postgres).await {
+            assert!(audit.differences.is_empty(), "A5: {audit:#?}");
+            snapshots.fetch_add(1, Ordering::Relaxed);
+        }
+        tokio::select! { () = tokio::time::sleep(Duration::from_millis(500)) => {}, () = stop.cancelled() => {} }
+    }
+}
+
+/// The faults of a campaign, in order: each once, then as many more as there is time for.
+struct Schedule {
+    once: Vec<Fault>,
+    rng: StdRng,
+    end: Instant,
+}
+
+impl Schedule {
+    fn new(seed: u64, faults: Vec<Fault>, end: Instant) -> Self {
+        let (mut rng, mut once) = (StdRng::seed_from_u64(seed.wrapping_add(1)), faults);
+        once.shuffle(&mut rng);
+        Self { once, rng, end }
+    }
+
+    fn next(&mut self, all: &[Fault]) -> Option<Vec<Fault>> {
+        let mut chosen = match self.once.pop() {
+            Some(fault) => vec![fault],
+            None if Instant::now() < self.end => vec![*all.choose(&mut self.rng)?],
+            None => return None,
+        };
+        let more = if self.rng.random_bool(0.3) { self.rng.random_range(1..=2) } else { 0 };
+        for _ in 0..more {
+            let another = *all.choose(&mut self.rng)?;
+            if chosen.iter().all(|fault| fault.subject() != another.subject()) {
+                chosen.push(another);
+            }
+        }
+        Some(chosen)
+    }
+}
+
+fn write_history(seed: u64, operations: &[Operation]) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("history-{seed}.jsonl"));
+    let mut file = std::io::BufWriter::new(std::fs::File::create(&path).expect("a file"));
+    for operation in operations {
+        serde_json::to_writer(&mut file, operation).expect("written");
+        file.write_all(b"\n").expect("written");
+    }
+    path
+}
+
+async fn run(seed: u64, duration: Duration, faults: Vec<Fault>, longest: Duration) {
+    let Some(servers) = Servers::alone().await else { return };
+    println!("seed {seed}");
+    let mut campaign = Campaign::start(seed, servers).await;
+    // RabbitMQ forgets the leader of a queue that was created moments before a crash: a clean restart comes first.
+    campaign.control(&["stop", "rabbitmq"]).await;
+    campaign.control(&["start", "rabbitmq"]).await;
+    campaign.recover().await;
+    let (stop, snapshots) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
+    let watching =
+        tokio::spawn(watch_books(campaign.site.app.database_url.clone(), stop.clone(), Arc::clone(&snapshots)));
+    let loading = tokio::spawn({
+        let load = Arc::clone(&campaign.load);
+        async move { load.run("user", seed, CLIENTS, HABITS).await }
+    });
+    let mut schedule = Schedule::new(seed, faults.clone(), Instant::now() + duration);
+    while let Some(chosen) = schedule.next(&faults) {
+        println!("{:>6} ms  {chosen:?}", campaign.load.start.elapsed().as_millis());
+        campaign.strike(&chosen, longest).await;
+        campaign.recover().await;
+    }
+    campaign.load.stop.cancel();
+    let mut operations = loading.await.expect("the clients");
+    stop.cancel();
+    watching.await.expect("the books balanced all the time");
+    let history = write_history(seed, &operations);
+    finish(campaign, &mut operations, snapshots.load(Ordering::Relaxed)).await;
+    println!("history: {}", history.display());
+}
+
+async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapshots: u64) {
+    for (_, process) in std::mem::take(&mut campaign.processes) {
+        process.signal("TERM");
+        let mut process = process;
+        let status = process.ended().await;
+        assert!(status.success(), "L3: {status}: {:#?}", process.log());
+        campaign.remember(&process);
+    }
+    // The probes were sent by the harness itself, and are no part of the clients' history.
+    let balances = campaign.site.balances().await;
+    operations.extend(
+        balances.iter().filter(|(email, _)| email.starts_with("probe-")).map(|(email, &amount)| Operation {
+            email: email.clone(),
+            amount,
+            key: None,
+            attempts: vec![],
+        }),
+    );
+    let letters = campaign.site.verify(operations).await;
+    println!("operations: {}, answers: {:?}", operations.len(), statuses(operations));
+    println!("faults: {:#?}", campaign.counts);
+    let seen = |message: &str| campaign.logged.get(message).copied().unwrap_or(0);
+    let trapped = |trap: Trap| -> u64 {
+        let name = format!("{trap:?}");
+        campaign.counts.iter().filter(|(what, _)| what.contains(&name)).map(|(_, count)| count).sum()
+    };
+    let evidence = [
+        ("late successes", seen("late success") + seen("late replay")),
+        ("voids", seen("voided")),
+        ("voids that beat their message", seen("voided before it arrived")),
+        ("messages redelivered", seen("message redelivered")),
+        ("commits in doubt", seen("commit in doubt")),
+        ("commits lost on the way", trapped(COMMIT_LOST_ON_THE_WAY)),
+        ("commits whose answer was lost", trapped(COMMIT_ANSWER_LOST)),
+        ("snapshots that balanced", snapshots),
+    ];
+    for (what, count) in evidence {
+        println!("{what}: {count}");
+    }
+    println!("dead letters: {letters}");
+    for (what, count) in evidence {
+        assert!(count > 0, "a campaign without {what} has proved nothing");
+    }
+    campaign.site.app.discard().await;
+}
+
+/// A part of all faults, enough to see each kind of evidence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_campaign_of_faults_breaks_no_promise() {
+    let mut faults = all_faults();
+    // The cut points and most traps have tests of their own, and the servers' restarts too.
+    faults.retain(|fault| match fault {
+        Fault::Cut(..) | Fault::RestartRabbit | Fault::CrashRabbit | Fault::RestartPostgres => false,
+        Fault::Trap(_, trap) => [COMMIT_LOST_ON_THE_WAY, COMMIT_ANSWER_LOST, REPLY_LOST].contains(trap),
+        _ => true,
+    });
+    run(20_261_123, Duration::ZERO, faults, Duration::from_secs(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "runs for as long as EARMARK_CHAOS_TIME says: `make chaos`"]
+async fn chaos() {
+    let time = std::env::var("EARMARK_CHAOS_TIME").unwrap_or_else(|_| "20m".to_owned());
+    let duration = humantime::parse_duration(&time).expect("EARMARK_CHAOS_TIME, like 20m");
+    let seed = std::env::var("EARMARK_CHAOS_SEED").ok().map(|seed| seed.parse().expect("EARMARK_CHAOS_SEED, a number"));
+    run(seed.unwrap_or_else(rand::random), duration, all_faults(), Duration::from_secs(6)).await;
+}

@@ -1,0 +1,181 @@
+//! A deployment whose every connection runs through a proxy of ours.
+
+use super::history::{Operation, violations};
+use crate::harness::process::Process;
+use crate::harness::proxy::{Protocol, Proxy};
+use crate::harness::servers::Servers;
+use crate::harness::{App, Business, SECRET, eventually};
+use earmark::ledger::{BusinessId, RequestId};
+use earmark::secret::HashSecret;
+use lapin::options::{BasicGetOptions, BasicPublishOptions};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use uuid::Uuid;
+
+/// Short enough for many faults a minute, long enough for a busy machine to answer in.
+const BUDGETS: [(&str, &str); 4] = [
+    ("EARMARK_REPLY_TIMEOUT", "1s"),
+    ("EARMARK_SETTLE_TIMEOUT", "1s"),
+    ("EARMARK_RESOLVE_TIMEOUT", "2s"),
+    ("EARMARK_SHUTDOWN_GRACE", "8s"),
+];
+
+/// Which of the two programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Intake,
+    Worker,
+}
+
+/// A way from one of the programs to one of the servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way(pub Role, pub Protocol);
+
+impl Way {
+    pub const ALL: [Self; 4] = [
+        Self(Role::Intake, Protocol::Postgres),
+        Self(Role::Intake, Protocol::Amqp),
+        Self(Role::Worker, Protocol::Postgres),
+        Self(Role::Worker, Protocol::Amqp),
+    ];
+}
+
+pub struct Site {
+    pub app: App,
+    pub business: Business,
+    proxies: Vec<(Way, Proxy)>,
+}
+
+/// The address in a URL: between `@` and the path.
+fn authority(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split_once('/').map_or(rest, |(authority, _)| authority);
+    rest.rsplit_once('@').map_or(rest, |(_, host)| host)
+}
+
+impl Site {
+    pub async fn new(servers: Servers) -> Self {
+        let app = App::on(servers).await;
+        let business = app.create_business(1_000_000_000);
+        let mut proxies = vec![];
+        for way in Way::ALL {
+            let url = if way.1 == Protocol::Postgres { &app.database_url } else { &app.amqp_url };
+            let upstream: SocketAddr = authority(url).parse().expect("an address in the URL");
+            proxies.push((way, Proxy::start(way.1, upstream).await.expect("a proxy")));
+        }
+        Self { app, business, proxies }
+    }
+
+    pub fn proxy(&self, way: Way) -> &Proxy {
+        self.proxies.iter().find(|(of, _)| *of == way).map(|(_, proxy)| proxy).expect("every way has one")
+    }
+
+    fn through(&self, way: Way) -> String {
+        let url = if way.1 == Protocol::Postgres { &self.app.database_url } else { &self.app.amqp_url };
+        url.replace(authority(url), &self.proxy(way).address().to_string())
+    }
+
+    /// Starts a program behind the proxies. `cut` arms a cut point.
+    pub fn spawn(&self, role: Role, cut: Option<&str>) -> Process {
+        let database_url = self.through(Way(role, Protocol::Postgres));
+        let amqp_url = self.through(Way(role, Protocol::Amqp));
+        let mut settings = vec![("DATABASE_URL", database_url.as_str()), ("AMQP_URL", amqp_url.as_str())];
+        settings.extend(BUDGETS);
+        settings.extend(cut.map(|cut| ("EARMARK_CUT", cut)));
+        self.app.spawn(if role == Role::Intake { "intake" } else { "worker" }, &settings)
+    }
+
+    /// Every payout user's balance.
+    pub async fn balances(&self) -> HashMap<String, i64> {
+        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT email, balance FROM payout_users")
+            .fetch_all(&mut self.app.database().await)
+            .await
+            .expect("balances");
+        rows.into_iter().collect()
+    }
+
+    /// Lets a worker settle all that waits, without faults.
+    async fn drain(&self) {
+        let process = self.app.start("serve").await;
+        let client = self.app.client(&process, &self.app.create_business(1));
+        self.app.until_queue_holds(&self.app.work_queue(), 0).await;
+        // Messages are settled in order: when this one is refused, all before it are settled.
+        eventually("the queue is settled", async || client.create("probe@example.com", 2).await.status == 400).await;
+        process.terminate().await;
+        assert_eq!(self.app.ready_messages(&self.app.work_queue()).await, 0, "A8: the work queue is empty");
+    }
+
+    /// Puts every dead letter back into the work queue, and says how many there were.
+    async fn replay_dead_letters(&self) -> usize {
+        let broker = self.app.broker().await;
+        let channel = broker.create_channel().await.expect("a channel");
+        let (from, to) = (self.app.dead_letter_queue(), self.app.work_queue());
+        let mut count = 0;
+        while let Some(letter) =
+            channel.basic_get(from.as_str().into(), BasicGetOptions { no_ack: true }).await.expect("a get")
+        {
+            let publishing = channel.basic_publish(
+                "".into(),
+                to.as_str().into(),
+                BasicPublishOptions::default(),
+                &letter.delivery.data,
+                letter.delivery.properties.clone(),
+            );
+            publishing.await.expect("published");
+            count += 1;
+        }
+        broker.close(200, "done".into()).await.expect("closed");
+        count
+    }
+
+    /// What is wrong, now that nothing runs any more: at once, after the queue is drained, and after every dead letter is
+    /// replayed. Answers the number of dead letters.
+    pub async fn verify(&self, operations: &[Operation]) -> usize {
+        self.assert_kept(operations, "at once").await;
+        self.drain().await;
+        self.assert_kept(operations, "after the queue drained").await;
+        let letters = self.replay_dead_letters().await;
+        if letters > 0 {
+            self.drain().await;
+            self.assert_kept(operations, "after every dead letter was replayed").await;
+        }
+        self.assert_decided(operations).await;
+        letters
+    }
+
+    async fn assert_kept(&self, operations: &[Operation], when: &str) {
+        let found = violations(operations, &self.balances().await);
+        assert!(found.is_empty(), "{when}: {} violations:\n{}", found.len(), found.join("\n"));
+        self.app.assert_clean_audit();
+    }
+
+    /// A8: every request whose id a client has been told is decided, and decided as the client was told.
+    async fn assert_decided(&self, operations: &[Operation]) {
+        let process = self.app.start("intake").await;
+        let client = self.app.client(&process, &self.business);
+        let secret: HashSecret = SECRET.parse().expect("a secret");
+        let business = BusinessId::from_u128(Uuid::parse_str(&self.business.id).expect("an id").as_u128());
+        let balances = self.balances().await;
+        for operation in operations {
+            for attempt in &operation.attempts {
+                let (Some(id), Some(status @ (200 | 400 | 500 | 504))) = (&attempt.request_id, attempt.status) else {
+                    continue;
+                };
+                let number = RequestId::from_u128(Uuid::parse_str(id).expect("an id").as_u128());
+                assert!(secret.issued(business, number), "{operation:?}");
+                let shown = client.get(&format!("/payout/requests/{id}")).await.json();
+                let state = shown["state"].as_str().expect("a state").to_owned();
+                let fits = match status {
+                    200 => state == "allocated",
+                    400 => state == "insufficient_balance",
+                    500 => state == "voided",
+                    _ => state != "pending",
+                };
+                assert!(fits, "{status} but {state}: {operation:?}");
+                let balance = balances.get(&operation.email).copied().unwrap_or(0);
+                assert!(state != "allocated" || balance == operation.amount, "{state} but {balance}: {operation:?}");
+            }
+        }
+        process.terminate().await;
+    }
+}
