@@ -467,14 +467,9 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
     }
     // The probes were sent by the harness itself, and are no part of the clients' history.
     let balances = campaign.site.balances().await;
-    operations.extend(
-        balances.iter().filter(|(email, _)| email.starts_with("probe-")).map(|(email, &amount)| Operation {
-            email: email.clone(),
-            amount,
-            key: None,
-            attempts: vec![],
-        }),
-    );
+    operations.extend(balances.iter().filter(|(email, _)| email.starts_with("probe-")).map(|(email, &amount)| {
+        Operation { email: email.clone(), amount, key: None, attempts: vec![Attempt::default()] }
+    }));
     let letters = campaign.site.verify(operations).await;
     println!("operations: {}, answers: {:?}", operations.len(), statuses(operations));
     println!("faults: {:#?}", campaign.counts);

@@ -168,9 +168,10 @@ async fn while_the_database_is_away_the_answer_is_504_and_the_request_is_decided
         (Some("The outcome is not known yet."), unknown.request_id())
     );
     app.servers().control(&["start", "postgres"]).await;
-    intake.ready().await;
     intake.until_logged("voided").await;
-    assert_eq!(client.get(&format!("/payout/requests/{id}")).await.json()["state"], "voided");
+    let path = format!("/payout/requests/{id}");
+    eventually("it is decided", async || client.get(&path).await.status == 200).await;
+    assert_eq!(client.get(&path).await.json()["state"], "voided");
     let worker = app.start("worker").await;
     app.finish([intake, worker]).await;
 }

@@ -72,8 +72,8 @@ async fn happens(site: &Site, mishap: Mishap, intake: &mut Process, worker: &mut
             site.proxy(way).sprung(1).await;
             return vec![];
         }
-        Mishap::Cut(Role::Intake, cut) if cut.ends_with("abort") => (Role::Intake, intake),
-        Mishap::Cut(Role::Worker, cut) if cut.ends_with("abort") => (Role::Worker, worker),
+        Mishap::Cut(Role::Intake, cut) if cut.contains("abort") => (Role::Intake, intake),
+        Mishap::Cut(Role::Worker, cut) if cut.contains("abort") => (Role::Worker, worker),
         Mishap::Cut(role, _) => {
             let process = if role == Role::Intake { intake } else { worker };
             process.until_logged("cut point reached").await;
