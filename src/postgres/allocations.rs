@@ -4,9 +4,9 @@
 //! A doubt is always resolved by an insert, never by a look: an insert waits for another transaction that holds the same
 //! key and then tells the truth, while a `SELECT` may see no row a moment before the other commits.
 
-use super::users::{Hashes, find_hashes, read_hash};
-use super::{Error, begin, businesses::LockedBusinesses, commit, keys};
-use crate::ledger::{BusinessId, Decision, Outcome, Request, RequestId, UserHash};
+use super::users::find_hashes;
+use super::{Error, begin, commit, keys};
+use crate::ledger::{BusinessId, Outcome, Request, RequestId, UserHash};
 use sqlx::PgConnection;
 use std::collections::HashMap;
 use time::OffsetDateTime;
@@ -16,98 +16,6 @@ use uuid::Uuid;
 /// request. Only this module makes one, and only after the commit.
 #[derive(Debug)]
 pub struct Voided(());
-
-/// What a transaction has written, before its commit.
-#[derive(Debug)]
-pub struct Written {
-    /// Rows of `allocations` that went in. Fewer than sent: some were decided before, and the whole must be rolled back.
-    pub rows: u64,
-    /// The stored hash of every user that was credited.
-    pub hashes: Hashes,
-}
-
-/// Writes a batch at once: payout balances, payout users (created or credited), allocation rows.
-///
-/// `hashes` has the hash to store for each credit, should its user be new. `_locked` is the right to do this.
-pub async fn write(
-    connection: &mut PgConnection,
-    _locked: &LockedBusinesses,
-    requests: &[Request],
-    decision: &Decision,
-    hashes: &[UserHash],
-) -> Result<Written, Error> {
-    let rows = Rows::of(requests, decision);
-    let credits = &decision.credits;
-    let (debited, balances): (Vec<Uuid>, Vec<i64>) =
-        decision.balances.iter().map(|(id, cents)| (Uuid::from_u128(id.as_u128()), *cents)).unzip();
-    let user_businesses: Vec<Uuid> = credits.iter().map(|credit| Uuid::from_u128(credit.business.as_u128())).collect();
-    let user_emails: Vec<&str> = credits.iter().map(|credit| credit.email.as_str()).collect();
-    let user_hashes: Vec<&[u8]> = hashes.iter().map(|hash| hash.0.as_slice()).collect();
-    let user_cents: Vec<i64> = credits.iter().map(|credit| credit.cents).collect();
-    let written = sqlx::query!(
-        r#"/* write_batch */
-        WITH rows AS (
-            INSERT INTO allocations (business_id, request_id, email, amount, outcome)
-            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[])
-            ON CONFLICT DO NOTHING RETURNING 1
-        ), debits AS (
-            UPDATE businesses b SET payout_balance = d.balance
-            FROM unnest($6::uuid[], $7::bigint[]) AS d (business_id, balance)
-            WHERE b.business_id = d.business_id
-        ), credits AS (
-            INSERT INTO payout_users AS u (business_id, email, hash, balance)
-            SELECT * FROM unnest($8::uuid[], $9::text[], $10::bytea[], $11::bigint[])
-            ON CONFLICT (business_id, email) DO UPDATE SET balance = u.balance + excluded.balance
-            RETURNING u.business_id, u.email, u.hash
-        )
-        SELECT count.rows AS "rows!", c.business_id AS "business_id?", c.email AS "email?", c.hash AS "hash?"
-        FROM (SELECT count(*) AS rows FROM rows) AS count LEFT JOIN credits c ON true"#,
-        &rows.businesses,
-        &rows.requests,
-        &rows.emails as &[&str],
-        &rows.cents,
-        &rows.outcomes as &[&str],
-        &debited,
-        &balances,
-        &user_businesses,
-        &user_emails as &[&str],
-        &user_hashes as &[&[u8]],
-        &user_cents
-    )
-    .fetch_all(connection)
-    .await?;
-    let count = written.first().map_or(0, |row| row.rows);
-    let hashes = written
-        .iter()
-        .filter_map(|row| Some(read_hash(row.business_id?, row.email.as_deref()?, row.hash.as_deref()?)))
-        .collect::<Result<_, _>>()?;
-    Ok(Written { rows: count.unsigned_abs(), hashes })
-}
-
-/// The rows of a batch, a vector a column, sorted by primary key: whoever else writes the same rows takes their locks in
-/// the same order.
-struct Rows<'a> {
-    businesses: Vec<Uuid>,
-    requests: Vec<Uuid>,
-    emails: Vec<&'a str>,
-    cents: Vec<i64>,
-    outcomes: Vec<&'static str>,
-}
-
-impl<'a> Rows<'a> {
-    fn of(requests: &'a [Request], decision: &Decision) -> Self {
-        let mut order: Vec<(&Request, Outcome)> =
-            requests.iter().zip(&decision.verdicts).map(|(request, verdict)| (request, verdict.outcome())).collect();
-        order.sort_unstable_by_key(|(request, _)| (request.business, request.id));
-        Self {
-            businesses: order.iter().map(|(request, _)| Uuid::from_u128(request.business.as_u128())).collect(),
-            requests: order.iter().map(|(request, _)| Uuid::from_u128(request.id.as_u128())).collect(),
-            emails: order.iter().map(|(request, _)| request.email.as_str()).collect(),
-            cents: order.iter().map(|(request, _)| request.amount.cents()).collect(),
-            outcomes: order.iter().map(|(_, outcome)| outcome.as_str()).collect(),
-        }
-    }
-}
 
 /// A decided request, as its row says.
 #[derive(Clone, Debug)]

@@ -122,17 +122,17 @@ fn read_state(
 }
 
 /// Key changes, a vector a column.
-struct Columns<'a> {
-    businesses: Vec<Uuid>,
-    names: Vec<&'a str>,
-    epochs: Vec<i64>,
-    requests: Vec<Option<Uuid>>,
-    emails: Vec<Option<&'a str>>,
-    amounts: Vec<Option<i64>>,
+pub(super) struct Columns<'a> {
+    pub businesses: Vec<Uuid>,
+    pub names: Vec<&'a str>,
+    pub epochs: Vec<i64>,
+    pub requests: Vec<Option<Uuid>>,
+    pub emails: Vec<Option<&'a str>>,
+    pub amounts: Vec<Option<i64>>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(changes: &[&'a KeyChange]) -> Self {
+    pub fn of(changes: &[&'a KeyChange]) -> Self {
         let allocated = |change: &&'a KeyChange| change.state.allocated.as_ref();
         Self {
             businesses: changes.iter().map(|change| Uuid::from_u128(change.business.as_u128())).collect(),

@@ -9,6 +9,7 @@
 
 pub mod allocations;
 pub mod api_keys;
+pub mod batches;
 pub mod businesses;
 mod error;
 mod health;

@@ -1,4 +1,8 @@
-//! One batch, one transaction: lock, decide, write, commit.
+//! One batch, one transaction.
+//!
+//! Two ways. A settler that knows the balances from its last batch decides on them and writes in one statement, which
+//! checks under the lock that they are still what they were: one round trip. Otherwise, and whenever something was decided
+//! before: lock, read, decide, write, commit.
 //!
 //! | what went wrong | what is done |
 //! |---|---|
@@ -14,9 +18,11 @@ use super::gather::Batch;
 use crate::clock;
 use crate::cut::{self, Cut};
 use crate::ledger::{
-    BusinessId, Decision, Email, IdempotencyKey, Keys, Millis, Outcome, Request, RequestId, UserHash, Verdict, decide,
+    Accounts, BusinessId, Decision, Email, IdempotencyKey, Keys, Millis, Outcome, Request, RequestId, UserHash,
+    Verdict, decide,
 };
 use crate::postgres::allocations::{self, Decided};
+use crate::postgres::batches::{self, Settlement};
 use crate::postgres::{self, Error, PgConnection, Session, businesses, keys, users};
 use crate::retry::Backoff;
 use crate::secret::HashSecret;
@@ -35,10 +41,20 @@ pub enum Settled {
 /// Settles batches over one connection of its own.
 pub struct Settler {
     session: Session,
-    secret: HashSecret,
+    books: Books,
     /// How much later than its deadline, by this worker's clock, a request is still applied.
     clock_tolerance: Millis,
 }
+
+/// What a settler knows between two batches.
+struct Books {
+    secret: HashSecret,
+    /// How the businesses stood after the last commit. Somebody else may have changed them since.
+    known: Accounts,
+}
+
+/// Most businesses whose balances are remembered.
+const MOST_KNOWN: usize = 100_000;
 
 /// What one transaction came to.
 enum Attempt {
@@ -52,7 +68,7 @@ impl Settler {
     pub fn new(settings: &Settings) -> Self {
         Self {
             session: settings.postgres.session(),
-            secret: settings.secret.clone(),
+            books: Books { secret: settings.secret.clone(), known: Accounts::new() },
             clock_tolerance: i64::try_from(settings.limits.clock_tolerance.as_millis()).unwrap_or(i64::MAX),
         }
     }
@@ -100,9 +116,9 @@ impl Settler {
         let mut backoff = Backoff::for_transactions();
         while !group.is_empty() {
             let chosen: Vec<Request> = group.iter().map(|&index| requests[index].clone()).collect();
-            let secret = &self.secret;
+            let books = &mut self.books;
             let now = clock::now_millis().saturating_sub(self.clock_tolerance);
-            match self.session.run(async |connection| attempt(connection, secret, &chosen, now).await).await {
+            match self.session.run(async |connection| books.attempt(connection, &chosen, now).await).await {
                 Ok(Attempt::Committed(settled)) => {
                     group.drain(..).zip(settled).for_each(|(index, settled)| results[index] = Some(settled));
                 }
@@ -150,43 +166,124 @@ fn first_of_each(requests: &[Request]) -> (Vec<usize>, Vec<usize>) {
     (unique.collect(), first)
 }
 
-async fn attempt(
-    connection: &mut PgConnection,
-    secret: &HashSecret,
-    requests: &[Request],
-    now: Millis,
-) -> Result<Attempt, Error> {
-    let mut transaction = postgres::begin(connection).await?;
-    let sorted: BTreeSet<BusinessId> = requests.iter().map(|request| request.business).collect();
-    let locked = businesses::lock_many(&mut transaction, &Vec::from_iter(sorted)).await?;
-    cut::at(Cut::W2).await;
-    let stored = lock_keys(&mut transaction, requests).await?;
-    let decision = decide(locked.accounts(), &stored, requests, now);
-    write_keys(&mut transaction, &decision).await?;
-    let hashes: Vec<UserHash> =
-        decision.credits.iter().map(|credit| secret.user_hash(credit.business, &credit.email)).collect();
-    let written = allocations::write(&mut transaction, &locked, requests, &decision, &hashes).await?;
-    cut::at(Cut::W3).await;
-    if written.rows != requests.len() as u64 {
-        postgres::rollback(transaction).await?;
-        let names: Vec<_> = requests.iter().map(|request| (request.business, request.id)).collect();
-        let known = allocations::find_decided(connection, &names).await?;
-        return match known.is_empty() {
-            true => Err(Error::Transient("a row that was in the way is gone".to_owned())),
-            false => Ok(Attempt::Known(known)),
-        };
+impl Books {
+    /// One try at settling: at once if the balances are known, else, or if that fails, step by step.
+    ///
+    /// What was known of the batch's businesses is forgotten until it is committed: whatever fails, nobody can say what
+    /// it did.
+    async fn attempt(
+        &mut self,
+        connection: &mut PgConnection,
+        requests: &[Request],
+        now: Millis,
+    ) -> Result<Attempt, Error> {
+        let named: BTreeSet<BusinessId> = requests.iter().map(|request| request.business).collect();
+        let known: Accounts =
+            named.iter().filter_map(|business| Some((*business, self.known.remove(business)?))).collect();
+        if known.len() == named.len()
+            && let Some(attempt) = self.at_once(connection, &known, requests, now).await?
+        {
+            return Ok(attempt);
+        }
+        self.step_by_step(connection, &Vec::from_iter(named), requests, now).await
     }
-    let mut hashes = written.hashes;
-    hashes.extend(replayed_hashes(&mut transaction, requests, &decision).await?);
-    cut::at(Cut::W4).await;
-    postgres::commit(transaction).await?;
-    cut::at(Cut::W5).await;
+
+    /// Decides on what is known, and writes in one statement that does nothing if anything is otherwise. `None` if so.
+    async fn at_once(
+        &mut self,
+        connection: &mut PgConnection,
+        accounts: &Accounts,
+        requests: &[Request],
+        now: Millis,
+    ) -> Result<Option<Attempt>, Error> {
+        let decision = decide(accounts, &Keys::new(), requests, now);
+        if !writes_every_key(requests, &decision) {
+            return Ok(None);
+        }
+        let hashes = self.hashes(&decision);
+        cut::at(Cut::W4).await;
+        let settled = batches::settle(connection, accounts, requests, &decision, &hashes).await?;
+        cut::at(Cut::W5).await;
+        let Settlement::Committed(hashes) = settled else { return Ok(None) };
+        self.remember(accounts, &decision);
+        Ok(Some(Attempt::Committed(results(requests, &decision, &hashes))))
+    }
+
+    /// Locks, reads, decides, writes, commits: for whatever is not known, or was decided before.
+    async fn step_by_step(
+        &mut self,
+        connection: &mut PgConnection,
+        sorted: &[BusinessId],
+        requests: &[Request],
+        now: Millis,
+    ) -> Result<Attempt, Error> {
+        let mut transaction = postgres::begin(connection).await?;
+        let locked = businesses::lock_many(&mut transaction, sorted).await?;
+        cut::at(Cut::W2).await;
+        let stored = lock_keys(&mut transaction, requests).await?;
+        let decision = decide(locked.accounts(), &stored, requests, now);
+        write_keys(&mut transaction, &decision).await?;
+        let written = batches::write(&mut transaction, &locked, requests, &decision, &self.hashes(&decision)).await?;
+        cut::at(Cut::W3).await;
+        if written.rows != requests.len() as u64 {
+            postgres::rollback(transaction).await?;
+            return find_known(connection, requests).await;
+        }
+        let mut hashes = written.hashes;
+        hashes.extend(replayed_hashes(&mut transaction, requests, &decision).await?);
+        cut::at(Cut::W4).await;
+        postgres::commit(transaction).await?;
+        cut::at(Cut::W5).await;
+        self.remember(locked.accounts(), &decision);
+        Ok(Attempt::Committed(results(requests, &decision, &hashes)))
+    }
+
+    /// The hash to store for each credit, should its user be new.
+    fn hashes(&self, decision: &Decision) -> Vec<UserHash> {
+        decision.credits.iter().map(|credit| self.secret.user_hash(credit.business, &credit.email)).collect()
+    }
+
+    fn remember(&mut self, accounts: &Accounts, decision: &Decision) {
+        if self.known.len() + accounts.len() > MOST_KNOWN {
+            self.known.clear();
+        }
+        self.known.extend(accounts);
+        for (business, payout_balance) in &decision.balances {
+            if let Some(account) = self.known.get_mut(business) {
+                account.payout_balance = *payout_balance;
+            }
+        }
+    }
+}
+
+/// Whether the insert of its key's row would tell for each keyed request that the key had one before. A refusal writes
+/// none, so its key has to be read.
+fn writes_every_key(requests: &[Request], decision: &Decision) -> bool {
+    let mut keyed = requests.iter().filter_map(|request| Some((request.business, request.key.as_ref()?)));
+    keyed.all(|(business, claim)| {
+        let written =
+            decision.keys.binary_search_by(|change| (change.business, &change.key).cmp(&(business, &claim.key)));
+        claim.epoch == 0 && written.is_ok()
+    })
+}
+
+/// The rows that were in the way.
+async fn find_known(connection: &mut PgConnection, requests: &[Request]) -> Result<Attempt, Error> {
+    let names: Vec<_> = requests.iter().map(|request| (request.business, request.id)).collect();
+    let known = allocations::find_decided(connection, &names).await?;
+    if known.is_empty() {
+        return Err(Error::Transient("a row that was in the way is gone".to_owned()));
+    }
+    Ok(Attempt::Known(known))
+}
+
+fn results(requests: &[Request], decision: &Decision, hashes: &users::Hashes) -> Vec<Settled> {
     let settled = requests.iter().zip(&decision.verdicts).map(|(request, &verdict)| {
         let success = matches!(verdict, Verdict::Replayed { .. } | Verdict::Decided(Outcome::Allocated));
         let hash = || hashes.get(&(request.business, request.email.clone())).copied();
         Settled::Decided(verdict, if success { hash() } else { None })
     });
-    Ok(Attempt::Committed(settled.collect()))
+    settled.collect()
 }
 
 /// After the businesses and before anything is written: whoever gives up on a keyed request takes its key first as well.

@@ -26,7 +26,7 @@ async fn survives(server: &str) {
         let refused = Instant::now();
         assert_eq!(client.create("bob@example.com", 1).await.status, 503);
         assert!(refused.elapsed() < Duration::from_secs(1), "a refusal waits for nothing");
-        assert!(!intake.is_ready().await && !worker.is_ready().await);
+        eventually("neither is ready", async || !intake.is_ready().await && !worker.is_ready().await).await;
         app.servers().control(&["start", server]).await;
         succeeds_again(&client, &[&intake, &worker]).await;
         eventually("both are ready", async || intake.is_ready().await && worker.is_ready().await).await;

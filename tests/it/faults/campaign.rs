@@ -84,8 +84,12 @@ const CUTS: [(Role, &str); 24] = [
     (Role::Worker, "W6=hold:2500ms@5"),
 ];
 
-const COMMIT_LOST_ON_THE_WAY: Trap = Trap { at: Moment::Commit, side: Side::Before };
-const COMMIT_ANSWER_LOST: Trap = Trap { at: Moment::Commit, side: Side::After };
+/// A worker settles in one statement, which commits by itself, or step by step with a COMMIT at the end.
+const AT_ONCE: Moment = Moment::Statement("settle_batch");
+const COMMITS_LOST_ON_THE_WAY: [Trap; 2] =
+    [Trap { at: Moment::Commit, side: Side::Before }, Trap { at: AT_ONCE, side: Side::Before }];
+const COMMIT_ANSWERS_LOST: [Trap; 2] =
+    [Trap { at: Moment::Commit, side: Side::After }, Trap { at: AT_ONCE, side: Side::After }];
 const REPLY_LOST: Trap = Trap { at: Moment::Publish(".replies."), side: Side::Before };
 
 fn traps() -> Vec<Fault> {
@@ -94,12 +98,12 @@ fn traps() -> Vec<Fault> {
     let intake_amqp = Way(Role::Intake, Protocol::Amqp);
     let intake_postgres = Way(Role::Intake, Protocol::Postgres);
     let mut traps = vec![
-        Fault::Trap(Way(Role::Worker, Protocol::Postgres), COMMIT_LOST_ON_THE_WAY),
-        Fault::Trap(Way(Role::Worker, Protocol::Postgres), COMMIT_ANSWER_LOST),
         Fault::Trap(worker_amqp, REPLY_LOST),
         Fault::Trap(worker_amqp, Trap { at: Moment::Ack, side: Side::Before }),
         Fault::Trap(intake_amqp, Trap { at: Moment::Deliver, side: Side::Before }),
     ];
+    let commits = COMMITS_LOST_ON_THE_WAY.into_iter().chain(COMMIT_ANSWERS_LOST);
+    traps.extend(commits.map(|trap| Fault::Trap(Way(Role::Worker, Protocol::Postgres), trap)));
     for side in [Side::Before, Side::After] {
         traps.push(Fault::Trap(intake_amqp, Trap { at: publish, side }));
         traps.push(Fault::Trap(intake_postgres, Trap { at: void, side }));
@@ -474,9 +478,10 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
     println!("operations: {}, answers: {:?}", operations.len(), statuses(operations));
     println!("faults: {:#?}", campaign.counts);
     let seen = |message: &str| campaign.logged.get(message).copied().unwrap_or(0);
-    let trapped = |trap: Trap| -> u64 {
-        let name = format!("{trap:?}");
-        campaign.counts.iter().filter(|(what, _)| what.contains(&name)).map(|(_, count)| count).sum()
+    let trapped = |traps: [Trap; 2]| -> u64 {
+        let names = traps.map(|trap| format!("{:?} {trap:?}", Way(Role::Worker, Protocol::Postgres)));
+        let is_one = |what: &str| names.iter().any(|name| what.contains(name));
+        campaign.counts.iter().filter(|(what, _)| is_one(what)).map(|(_, count)| count).sum()
     };
     let evidence = [
         ("late successes", seen("late success") + seen("late replay")),
@@ -484,8 +489,8 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
         ("voids that beat their message", seen("voided before it arrived")),
         ("messages redelivered", seen("message redelivered")),
         ("commits in doubt", seen("commit in doubt")),
-        ("commits lost on the way", trapped(COMMIT_LOST_ON_THE_WAY)),
-        ("commits whose answer was lost", trapped(COMMIT_ANSWER_LOST)),
+        ("commits lost on the way", trapped(COMMITS_LOST_ON_THE_WAY)),
+        ("commits whose answer was lost", trapped(COMMIT_ANSWERS_LOST)),
         ("snapshots that balanced", snapshots),
     ];
     for (what, count) in evidence {
@@ -505,7 +510,9 @@ async fn a_short_campaign_of_faults_breaks_no_promise() {
     // The cut points and most traps have tests of their own, and the servers' restarts too.
     faults.retain(|fault| match fault {
         Fault::Cut(..) | Fault::RestartRabbit | Fault::CrashRabbit | Fault::RestartPostgres => false,
-        Fault::Trap(_, trap) => [COMMIT_LOST_ON_THE_WAY, COMMIT_ANSWER_LOST, REPLY_LOST].contains(trap),
+        Fault::Trap(_, trap) => {
+            *trap == REPLY_LOST || COMMITS_LOST_ON_THE_WAY.contains(trap) || COMMIT_ANSWERS_LOST.contains(trap)
+        }
         _ => true,
     });
     run(20_261_123, Duration::ZERO, faults, Duration::from_secs(2)).await;

@@ -1,0 +1,202 @@
+//! What Earmark is compared with: the same request over HTTP, decided in other ways. Each runs as a process of its own.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Router, serve};
+use earmark::intake::validate::{Ask, read_ask};
+use earmark::ledger::{Outcome, UserHash, Verdict};
+use earmark::rabbit::Broker;
+use earmark::rabbit::consumer::Consumer;
+use earmark::rabbit::dead_letters::DeadLetters;
+use earmark::rabbit::replies::ReplySender;
+use earmark::rabbit::topology::Topology;
+use earmark::worker::disposition::{self, Disposition};
+use earmark::worker::gather::{self, Batches};
+use earmark::worker::settle::Settled;
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use std::net::SocketAddr;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// What a contender's process is started with.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Settings {
+    #[arg(long)]
+    pub listen: Option<SocketAddr>,
+    #[arg(long, default_value_t = 20)]
+    pub connections: u32,
+    #[arg(long)]
+    pub business: Option<Uuid>,
+    #[arg(long, env = "DATABASE_URL")]
+    pub database_url: String,
+    #[arg(long, env = "AMQP_URL")]
+    pub amqp_url: String,
+    #[arg(long, env = "EARMARK_QUEUE_PREFIX", default_value = "bench")]
+    pub queue_prefix: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// Reads the request and answers.
+    Http,
+    /// What people write: a transaction of an update, an upsert and an insert.
+    Plain,
+    /// The three in one statement.
+    Direct,
+    /// A worker that answers without a database.
+    Echo,
+}
+
+pub async fn run(kind: Kind, settings: Settings) {
+    match kind {
+        Kind::Echo => echo(settings).await,
+        Kind::Http => listen(settings, Router::new().route("/payout/create", post(http))).await,
+        Kind::Plain => with_pool(settings, post(plain)).await,
+        Kind::Direct => with_pool(settings, post(direct)).await,
+    }
+}
+
+#[derive(Clone)]
+struct Direct {
+    pool: PgPool,
+    business: Uuid,
+}
+
+async fn with_pool(settings: Settings, handler: axum::routing::MethodRouter<Direct>) {
+    let pool = PgPoolOptions::new()
+        .max_connections(settings.connections)
+        .test_before_acquire(false)
+        .connect(&settings.database_url)
+        .await
+        .expect("the database");
+    let business = settings.business.expect("a business");
+    listen(settings, Router::new().route("/payout/create", handler).with_state(Direct { pool, business })).await;
+}
+
+async fn listen(settings: Settings, router: Router) {
+    let listener = tokio::net::TcpListener::bind(settings.listen.expect("an address")).await.expect("a listener");
+    serve(listener, router).await.expect("served");
+}
+
+fn answer(hash: &[u8]) -> Response {
+    let body = format!(r#"{{"hash":"{}"}}"#, hex::encode(hash));
+    (StatusCode::OK, [(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+fn refuse() -> Response {
+    let body = r#"{"error":"Insufficient payout balance"}"#;
+    (StatusCode::BAD_REQUEST, [(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+async fn http(body: Bytes) -> Response {
+    match read_ask(&body) {
+        Ok(_) => answer(&[7; 32]),
+        Err(_) => StatusCode::UNPROCESSABLE_ENTITY.into_response(),
+    }
+}
+
+/// A stand-in for the user's hash, as good as random and as long.
+fn hash_of(ask: &Ask) -> Vec<u8> {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(ask.email.as_str()).to_vec()
+}
+
+async fn plain(State(state): State<Direct>, body: Bytes) -> Response {
+    let Ok(ask) = read_ask(&body) else { return StatusCode::UNPROCESSABLE_ENTITY.into_response() };
+    let work = async {
+        let mut transaction = state.pool.begin().await?;
+        let debited = sqlx::query(
+            "UPDATE businesses SET payout_balance = payout_balance - $2
+             WHERE business_id = $1 AND payouts_enabled AND payout_balance >= $2",
+        )
+        .bind(state.business)
+        .bind(ask.amount.cents())
+        .execute(&mut *transaction)
+        .await?;
+        if debited.rows_affected() == 0 {
+            transaction.rollback().await?;
+            return Ok(None);
+        }
+        let hash: Vec<u8> = sqlx::query_scalar(
+            "INSERT INTO payout_users AS u (business_id, email, hash, balance) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (business_id, email) DO UPDATE SET balance = u.balance + excluded.balance RETURNING hash",
+        )
+        .bind(state.business)
+        .bind(ask.email.as_str())
+        .bind(hash_of(&ask))
+        .bind(ask.amount.cents())
+        .fetch_one(&mut *transaction)
+        .await?;
+        sqlx::query(
+            "INSERT INTO allocations (business_id, request_id, email, amount, outcome) VALUES ($1, $2, $3, $4, 'allocated')",
+        )
+        .bind(state.business)
+        .bind(Uuid::new_v4())
+        .bind(ask.email.as_str())
+        .bind(ask.amount.cents())
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok::<_, sqlx::Error>(Some(hash))
+    };
+    respond(work.await)
+}
+
+async fn direct(State(state): State<Direct>, body: Bytes) -> Response {
+    let Ok(ask) = read_ask(&body) else { return StatusCode::UNPROCESSABLE_ENTITY.into_response() };
+    let work = sqlx::query_scalar(
+        "WITH debit AS (
+            UPDATE businesses SET payout_balance = payout_balance - $4
+            WHERE business_id = $1 AND payouts_enabled AND payout_balance >= $4 RETURNING 1
+         ), row AS (
+            INSERT INTO allocations (business_id, request_id, email, amount, outcome)
+            SELECT $1, $5, $2, $4, 'allocated' FROM debit
+         )
+         INSERT INTO payout_users AS u (business_id, email, hash, balance) SELECT $1, $2, $3, $4 FROM debit
+         ON CONFLICT (business_id, email) DO UPDATE SET balance = u.balance + excluded.balance RETURNING hash",
+    )
+    .bind(state.business)
+    .bind(ask.email.as_str())
+    .bind(hash_of(&ask))
+    .bind(ask.amount.cents())
+    .bind(Uuid::new_v4())
+    .fetch_optional(&state.pool);
+    respond(work.await)
+}
+
+fn respond(result: Result<Option<Vec<u8>>, sqlx::Error>) -> Response {
+    match result {
+        Ok(Some(hash)) => answer(&hash),
+        Ok(None) => refuse(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// Earmark's own worker, but for the database: whatever has arrived is allocated.
+async fn echo(settings: Settings) {
+    let (broker, topology) = (Broker::parse(&settings.amqp_url).expect("a URL"), Topology::new(&settings.queue_prefix));
+    let (consuming, publishing) = broker.connect_twice("echo: requests", "echo: replies").await.expect("the broker");
+    topology.declare(&publishing).await.expect("queues");
+    let replies = ReplySender::open(&publishing).await.expect("a channel");
+    let dead_letters = DeadLetters::open(&publishing, &topology).await.expect("a channel");
+    let consumer = Consumer::open(&consuming, &topology.work_queue(), 256).await.expect("a consumer");
+    let acknowledger = consumer.acknowledger();
+    let (decoded, messages) = mpsc::channel(256);
+    let (settled, dispositions) = mpsc::channel(2);
+    tokio::spawn(gather::decode(consumer, decoded, CancellationToken::new()));
+    tokio::spawn(async move {
+        disposition::perform_all(dispositions, &replies, &dead_letters, &acknowledger, &consuming).await;
+    });
+    let mut batches = Batches::new(messages, 1024);
+    let allocated = Settled::Decided(Verdict::Decided(Outcome::Allocated), Some(UserHash([7; 32])));
+    while let Some(batch) = batches.next().await {
+        let results = vec![allocated.clone(); batch.requests.len()];
+        settled.send(Disposition::of(batch, results)).await.expect("performed");
+    }
+}

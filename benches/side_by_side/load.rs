@@ -1,0 +1,257 @@
+//! The one load generator: HTTP/1.1 over connections that are kept, as little work a request as can be, every answer
+//! checked.
+
+use hdrhistogram::Histogram;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// How many payout users each business pays.
+const USERS: u64 = 100_000;
+
+/// What is asked for.
+#[derive(Clone)]
+pub struct Workload {
+    /// API keys, one a business.
+    pub api_keys: Arc<Vec<String>>,
+    /// Each request goes to one of the businesses by these cumulated weights.
+    pub weights: Arc<Vec<f64>>,
+    /// Every request has an `Idempotency-Key` of its own.
+    pub keyed: bool,
+    /// The payout balance covers nothing, for this share of the requests: they ask for the largest amount.
+    pub insufficient: f64,
+}
+
+impl Workload {
+    pub fn even(api_keys: Vec<String>) -> Self {
+        let weights = (1..=api_keys.len()).map(|rank| rank as f64).collect();
+        Self { api_keys: Arc::new(api_keys), weights: Arc::new(weights), keyed: false, insufficient: 0.0 }
+    }
+
+    /// The k-th business gets 1/k of what the first gets.
+    pub fn zipf(self) -> Self {
+        let mut sum = 0.0;
+        let weights = (1..=self.api_keys.len()).map(|rank| {
+            sum += 1.0 / rank as f64;
+            sum
+        });
+        Self { weights: Arc::new(weights.collect()), ..self }
+    }
+}
+
+/// How the requests come.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    /// The next as soon as the last is answered.
+    Closed,
+    /// So many a second, whatever the answers do; a latency counts from the moment at which its request was due.
+    Open(f64),
+}
+
+/// What came of a run.
+pub struct Outcome {
+    pub seconds: f64,
+    pub allocated: u64,
+    /// Refused for the balance.
+    pub refused: u64,
+    /// 503.
+    pub unavailable: u64,
+    /// Everything else, broken connections included: there should be none.
+    pub other: u64,
+    /// Of 200 and 400, in microseconds.
+    pub latency: Histogram<u64>,
+    /// Of 503, in microseconds.
+    pub refusal_latency: Histogram<u64>,
+}
+
+impl Outcome {
+    fn new() -> Self {
+        let histogram = || Histogram::new_with_bounds(1, 60_000_000, 3).expect("bounds");
+        Self {
+            seconds: 0.0,
+            allocated: 0,
+            refused: 0,
+            unavailable: 0,
+            other: 0,
+            latency: histogram(),
+            refusal_latency: histogram(),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.allocated += other.allocated;
+        self.refused += other.refused;
+        self.unavailable += other.unavailable;
+        self.other += other.other;
+        self.latency.add(&other.latency).expect("the same bounds");
+        self.refusal_latency.add(&other.refusal_latency).expect("the same bounds");
+    }
+
+    pub fn per_second(&self) -> f64 {
+        (self.allocated + self.refused) as f64 / self.seconds
+    }
+
+    pub fn quantile_ms(&self, quantile: f64) -> f64 {
+        self.latency.value_at_quantile(quantile) as f64 / 1_000.0
+    }
+}
+
+/// Loads `address` from so many connections; the first `warm_up` is not counted.
+pub async fn run(
+    address: SocketAddr,
+    workload: &Workload,
+    connections: usize,
+    pace: Pace,
+    warm_up: Duration,
+    measured: Duration,
+) -> Outcome {
+    static SEED: AtomicU64 = AtomicU64::new(1);
+    let begin = Instant::now();
+    let (from, until) = (begin + warm_up, begin + warm_up + measured);
+    let slots = Arc::new(AtomicU64::new(0));
+    let tasks: Vec<_> = (0..connections)
+        .map(|_| {
+            let client = Client {
+                address,
+                workload: workload.clone(),
+                rng: SmallRng::seed_from_u64(SEED.fetch_add(1, Ordering::Relaxed)),
+                request: Vec::with_capacity(512),
+                answer: Vec::with_capacity(1024),
+            };
+            tokio::spawn(client.run(pace, Arc::clone(&slots), begin, from, until))
+        })
+        .collect();
+    let mut total = Outcome::new();
+    for task in tasks {
+        total.add(&task.await.expect("a client"));
+    }
+    total.seconds = measured.as_secs_f64();
+    total
+}
+
+struct Client {
+    address: SocketAddr,
+    workload: Workload,
+    rng: SmallRng,
+    request: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Client {
+    async fn run(
+        mut self,
+        pace: Pace,
+        slots: Arc<AtomicU64>,
+        begin: Instant,
+        from: Instant,
+        until: Instant,
+    ) -> Outcome {
+        let mut outcome = Outcome::new();
+        let mut stream = None;
+        loop {
+            let due = match pace {
+                Pace::Closed => Instant::now(),
+                Pace::Open(rate) => {
+                    let slot = slots.fetch_add(1, Ordering::Relaxed);
+                    let due = begin + Duration::from_secs_f64(slot as f64 / rate);
+                    tokio::time::sleep_until(due).await;
+                    due
+                }
+            };
+            if due >= until {
+                return outcome;
+            }
+            self.write_request();
+            let status = match self.exchange(&mut stream).await {
+                Ok(status) => status,
+                Err(_) => {
+                    stream = None;
+                    0
+                }
+            };
+            let now = Instant::now();
+            if now >= from && now < until {
+                self.note(&mut outcome, status, (now - due).as_micros() as u64);
+            }
+        }
+    }
+
+    fn note(&self, outcome: &mut Outcome, status: u16, micros: u64) {
+        match status {
+            200 if self.has_hash() => outcome.allocated += 1,
+            400 if self.workload.insufficient > 0.0 => outcome.refused += 1,
+            503 => {
+                outcome.unavailable += 1;
+                outcome.refusal_latency.saturating_record(micros);
+                return;
+            }
+            _ => {
+                outcome.other += 1;
+                return;
+            }
+        }
+        outcome.latency.saturating_record(micros);
+    }
+
+    /// Whether the answer's body is `{"hash":"<64 hexadecimal digits>"}`.
+    fn has_hash(&self) -> bool {
+        let body = self.answer.strip_suffix(b"\"}").and_then(|answer| answer.split_last_chunk::<64>());
+        body.is_some_and(|(before, hash)| before.ends_with(b"{\"hash\":\"") && hash.iter().all(u8::is_ascii_hexdigit))
+    }
+
+    fn write_request(&mut self) {
+        use std::io::Write;
+        let Self { workload, rng, request, .. } = self;
+        let last = workload.weights.last().copied().unwrap_or(1.0);
+        let point = rng.random_range(0.0..last);
+        let business = workload.weights.partition_point(|&weight| weight <= point);
+        let amount = if rng.random_bool(workload.insufficient) { 100_000_000 } else { rng.random_range(1..100) };
+        let body = format!(r#"{{"email":"user{}@example.com","amount":{amount}}}"#, rng.random_range(0..USERS));
+        request.clear();
+        let _ = write!(
+            request,
+            "POST /payout/create HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n",
+            workload.api_keys[business]
+        );
+        if workload.keyed {
+            let _ = write!(request, "Idempotency-Key: {:032x}\r\n", rng.random::<u128>());
+        }
+        let _ = write!(request, "Content-Length: {}\r\n\r\n{body}", body.len());
+    }
+
+    async fn exchange(&mut self, stream: &mut Option<TcpStream>) -> std::io::Result<u16> {
+        let stream = match stream {
+            Some(stream) => stream,
+            None => {
+                let new = TcpStream::connect(self.address).await?;
+                new.set_nodelay(true)?;
+                stream.insert(new)
+            }
+        };
+        stream.write_all(&self.request).await?;
+        self.answer.clear();
+        loop {
+            if stream.read_buf(&mut self.answer).await? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            if let Some(status) = complete(&self.answer) {
+                return Ok(status);
+            }
+        }
+    }
+}
+
+/// The status of a whole answer; `None` while something is missing.
+fn complete(answer: &[u8]) -> Option<u16> {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+    let head = std::str::from_utf8(&answer[..end]).ok()?;
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "))?;
+    let status = head.get(9..12)?.parse().ok()?;
+    (answer.len() >= end + length.parse::<usize>().ok()?).then_some(status)
+}

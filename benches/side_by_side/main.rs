@@ -1,0 +1,420 @@
+//! Earmark beside what it is compared with, in one run, in interleaved rounds, on private servers.
+//!
+//! `make bench` runs everything, `make bench-quick` what fits into three minutes. Every answer is checked, and the audit
+//! must be clean afterwards, or the figures do not count.
+
+mod contenders;
+mod load;
+mod processes;
+mod report;
+
+use clap::{Parser, Subcommand};
+use contenders::Kind;
+use load::{Outcome, Pace, Workload};
+use processes::{Process, free_address, run_earmark, until_answers, usage};
+use report::{Report, Row, median};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const ONE: &str = "one business";
+
+#[derive(Parser)]
+struct Arguments {
+    /// Fewer rounds, shorter, and without growth
+    #[arg(long)]
+    quick: bool,
+    /// Only measure Earmark under this number of connections, for profiling
+    #[arg(long)]
+    only: Option<usize>,
+    /// How many workers Earmark runs with
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+    #[arg(long, env = "DATABASE_URL", hide = true)]
+    database_url: String,
+    #[arg(long, env = "AMQP_URL", hide = true)]
+    amqp_url: String,
+    #[command(subcommand)]
+    contender: Option<Contender>,
+}
+
+#[derive(Subcommand)]
+enum Contender {
+    /// Be one of the processes that Earmark is compared with
+    #[command(hide = true)]
+    Contender {
+        kind: Kind,
+        #[command(flatten)]
+        settings: contenders::Settings,
+    },
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments = Arguments::parse();
+    match arguments.contender {
+        Some(Contender::Contender { kind, settings }) => contenders::run(kind, settings).await,
+        None => measure(arguments).await,
+    }
+}
+
+/// One thing to be measured: where it answers, and the processes behind it.
+struct Target {
+    name: String,
+    address: SocketAddr,
+    processes: Vec<Process>,
+}
+
+/// The private servers and the databases in them.
+struct Place {
+    database_url: String,
+    amqp_url: String,
+    postgres_pid: Option<u32>,
+    rabbitmq_pid: Option<u32>,
+}
+
+fn server_pid(name: &str) -> Option<u32> {
+    let folder = std::env::var("EARMARK_LOCAL").ok()?;
+    std::fs::read_to_string(format!("{folder}/{name}.pid")).ok()?.trim().parse().ok()
+}
+
+/// A business with more money than a bench can spend.
+struct Funded {
+    id: String,
+    api_key: String,
+}
+
+fn create_business(database_url: &str) -> Funded {
+    let balance = "4000000000000000";
+    let arguments =
+        ["business", "create", "--name", "Bench", "--payout-balance", balance, "--enable-payouts", "--json"];
+    let shown = run_earmark(&arguments, database_url);
+    let text = |name: &str| shown[name].as_str().expect("a string").to_owned();
+    Funded { id: text("business_id"), api_key: text("secret_key") }
+}
+
+impl Place {
+    async fn create_database(&self, name: &str) -> String {
+        let mut connection = PgConnection::connect(&self.database_url).await.expect("the server");
+        for sql in [format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"), format!("CREATE DATABASE {name}")] {
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("a database");
+        }
+        let (server, _) = self.database_url.rsplit_once('/').expect("a URL with a database");
+        let url = format!("{server}/{name}");
+        run_earmark(&["migrate"], &url);
+        url
+    }
+
+    /// Intake and worker as processes of their own. With `echo` the worker is one that asks no database.
+    async fn earmark(&self, name: &str, database_url: &str, workers: usize, echo: bool) -> Target {
+        let (address, ops) = (free_address(), free_address());
+        let prefix = format!("bench-{}-{}", name.replace(' ', "-"), std::process::id());
+        let settings = |ops: SocketAddr| {
+            vec![
+                ("DATABASE_URL", database_url.to_owned()),
+                ("AMQP_URL", self.amqp_url.clone()),
+                ("EARMARK_QUEUE_PREFIX", prefix.clone()),
+                ("EARMARK_HASH_SECRET", "be".repeat(32)),
+                ("EARMARK_LISTEN", address.to_string()),
+                ("EARMARK_OPS_LISTEN", ops.to_string()),
+                ("EARMARK_LOG", "warn".to_owned()),
+            ]
+        };
+        let mut processes = vec![];
+        if echo {
+            let own = std::env::current_exe().expect("this program");
+            processes.push(Process::start("worker", own, &["contender", "echo"], &settings(ops)));
+        } else {
+            for _ in 0..workers {
+                let ops = free_address();
+                processes.push(Process::start("worker", processes::earmark(), &["worker"], &settings(ops)));
+                until_ready(ops).await;
+            }
+        }
+        processes.push(Process::start("intake", processes::earmark(), &["intake"], &settings(ops)));
+        until_ready(ops).await;
+        Target { name: name.to_owned(), address, processes }
+    }
+
+    async fn contender(&self, name: &str, kind: &str, connections: u32) -> Target {
+        let database = format!("bench_{kind}_{connections}");
+        let database_url = self.create_database(&database).await;
+        let business = create_business(&database_url).id;
+        let address = free_address();
+        let own = std::env::current_exe().expect("this program");
+        let (listen, connections) = (address.to_string(), connections.to_string());
+        let arguments =
+            ["contender", kind, "--listen", &listen, "--connections", &connections, "--business", &business];
+        let settings = [("DATABASE_URL", database_url), ("AMQP_URL", self.amqp_url.clone())];
+        let process = Process::start("server", own, &arguments, &settings);
+        until_answers(address).await;
+        Target { name: name.to_owned(), address, processes: vec![process] }
+    }
+
+    /// Runs a load against a target, and says what it cost.
+    async fn run(
+        &self,
+        target: &Target,
+        label: &str,
+        workload: &Workload,
+        connections: usize,
+        pace: Pace,
+        time: Duration,
+    ) -> Row {
+        let watched: Vec<(String, u32)> = target
+            .processes
+            .iter()
+            .map(|process| (process.name.clone(), process.pid()))
+            .chain(self.postgres_pid.map(|pid| ("postgres".to_owned(), pid)))
+            .chain(self.rabbitmq_pid.map(|pid| ("rabbitmq".to_owned(), pid)))
+            .chain([("load".to_owned(), std::process::id())])
+            .collect();
+        let own =
+            |pid| if pid == std::process::id() { processes::own_usage(pid).unwrap_or_default() } else { usage(pid) };
+        let warm_up = Duration::from_millis(700);
+        let before: Vec<f64> = watched.iter().map(|(_, pid)| own(*pid).cpu_seconds).collect();
+        let outcome = load::run(target.address, workload, connections, pace, warm_up, time).await;
+        let (mut cpu, mut rss) = (BTreeMap::<String, f64>::new(), BTreeMap::<String, f64>::new());
+        let counted = outcome.per_second() * (time + warm_up).as_secs_f64();
+        for ((name, pid), before) in watched.iter().zip(before) {
+            let after = own(*pid);
+            *cpu.entry(name.clone()).or_default() += (after.cpu_seconds - before) * 1e6 / counted.max(1.0);
+            *rss.entry(name.clone()).or_default() += after.rss_mib;
+        }
+        row(&target.name, label, connections, &outcome, cpu, rss)
+    }
+}
+
+fn row(
+    name: &str,
+    workload: &str,
+    connections: usize,
+    outcome: &Outcome,
+    cpu_us_per_request: BTreeMap<String, f64>,
+    rss_mib: BTreeMap<String, f64>,
+) -> Row {
+    Row {
+        name: name.to_owned(),
+        workload: workload.to_owned(),
+        connections,
+        requests_per_second: outcome.per_second(),
+        p50_ms: outcome.quantile_ms(0.5),
+        p99_ms: outcome.quantile_ms(0.99),
+        refused_per_second: outcome.unavailable as f64 / outcome.seconds,
+        refusal_p99_ms: outcome.refusal_latency.value_at_quantile(0.99) as f64 / 1_000.0,
+        cpu_us_per_request,
+        rss_mib,
+        wrong_answers: outcome.other,
+    }
+}
+
+async fn until_ready(ops: SocketAddr) {
+    for _ in 0..600 {
+        let ops = ops.to_string();
+        let asked = std::process::Command::new(processes::earmark()).args(["ready", "--ops-listen", &ops]).output();
+        if asked.is_ok_and(|output| output.status.success()) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("not ready: see target/bench");
+}
+
+fn say(row: &Row) {
+    println!(
+        "{:<24} {:<28} {:>5} conns {:>8.0}/s  p50 {:>7.2} ms  p99 {:>7.2} ms",
+        row.name, row.workload, row.connections, row.requests_per_second, row.p50_ms, row.p99_ms
+    );
+}
+
+async fn measure(arguments: Arguments) {
+    let place = Place {
+        database_url: arguments.database_url.clone(),
+        amqp_url: arguments.amqp_url.clone(),
+        postgres_pid: server_pid("postgres"),
+        rabbitmq_pid: server_pid("rabbitmq"),
+    };
+    let database_url = place.create_database("bench_earmark").await;
+    let business = create_business(&database_url);
+    let one = Workload::even(vec![business.api_key]);
+    let earmark = place.earmark("earmark", &database_url, arguments.workers, false).await;
+    let time = Duration::from_secs(if arguments.quick { 3 } else { 5 });
+    if let Some(connections) = arguments.only {
+        for _ in 0..3 {
+            let row = place.run(&earmark, ONE, &one, connections, Pace::Closed, time).await;
+            say(&row);
+            println!("    {:.0?} µs, {:.0?} MiB", row.cpu_us_per_request, row.rss_mib);
+        }
+        return;
+    }
+    let mut rows = saturation(&place, &earmark, &one, &database_url, &arguments, time).await;
+    let saturated =
+        rows.iter().filter(|row| row.name == "earmark").map(|row| row.requests_per_second).fold(0.0, f64::max);
+    rows.extend(workloads(&place, &earmark, &one, &database_url, &arguments, time).await);
+    rows.extend(paced(&place, &earmark, &one, saturated, time).await);
+    if !arguments.quick {
+        rows.extend(growth(&place, &arguments, time).await);
+    }
+    drop(earmark);
+    let audit = run_earmark(&["audit", "--json"], &database_url);
+    assert_eq!(audit["differences"], serde_json::json!([]), "the figures do not count");
+    println!("audit: {} allocations, no difference", audit["allocations"]);
+    conclude(rows);
+}
+
+fn conclude(contenders: Vec<Row>) {
+    let mut report = Report { contenders, ratios: BTreeMap::new() };
+    let earmark = report.best("earmark", ONE);
+    report.ratios = BTreeMap::from([
+        ("vs_plain_transaction", earmark / report.best("plain transaction", ONE)),
+        ("vs_best_direct", earmark / report.best("one statement", ONE)),
+        ("vs_echo_ceiling", earmark / report.best("echo worker", ONE)),
+    ]);
+    report.print();
+    report.write();
+    let wrong: u64 = report.contenders.iter().map(|row| row.wrong_answers).sum();
+    assert_eq!(wrong, 0, "the figures do not count");
+}
+
+/// Everybody on one business, as fast as they can.
+async fn saturation(
+    place: &Place,
+    earmark: &Target,
+    one: &Workload,
+    database_url: &str,
+    arguments: &Arguments,
+    time: Duration,
+) -> Vec<Row> {
+    let echo = place.earmark("echo worker", database_url, 1, true).await;
+    let http = place.contender("http alone", "http", 1).await;
+    let plain = place.contender("plain transaction", "plain", 20).await;
+    let mut best: Option<(f64, Target)> = None;
+    for connections in [1, 2, 4, 8] {
+        let target = place.contender("one statement", "direct", connections).await;
+        let row =
+            place.run(&target, &format!("pool of {connections}"), one, 256, Pace::Closed, Duration::from_secs(2)).await;
+        say(&row);
+        if best.as_ref().is_none_or(|(most, _)| row.requests_per_second > *most) {
+            best = Some((row.requests_per_second, target));
+        }
+    }
+    let (_, direct) = best.expect("one is best");
+    let counts: &[usize] = if arguments.quick { &[256, 1024] } else { &[64, 256, 1024] };
+    let mut rows = vec![];
+    for &connections in counts {
+        let targets = [earmark, &echo, &http, &plain, &direct];
+        let mut rounds: Vec<Vec<Row>> = targets.iter().map(|_| vec![]).collect();
+        for _ in 0..if arguments.quick { 1 } else { 3 } {
+            for (target, rounds) in targets.iter().zip(&mut rounds) {
+                let row = place.run(target, ONE, one, connections, Pace::Closed, time).await;
+                say(&row);
+                rounds.push(row);
+            }
+        }
+        rows.extend(rounds.into_iter().map(median));
+    }
+    rows
+}
+
+/// Earmark under other workloads, each beside the first one.
+async fn workloads(
+    place: &Place,
+    earmark: &Target,
+    one: &Workload,
+    database_url: &str,
+    arguments: &Arguments,
+    time: Duration,
+) -> Vec<Row> {
+    let api_keys: Vec<String> = (0..1_000).map(|_| create_business(database_url).api_key).collect();
+    let thousand = Workload::even(api_keys);
+    let all = [
+        ("one business again", one.clone()),
+        ("1,000 businesses", thousand.clone()),
+        ("1,000 businesses, Zipf", thousand.zipf()),
+        ("every request with a key", Workload { keyed: true, ..one.clone() }),
+    ];
+    let mut rounds: Vec<Vec<Row>> = all.iter().map(|_| vec![]).collect();
+    for _ in 0..if arguments.quick { 1 } else { 3 } {
+        for ((label, workload), rounds) in all.iter().zip(&mut rounds) {
+            let row = place.run(earmark, label, workload, 1_024, Pace::Closed, time).await;
+            say(&row);
+            rounds.push(row);
+        }
+    }
+    let mut rows: Vec<Row> = rounds.into_iter().map(median).collect();
+    // A business that can pay a little at a time only.
+    let poor = run_earmark(
+        &["business", "create", "--name", "Poor", "--payout-balance", "90000000", "--enable-payouts", "--json"],
+        database_url,
+    );
+    let poor = Workload::even(vec![poor["secret_key"].as_str().expect("a key").to_owned()]);
+    let poor = Workload { insufficient: 0.3, ..poor };
+    let row = place.run(earmark, "30 % insufficient balance", &poor, 1_024, Pace::Closed, time).await;
+    say(&row);
+    rows.push(row);
+    rows
+}
+
+/// Earmark at a fixed pace: alone, at half of what it can do, and at five times that.
+async fn paced(place: &Place, earmark: &Target, one: &Workload, saturated: f64, time: Duration) -> Vec<Row> {
+    let mut rows = vec![];
+    rows.push(place.run(earmark, "one connection", one, 1, Pace::Closed, time).await);
+    rows.push(place.run(earmark, "half the rate, open loop", one, 512, Pace::Open(saturated / 2.0), time * 2).await);
+    rows.push(place.run(earmark, "five times the rate", one, 16_000, Pace::Open(saturated * 5.0), time).await);
+    rows.iter().for_each(say);
+    rows
+}
+
+/// Earmark on 10,000,000 allocations of 1,000,000 users, beside an empty ledger.
+async fn growth(place: &Place, arguments: &Arguments, time: Duration) -> Vec<Row> {
+    let mut targets = vec![];
+    for (name, grown) in [("earmark, empty", false), ("earmark, grown", true)] {
+        let database_url = place.create_database(if grown { "bench_grown" } else { "bench_empty" }).await;
+        let business = create_business(&database_url);
+        if grown {
+            println!("filling 10,000,000 rows ...");
+            fill(&database_url, &business.id).await;
+        }
+        let target = place.earmark(name, &database_url, arguments.workers, false).await;
+        targets.push((target, Workload::even(vec![business.api_key]), database_url));
+    }
+    let mut rounds: Vec<Vec<Row>> = targets.iter().map(|_| vec![]).collect();
+    for _ in 0..3 {
+        for ((target, workload, _), rounds) in targets.iter().zip(&mut rounds) {
+            let row = place.run(target, "growth", workload, 1_024, Pace::Closed, time).await;
+            say(&row);
+            rounds.push(row);
+        }
+    }
+    for (target, _, database_url) in targets {
+        drop(target);
+        assert_eq!(run_earmark(&["audit", "--json"], &database_url)["differences"], serde_json::json!([]));
+    }
+    rounds.into_iter().map(median).collect()
+}
+
+/// Rows as the service would have written them, in a few large statements.
+async fn fill(database_url: &str, business: &str) {
+    let mut connection = PgConnection::connect(database_url).await.expect("the database");
+    let statements = [
+        format!(
+            "INSERT INTO payout_users (business_id, email, hash, balance)
+             SELECT '{business}', 'user' || n || '@example.com', sha256(('user' || n)::bytea), 100
+             FROM generate_series(0, 999999) n"
+        ),
+        format!(
+            "INSERT INTO allocations (business_id, request_id, email, amount, outcome)
+             SELECT '{business}', gen_random_uuid(), 'user' || (n % 1000000) || '@example.com', 10, 'allocated'
+             FROM generate_series(1, 10000000) n"
+        ),
+        "UPDATE businesses SET payout_balance = payout_balance - 100000000".to_owned(),
+        "VACUUM ANALYZE".to_owned(),
+    ];
+    for sql in statements {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("filled");
+    }
+}
