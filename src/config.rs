@@ -50,6 +50,10 @@ pub struct Process {
     /// What the names of all queues begin with: several deployments can share one broker
     #[arg(long, env = "EARMARK_QUEUE_PREFIX", default_value = "earmark")]
     queue_prefix: String,
+    /// How many work queues the businesses are spread over; each has one worker at a time, and is settled on its own. The
+    /// same in every process; while it is being changed, workers also empty the queues of a larger number
+    #[arg(long, env = "EARMARK_PARTITIONS", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=64))]
+    partitions: u16,
     /// Where /livez and /readyz are served: address:port. Without it there is no side listener
     #[arg(long, env = "EARMARK_OPS_LISTEN")]
     pub ops_listen: Option<SocketAddr>,
@@ -113,7 +117,7 @@ impl Process {
             (1..=100).contains(&self.queue_prefix.len()) && self.queue_prefix.chars().all(fits),
             "EARMARK_QUEUE_PREFIX must be 1 to 100 letters, digits, dots, dashes or underscores"
         );
-        Ok(Topology::new(&self.queue_prefix))
+        Ok(Topology::new(&self.queue_prefix, self.partitions))
     }
 
     /// Parsed here and not by the command line, whose error would print the secret.

@@ -180,12 +180,13 @@ fn respond(result: Result<Option<Vec<u8>>, sqlx::Error>) -> Response {
 
 /// Earmark's own worker, but for the database: whatever has arrived is allocated.
 async fn echo(settings: Settings) {
-    let (broker, topology) = (Broker::parse(&settings.amqp_url).expect("a URL"), Topology::new(&settings.queue_prefix));
+    let (broker, topology) =
+        (Broker::parse(&settings.amqp_url).expect("a URL"), Topology::new(&settings.queue_prefix, 1));
     let (consuming, publishing) = broker.connect_twice("echo: requests", "echo: replies").await.expect("the broker");
     topology.declare(&publishing).await.expect("queues");
     let replies = ReplySender::open(&publishing).await.expect("a channel");
     let dead_letters = DeadLetters::open(&publishing, &topology).await.expect("a channel");
-    let consumer = Consumer::open(&consuming, &topology.work_queue(), 256).await.expect("a consumer");
+    let consumer = Consumer::open(&consuming, &topology.work_queue(0), 256).await.expect("a consumer");
     let acknowledger = consumer.acknowledger();
     let (decoded, messages) = mpsc::channel(256);
     let (settled, dispositions) = mpsc::channel(2);

@@ -12,6 +12,7 @@ pub mod routes;
 pub mod submit;
 pub mod validate;
 
+use crate::ledger::Request;
 use crate::postgres::{Health, Postgres};
 use crate::rabbit::consumer::Consumer;
 use crate::rabbit::publisher::{Limits, Outgoing, Publisher};
@@ -187,7 +188,8 @@ impl Intake {
 pub struct Session {
     publishing: Link,
     consuming: Link,
-    outgoing: mpsc::UnboundedSender<Outgoing>,
+    /// One a work queue.
+    outgoing: Vec<mpsc::UnboundedSender<Outgoing>>,
     waiters: Arc<Waiters>,
 }
 
@@ -199,28 +201,28 @@ impl Session {
         let opening = async {
             topology.declare(&publishing).await?;
             let consumer = Consumer::open_replies(&consuming, topology, &reply_queue).await?;
-            Ok((consumer, Publisher::open(&publishing, &topology.work_queue(), packing).await?))
+            let mut publishers = vec![];
+            for queue in topology.work_queues() {
+                publishers.push(Publisher::open(&publishing, &queue, packing).await?);
+            }
+            Ok((consumer, publishers))
         };
-        let (consumer, publisher) = rabbit::open(&[&publishing, &consuming], opening).await?;
+        let (consumer, publishers) = rabbit::open(&[&publishing, &consuming], opening).await?;
         let waiters = Arc::new(Waiters::new());
-        let (outgoing, incoming) = mpsc::unbounded_channel();
         tokio::spawn(deliver(consumer, Arc::clone(&waiters)));
-        let in_trouble = Arc::clone(&waiters);
-        tokio::spawn(publisher.run(
-            incoming,
-            move |items: &[Outgoing]| wire::pack_requests(&reply_queue, items.iter().map(|item| item.item.as_slice())),
-            move |id, trouble| {
-                tracing::debug!(?trouble, "message in trouble");
-                in_trouble.wake(id, Event::Trouble);
-            },
-        ));
+        let start = |publisher| start_publisher(publisher, reply_queue.clone(), Arc::clone(&waiters));
+        let outgoing = publishers.into_iter().map(start).collect();
         Ok(Arc::new(Self { publishing, consuming, outgoing, waiters }))
     }
 
-    /// Hands a request to the publisher. Never waits; what becomes of it is not known from here on.
-    fn publish(&self, outgoing: Outgoing) {
-        if let Err(unsent) = self.outgoing.send(outgoing) {
-            self.waiters.wake(unsent.0.tag, Event::Trouble);
+    /// Hands a request to the publisher of its business's work queue. Never waits; what becomes of it is not known from
+    /// here on.
+    fn publish(&self, request: &Request) {
+        // The ids of businesses are random.
+        let partition = request.business.as_u128() % self.outgoing.len() as u128;
+        let outgoing = Outgoing { tag: request.id.as_u128(), item: wire::write_request(request) };
+        if self.outgoing[partition as usize].send(outgoing).is_err() {
+            self.waiters.wake(request.id.as_u128(), Event::Trouble);
         }
     }
 
@@ -231,6 +233,23 @@ impl Session {
     async fn close(&self) {
         tokio::join!(self.publishing.close(), self.consuming.close());
     }
+}
+
+fn start_publisher(
+    publisher: Publisher,
+    reply_queue: String,
+    waiters: Arc<Waiters>,
+) -> mpsc::UnboundedSender<Outgoing> {
+    let (outgoing, incoming) = mpsc::unbounded_channel();
+    tokio::spawn(publisher.run(
+        incoming,
+        move |items: &[Outgoing]| wire::pack_requests(&reply_queue, items.iter().map(|item| item.item.as_slice())),
+        move |id, trouble| {
+            tracing::debug!(?trouble, "message in trouble");
+            waiters.wake(id, Event::Trouble);
+        },
+    ));
+    outgoing
 }
 
 /// Brings replies to those who wait for them, until the connection is lost.

@@ -15,8 +15,7 @@ use crate::clock;
 use crate::cut::{self, Cut};
 use crate::ledger::{BusinessId, IdempotencyKey, KeyClaim, Outcome, Request, RequestId, Verdict};
 use crate::postgres::allocations::Resolution;
-use crate::rabbit::publisher::Outgoing;
-use crate::wire::{self, Reply};
+use crate::wire::Reply;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
@@ -61,7 +60,7 @@ impl Published {
     /// Publishes anew, once the attempt before is dead.
     fn publish_again(&self, session: &Session, request: &Request) {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.clone());
-        session.publish(Outgoing { tag: request.id.as_u128(), item: wire::write_request(request) });
+        session.publish(request);
     }
 }
 

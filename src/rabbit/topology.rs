@@ -13,16 +13,42 @@ pub const DELIVERY_LIMIT: i32 = 20;
 #[derive(Clone, Debug)]
 pub struct Topology {
     prefix: String,
+    partitions: u16,
 }
 
 impl Topology {
-    pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned() }
+    /// `partitions`: how many work queues the businesses are spread over, at least one.
+    pub fn new(prefix: &str, partitions: u16) -> Self {
+        Self { prefix: prefix.to_owned(), partitions: partitions.max(1) }
     }
 
-    /// Requests wait here for a worker.
-    pub fn work_queue(&self) -> String {
-        format!("{}.allocations", self.prefix)
+    /// Requests wait here for a worker, those of one business always in the same queue.
+    pub fn work_queue(&self, partition: u16) -> String {
+        match partition {
+            0 => format!("{}.allocations", self.prefix),
+            other => format!("{}.allocations.{other}", self.prefix),
+        }
+    }
+
+    pub fn work_queues(&self) -> Vec<String> {
+        (0..self.partitions).map(|partition| self.work_queue(partition)).collect()
+    }
+
+    /// Work queues beyond this number of partitions: what a deployment with more of them has left behind, and intakes that
+    /// were not restarted yet still fill. Each question about a queue that does not exist costs a channel.
+    pub async fn find_older_work_queues(&self, link: &Link) -> Result<Vec<String>, Error> {
+        let mut found = vec![];
+        for partition in self.partitions.. {
+            let (queue, channel) = (self.work_queue(partition), link.channel().await?);
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+            let asked = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await;
+            if asked.is_err() {
+                break;
+            }
+            channel.close(200, "looked".into()).await?;
+            found.push(queue);
+        }
+        Ok(found)
     }
 
     /// Messages wait here for a person.
@@ -53,7 +79,12 @@ impl Topology {
         // does not go together with at-least-once dead-lettering.
         arguments.insert("x-overflow".into(), long_string("reject-publish"));
         arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
-        channel.queue_declare(self.work_queue().into(), QueueDeclareOptions::durable(), arguments).await?;
+        // One worker at a time takes from a queue, and the next takes over at once when it is gone. Two would wait for
+        // each other at the businesses' rows, and neither would know the balances that the other has left.
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        for queue in self.work_queues() {
+            channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments.clone()).await?;
+        }
         channel.close(200, "declared".into()).await?;
         Ok(())
     }

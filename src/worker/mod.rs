@@ -1,29 +1,23 @@
 //! Process 2: queue → ledger → reply.
 //!
 //! [`gather`] makes a batch of whatever has arrived, [`settle`] applies it in one transaction, [`disposition`] sends the
-//! replies and then the acknowledgements. The three run side by side, so that one batch is decoded and another answered
-//! while a third commits; each passes on in order.
+//! replies and then the acknowledgements. [`lane`] runs the three side by side, for one work queue.
 
 pub mod disposition;
 pub mod gather;
+pub mod lane;
 pub mod settle;
 
-use crate::cut::{self, Cut};
 use crate::postgres::{Health, Postgres};
-use crate::rabbit::consumer::Consumer;
-use crate::rabbit::dead_letters::DeadLetters;
-use crate::rabbit::replies::ReplySender;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{self, Broker, Error};
 use crate::retry::Backoff;
 use crate::secret::HashSecret;
-use disposition::Disposition;
-use gather::Batches;
-use settle::Settler;
+use lane::Lane;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// The bounds of a worker.
@@ -91,57 +85,37 @@ impl Worker {
     }
 
     /// One pair of connections, from their opening to their loss.
-    async fn session(&self, stop: &CancellationToken) -> Result<(), Error> {
+    async fn session(self: &Arc<Self>, stop: &CancellationToken) -> Result<(), Error> {
         let Settings { broker, topology, limits, .. } = &self.settings;
         let (consuming, publishing) =
             broker.connect_twice("earmark worker: requests", "earmark worker: replies").await?;
         let opening = async {
             topology.declare(&publishing).await?;
-            let replies = ReplySender::open(&publishing).await?;
-            let dead_letters = DeadLetters::open(&publishing, topology).await?;
-            let consumer = Consumer::open(&consuming, &topology.work_queue(), limits.prefetch).await?;
-            Ok((replies, dead_letters, consumer))
+            let mut queues = topology.work_queues();
+            queues.extend(topology.find_older_work_queues(&publishing).await?);
+            let mut lanes = vec![];
+            for queue in queues {
+                lanes.push(Lane::open(&consuming, &publishing, topology, &queue, limits.prefetch).await?);
+            }
+            Ok(lanes)
         };
-        let (replies, dead_letters, consumer) = rabbit::open(&[&consuming, &publishing], opening).await?;
-        let acknowledger = consumer.acknowledger();
-        let (decoded, messages) = mpsc::channel(usize::from(limits.prefetch));
-        // Two: one being answered, one waiting. More would only grow what a crash makes others do again.
-        let (settled, dispositions) = mpsc::channel::<Disposition>(2);
+        let lanes = rabbit::open(&[&consuming, &publishing], opening).await?;
         self.consuming.store(true, Ordering::Relaxed);
         tracing::info!("worker consumes");
-
         let session = stop.child_token();
-        let watching = tokio::spawn({
-            let (link, session) = (consuming.clone(), session.clone());
-            async move {
-                tokio::select! { () = link.lost() => session.cancel(), () = session.cancelled() => {} }
-            }
-        });
-        let gathering = tokio::spawn(gather::decode(consumer, decoded, session.clone()));
-        let disposing = tokio::spawn({
-            let link = consuming.clone();
-            async move { disposition::perform_all(dispositions, &replies, &dead_letters, &acknowledger, &link).await }
-        });
-        self.settle_all(Batches::new(messages, limits.batch), settled, &session).await;
+        let mut running: JoinSet<()> =
+            lanes.into_iter().map(|lane| lane.run(Arc::clone(self), consuming.clone(), session.clone())).collect();
+        // None of them ends by itself: one that does has lost its link, or panicked.
+        let mut ended = tokio::select! { ended = running.join_next() => ended, () = consuming.lost() => Some(Ok(())) };
         session.cancel();
-        let _ = tokio::join!(gathering, disposing, watching);
+        while let Some(lane) = ended {
+            if let Err(panic) = lane {
+                tracing::error!(%panic, "a lane of the worker ended by a panic");
+            }
+            ended = running.join_next().await;
+        }
         consuming.close().await;
         publishing.close().await;
         Ok(())
-    }
-
-    /// Settles batch after batch until the session ends.
-    async fn settle_all(&self, mut batches: Batches, settled: mpsc::Sender<Disposition>, session: &CancellationToken) {
-        let mut settler = Settler::new(&self.settings);
-        loop {
-            let batch = tokio::select! { biased; () = session.cancelled() => return, batch = batches.next() => batch };
-            let Some(batch) = batch else { return };
-            cut::at(Cut::W1).await;
-            let Some(results) = settler.settle(&batch, session).await else { return };
-            cut::at(Cut::W6).await;
-            if settled.send(Disposition::of(batch, results)).await.is_err() {
-                return;
-            }
-        }
     }
 }

@@ -32,23 +32,83 @@ async fn of_200_concurrent_requests_as_many_are_allocated_as_the_balance_covers(
 async fn two_workers_on_one_business_apply_every_request_once() {
     let app = App::new().await;
     let business = app.create_business(1_000_000);
-    let intake = app.start("intake").await;
-    // A batch of one: the workers meet at the business's row as often as can be.
+    // A queue has one worker at a time, so two that work at the same moment on one ledger have a queue each. A batch of
+    // one: they meet at the business's row as often as can be.
+    let other = format!("{}-other", app.prefix);
     let settings = [("EARMARK_BATCH", "1"), ("EARMARK_PREFETCH", "1")];
-    let (one, two) = (app.start_with("worker", &settings).await, app.start_with("worker", &settings).await);
-    let client = app.client(&intake, &business);
+    let at_other = [settings[0], settings[1], ("EARMARK_QUEUE_PREFIX", other.as_str())];
+    let processes = [
+        app.start_with("worker", &settings).await,
+        app.start_with("worker", &at_other).await,
+        app.start("intake").await,
+        app.start_with("intake", &[("EARMARK_QUEUE_PREFIX", &other)]).await,
+    ];
+    let clients = [app.client(&processes[2], &business), app.client(&processes[3], &business)];
     let sending = (0..200).map(|number| {
-        let client = client.clone();
+        let client = clients[number % 2].clone();
         tokio::spawn(async move { assert_allocated(&client.create(&format!("user{number}@example.com"), 3).await) })
     });
     for sent in sending.collect::<Vec<_>>() {
         sent.await.expect("allocated");
     }
-    assert_eq!(client.payout_balance().await, 1_000_000 - 600);
+    assert_eq!(clients[0].payout_balance().await, 1_000_000 - 600);
     for number in 0..200 {
-        assert_eq!(client.user_balance(&format!("user{number}@example.com")).await, 3, "user {number}");
+        assert_eq!(clients[0].user_balance(&format!("user{number}@example.com")).await, 3, "user {number}");
     }
-    app.finish([intake, one, two]).await;
+    app.delete_queues(&other).await;
+    app.finish(processes).await;
+}
+
+#[tokio::test]
+async fn a_standby_worker_takes_over_when_the_working_one_is_killed() {
+    let app = App::new().await;
+    let business = app.create_business(1_000_000);
+    let (intake, mut first, standby) =
+        (app.start("intake").await, app.start("worker").await, app.start("worker").await);
+    let client = app.client(&intake, &business);
+    for number in 0..20 {
+        if number == 10 {
+            first.kill().await;
+        }
+        assert_allocated(&client.create(&format!("user{number}@example.com"), 1).await);
+    }
+    app.finish([intake, standby]).await;
+}
+
+#[tokio::test]
+async fn the_number_of_partitions_may_change_while_messages_wait() {
+    let app = App::new().await;
+    let businesses: Vec<Business> = (0..12).map(|_| app.create_business(1_000)).collect();
+    let four = [("EARMARK_PARTITIONS", "4"), ("EARMARK_REPLY_TIMEOUT", "40s"), ("EARMARK_SHUTDOWN_GRACE", "60s")];
+    let intake = app.start_with("intake", &four).await;
+    // Declares the queues.
+    app.start_with("worker", &four).await.terminate().await;
+    let asking: Vec<_> = businesses
+        .iter()
+        .map(|business| {
+            let client = app.client(&intake, business);
+            tokio::spawn(async move { client.create("ann@example.com", 10).await })
+        })
+        .collect();
+    let queues: Vec<String> = (1..4).map(|partition| format!("{}.{partition}", app.work_queue())).collect();
+    eventually("several queues are used", async || {
+        let mut used = 0;
+        for queue in &queues {
+            used += usize::from(app.ready_messages(queue).await > 0);
+        }
+        used >= 2
+    })
+    .await;
+    // Fewer partitions: the worker empties the other queues too.
+    let worker = app.start("worker").await;
+    for asked in asking {
+        assert_allocated(&asked.await.expect("joined"));
+    }
+    for queue in &queues {
+        assert_eq!(app.ready_messages(queue).await, 0, "{queue}");
+        app.delete_queue(queue).await;
+    }
+    app.finish([intake, worker]).await;
 }
 
 /// A request as an intake would publish it, with a minute to live.

@@ -7,7 +7,7 @@ pub mod proxy;
 pub mod servers;
 
 use http::{Answer, Client};
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use process::{Process, Run};
 use serde_json::Value;
@@ -182,18 +182,26 @@ impl App {
 
     /// Takes the deployment off the servers, whatever is in it.
     pub async fn discard(self) {
+        self.delete_queues(&self.prefix).await;
+        self.servers.drop_database(&self.prefix).await;
+    }
+
+    /// Deletes what a process with this prefix has declared.
+    pub async fn delete_queues(&self, prefix: &str) {
+        let dead_letters = format!("{prefix}.dead-letters");
+        self.delete_queue(&format!("{prefix}.allocations")).await;
+        self.delete_queue(&dead_letters).await;
         let broker = self.broker().await;
         let channel = broker.create_channel().await.expect("a channel");
-        for queue in [self.work_queue(), self.dead_letter_queue()] {
-            channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
-        }
-        let exchange = self.dead_letter_queue();
-        channel
-            .exchange_delete(exchange.into(), lapin::options::ExchangeDeleteOptions::default())
-            .await
-            .expect("deleted");
+        channel.exchange_delete(dead_letters.into(), ExchangeDeleteOptions::default()).await.expect("deleted");
         let _ = broker.close(200, "done".into()).await;
-        self.servers.drop_database(&self.prefix).await;
+    }
+
+    pub async fn delete_queue(&self, queue: &str) {
+        let broker = self.broker().await;
+        let channel = broker.create_channel().await.expect("a channel");
+        channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
+        let _ = broker.close(200, "done".into()).await;
     }
 }
 

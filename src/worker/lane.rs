@@ -1,0 +1,76 @@
+//! One work queue's way through a worker: one batch is decoded and another answered while a third commits, and each part
+//! passes on in order.
+
+use super::Worker;
+use super::disposition::{self, Disposition};
+use super::gather::{self, Batches};
+use super::settle::Settler;
+use crate::cut::{self, Cut};
+use crate::rabbit::consumer::Consumer;
+use crate::rabbit::dead_letters::DeadLetters;
+use crate::rabbit::replies::ReplySender;
+use crate::rabbit::topology::Topology;
+use crate::rabbit::{Error, Link};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Everything of the broker that one queue needs.
+pub struct Lane {
+    consumer: Consumer,
+    replies: ReplySender,
+    dead_letters: DeadLetters,
+}
+
+impl Lane {
+    pub async fn open(
+        consuming: &Link,
+        publishing: &Link,
+        topology: &Topology,
+        queue: &str,
+        prefetch: u16,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            replies: ReplySender::open(publishing).await?,
+            dead_letters: DeadLetters::open(publishing, topology).await?,
+            consumer: Consumer::open(consuming, queue, prefetch).await?,
+        })
+    }
+
+    /// Works until the session ends; then finishes the batch in hand, replies and acknowledges.
+    pub async fn run(self, worker: Arc<Worker>, link: Link, session: CancellationToken) {
+        let Self { consumer, replies, dead_letters } = self;
+        let limits = worker.settings.limits;
+        let acknowledger = consumer.acknowledger();
+        let (decoded, messages) = mpsc::channel(usize::from(limits.prefetch));
+        // Two: one being answered, one waiting. More would only grow what a crash makes others do again.
+        let (settled, dispositions) = mpsc::channel::<Disposition>(2);
+        let gathering = tokio::spawn(gather::decode(consumer, decoded, session.clone()));
+        let disposing = tokio::spawn(async move {
+            disposition::perform_all(dispositions, &replies, &dead_letters, &acknowledger, &link).await;
+        });
+        let batches = Batches::new(messages, limits.batch);
+        settle_all(Settler::new(&worker.settings), batches, settled, &session).await;
+        session.cancel();
+        let _ = tokio::join!(gathering, disposing);
+    }
+}
+
+/// Settles batch after batch until the session ends.
+async fn settle_all(
+    mut settler: Settler,
+    mut batches: Batches,
+    settled: mpsc::Sender<Disposition>,
+    session: &CancellationToken,
+) {
+    loop {
+        let batch = tokio::select! { biased; () = session.cancelled() => return, batch = batches.next() => batch };
+        let Some(batch) = batch else { return };
+        cut::at(Cut::W1).await;
+        let Some(results) = settler.settle(&batch, session).await else { return };
+        cut::at(Cut::W6).await;
+        if settled.send(Disposition::of(batch, results)).await.is_err() {
+            return;
+        }
+    }
+}
