@@ -5,7 +5,6 @@ use crate::intake::submit::Budgets;
 use crate::postgres::{self, Postgres};
 use crate::rabbit::Broker;
 use crate::rabbit::publisher::Limits as Packing;
-use crate::rabbit::topology::Topology;
 use crate::secret::HashSecret;
 use crate::worker::Limits;
 use anyhow::{Context, anyhow, ensure};
@@ -51,9 +50,10 @@ pub struct Process {
     #[arg(long, env = "EARMARK_QUEUE_PREFIX", default_value = "earmark")]
     queue_prefix: String,
     /// How many work queues the businesses are spread over; each has one worker at a time, and is settled on its own. The
-    /// same in every process; while it is being changed, workers also empty the queues of a larger number
+    /// same in every process. Workers also empty the queues of the largest number there ever was; to raise it, restart the
+    /// workers before the intakes
     #[arg(long, env = "EARMARK_PARTITIONS", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=64))]
-    partitions: u16,
+    pub partitions: u16,
     /// Where /livez and /readyz are served: address:port. Without it there is no side listener
     #[arg(long, env = "EARMARK_OPS_LISTEN")]
     pub ops_listen: Option<SocketAddr>,
@@ -111,13 +111,13 @@ impl Process {
         Broker::parse(&self.amqp_url).context("AMQP_URL")
     }
 
-    pub fn topology(&self) -> anyhow::Result<Topology> {
+    pub fn queue_prefix(&self) -> anyhow::Result<&str> {
         let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         ensure!(
             (1..=100).contains(&self.queue_prefix.len()) && self.queue_prefix.chars().all(fits),
             "EARMARK_QUEUE_PREFIX must be 1 to 100 letters, digits, dots, dashes or underscores"
         );
-        Ok(Topology::new(&self.queue_prefix, self.partitions))
+        Ok(&self.queue_prefix)
     }
 
     /// Parsed here and not by the command line, whose error would print the secret.

@@ -3,11 +3,12 @@
 use crate::config::{IntakeSettings, Process, WorkerSettings};
 use crate::intake::{self, Intake};
 use crate::ops::{self, Impediments};
-use crate::postgres::{Error, Postgres};
+use crate::postgres::{Error, Postgres, partitions};
+use crate::rabbit::topology::Topology;
 use crate::retry::Backoff;
 use crate::worker::{self, Worker};
 use crate::{cut, shutdown};
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail};
 use clap::Args;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -61,7 +62,8 @@ async fn run(
     arm_cut()?;
     let stop = shutdown::on_signal()?;
     let postgres = process.postgres(intake_settings.as_ref().map_or(1, |settings| settings.read_connections))?;
-    let intake = intake_settings.map(|settings| open_intake(&process, settings, &postgres)).transpose()?;
+    let topology = Topology::new(process.queue_prefix()?, process.partitions);
+    let intake = intake_settings.map(|settings| open_intake(&process, settings, topology, &postgres)).transpose()?;
     let worker = worker_settings.map(|settings| open_worker(&process, settings, &postgres)).transpose()?;
     let impediments = impediments(intake.as_ref().map(|(intake, _)| Arc::clone(intake)), worker.clone());
     let stopped = CancellationToken::new();
@@ -69,15 +71,13 @@ async fn run(
         let listener = bind(address, "EARMARK_OPS_LISTEN").await?;
         tokio::spawn(ops::serve(listener, impediments, stopped.clone()));
     }
-    if !wait_for_schema(&postgres, &stop).await? {
-        return Ok(());
-    }
+    let Some(all_queues) = wait_for_ledger(&process, &postgres, &stop).await? else { return Ok(()) };
     let listener = match &intake {
         Some((_, settings)) => Some(bind(settings.listen, "EARMARK_LISTEN").await?),
         None => None,
     };
     let worker_stop = CancellationToken::new();
-    let working = worker.map(|worker| tokio::spawn(worker.run(worker_stop.clone())));
+    let working = worker.map(|worker| tokio::spawn(worker.run(all_queues, worker_stop.clone())));
     if let (Some((intake, _)), Some(listener)) = (intake, listener) {
         intake.run(listener, stop.clone(), process.shutdown_grace).await?;
     }
@@ -110,11 +110,12 @@ async fn bind(address: std::net::SocketAddr, name: &'static str) -> anyhow::Resu
 fn open_intake(
     process: &Process,
     settings: IntakeSettings,
+    topology: Topology,
     postgres: &Postgres,
 ) -> anyhow::Result<(Arc<Intake>, IntakeSettings)> {
     let intake = Intake::start(intake::Settings {
         broker: process.broker()?,
-        topology: process.topology()?,
+        topology,
         postgres: postgres.clone(),
         secret: process.secret()?,
         budgets: process.budgets(),
@@ -127,7 +128,6 @@ fn open_intake(
 fn open_worker(process: &Process, settings: WorkerSettings, postgres: &Postgres) -> anyhow::Result<Arc<Worker>> {
     Ok(Worker::new(worker::Settings {
         broker: process.broker()?,
-        topology: process.topology()?,
         postgres: postgres.clone(),
         secret: process.secret()?,
         limits: settings.limits(),
@@ -143,19 +143,34 @@ fn impediments(intake: Option<Arc<Intake>>, worker: Option<Arc<Worker>>) -> Impe
     })
 }
 
-/// Waits for the database to be there, and refuses one whose schema is older than this program. `false` if stopped first.
-async fn wait_for_schema(postgres: &Postgres, stop: &CancellationToken) -> anyhow::Result<bool> {
+/// Waits for the database to be there, refuses one whose schema is older than this program, and notes the number of
+/// partitions. Answers with all work queues that may hold messages: those of now, and those of a larger number in the past.
+/// `None` if stopped first.
+async fn wait_for_ledger(
+    process: &Process,
+    postgres: &Postgres,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Topology>> {
+    let prefix = process.queue_prefix()?;
     let mut backoff = Backoff::for_connections();
     while !stop.is_cancelled() {
-        match postgres.missing_migrations().await {
-            Ok(missing) => {
-                ensure!(missing == 0, "the schema lacks {missing} migrations of this program: run `earmark migrate`");
-                return Ok(true);
-            }
+        match read_ledger(prefix, process.partitions, postgres).await {
+            Ok((0, most)) => return Ok(Some(Topology::new(prefix, most))),
+            Ok((missing, _)) => bail!("the schema lacks {missing} migrations of this program: run `earmark migrate`"),
             Err(Error::Transient(error)) => tracing::warn!(error, "waiting for postgres"),
             Err(error) => return Err(error.into()),
         }
         tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }
     }
-    Ok(false)
+    Ok(None)
+}
+
+/// How many migrations the schema lacks and, if none, the largest number of partitions there ever was.
+async fn read_ledger(prefix: &str, partitions: u16, postgres: &Postgres) -> Result<(usize, u16), Error> {
+    let missing = postgres.missing_migrations().await?;
+    if missing > 0 {
+        return Ok((missing, partitions));
+    }
+    let noting = async |connection: &mut _| partitions::write_most(connection, prefix, partitions).await;
+    Ok((0, postgres.session().run(noting).await?))
 }

@@ -15,6 +15,7 @@ mod error;
 mod health;
 pub mod keys;
 pub mod overview;
+pub mod partitions;
 pub mod users;
 
 pub use error::Error;

@@ -34,23 +34,6 @@ impl Topology {
         (0..self.partitions).map(|partition| self.work_queue(partition)).collect()
     }
 
-    /// Work queues beyond this number of partitions: what a deployment with more of them has left behind, and intakes that
-    /// were not restarted yet still fill. Each question about a queue that does not exist costs a channel.
-    pub async fn find_older_work_queues(&self, link: &Link) -> Result<Vec<String>, Error> {
-        let mut found = vec![];
-        for partition in self.partitions.. {
-            let (queue, channel) = (self.work_queue(partition), link.channel().await?);
-            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
-            let asked = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await;
-            if asked.is_err() {
-                break;
-            }
-            channel.close(200, "looked".into()).await?;
-            found.push(queue);
-        }
-        Ok(found)
-    }
-
     /// Messages wait here for a person.
     pub fn dead_letter_queue(&self) -> String {
         format!("{}.dead-letters", self.prefix)

@@ -34,7 +34,6 @@ pub struct Limits {
 /// What a worker is made of.
 pub struct Settings {
     pub broker: Broker,
-    pub topology: Topology,
     pub postgres: Postgres,
     pub secret: HashSecret,
     pub limits: Limits,
@@ -61,15 +60,15 @@ impl Worker {
         checks.into_iter().filter_map(|(is_so, what)| is_so.then_some(what)).collect()
     }
 
-    /// Works until `stop`; whenever the broker is lost, connects again. On `stop` it finishes the batch in hand, replies,
+    /// Works on all queues of `topology` until `stop`; whenever the broker is lost, connects again. On `stop` it finishes the batch in hand, replies,
     /// acknowledges, and leaves the rest to others.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+    pub async fn run(self: Arc<Self>, topology: Topology, stop: CancellationToken) {
         let pings = tokio::spawn(self.postgres_health.clone().watch(self.settings.postgres.clone(), stop.clone()));
         let mut backoff = Backoff::for_connections();
         while !stop.is_cancelled() {
             let session = tokio::spawn({
-                let (worker, stop) = (Arc::clone(&self), stop.clone());
-                async move { worker.session(&stop).await }
+                let (worker, topology, stop) = (Arc::clone(&self), topology.clone(), stop.clone());
+                async move { worker.session(&topology, &stop).await }
             });
             let ended = session.await;
             self.consuming.store(false, Ordering::Relaxed);
@@ -85,16 +84,14 @@ impl Worker {
     }
 
     /// One pair of connections, from their opening to their loss.
-    async fn session(self: &Arc<Self>, stop: &CancellationToken) -> Result<(), Error> {
-        let Settings { broker, topology, limits, .. } = &self.settings;
+    async fn session(self: &Arc<Self>, topology: &Topology, stop: &CancellationToken) -> Result<(), Error> {
+        let Settings { broker, limits, .. } = &self.settings;
         let (consuming, publishing) =
             broker.connect_twice("earmark worker: requests", "earmark worker: replies").await?;
         let opening = async {
             topology.declare(&publishing).await?;
-            let mut queues = topology.work_queues();
-            queues.extend(topology.find_older_work_queues(&publishing).await?);
             let mut lanes = vec![];
-            for queue in queues {
+            for queue in topology.work_queues() {
                 lanes.push(Lane::open(&consuming, &publishing, topology, &queue, limits.prefetch).await?);
             }
             Ok(lanes)

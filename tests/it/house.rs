@@ -64,6 +64,7 @@ fn allowed(room: &str) -> &'static [&'static str] {
             "intake",
             "ops",
             "postgres",
+            "rabbit",
             "retry",
             "shutdown",
             "telemetry",
