@@ -222,6 +222,12 @@ fn read_reply(item: &ReplyItem) -> Option<Reply> {
     Some(Reply { id: RequestId::from_u128(item.id.as_u128()), verdict, hash })
 }
 
+/// 200 of `POST /payout/create`: the payout user's hash, in hexadecimal.
+#[derive(Debug, Serialize)]
+pub struct AllocatedBody {
+    pub hash: String,
+}
+
 /// `GET /balance`, in cents.
 #[derive(Debug, Serialize)]
 pub struct BalanceBody {

@@ -10,7 +10,7 @@
 use super::submit::NeverPublished;
 use crate::ledger::{RequestId, UserHash};
 use crate::postgres::allocations::Voided;
-use crate::wire::{self, FieldErrors};
+use crate::wire::{self, AllocatedBody, FieldErrors};
 use axum::body::Body;
 use axum::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{Response, StatusCode};
@@ -87,7 +87,7 @@ pub fn found<T: Serialize>(shape: &T) -> Answer {
 
 /// 200: debited once. `replayed`: by an earlier request under the same key.
 pub fn allocated(hash: UserHash, replayed: bool) -> Answer {
-    let body = serde_json::json!({ "hash": hex::encode(hash.0) });
+    let body = AllocatedBody { hash: hex::encode(hash.0) };
     let answer = Answer { debited: Debited::Yes, ..Answer::json(StatusCode::OK, &body) };
     if replayed { answer.with_header(REPLAYED, HeaderValue::from_static("true")) } else { answer }
 }

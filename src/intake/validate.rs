@@ -6,7 +6,6 @@ use crate::ledger::{Amount, Email};
 use crate::wire::FieldErrors;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use std::collections::HashSet;
 use std::fmt;
 
 /// What a valid body asks for.
@@ -133,12 +132,13 @@ impl<'de> Visitor<'de> for MembersVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
         let mut members = vec![];
-        let mut seen = HashSet::new();
-        while let Some((name, value)) = map.next_entry::<String, &RawValue>()? {
-            if !seen.insert(name.clone()) {
-                return Err(A::Error::custom("duplicate key"));
-            }
-            members.push((name, value));
+        while let Some(member) = map.next_entry::<String, &RawValue>()? {
+            members.push(member);
+        }
+        let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(A::Error::custom("duplicate key"));
         }
         Ok(Members(members))
     }
