@@ -7,10 +7,12 @@ COPY Cargo.toml Cargo.lock ./
 COPY .sqlx .sqlx
 COPY migrations migrations
 COPY src src
+# Named in Cargo.toml, and not built.
+COPY benches benches
 # The target folder is in a cache, which is no part of the image, so the program is copied out of it.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target,sharing=locked \
-    cargo build --release --locked --bin earmark && cp target/release/earmark /earmark
+    cargo build --profile dist --locked --bin earmark && cp target/dist/earmark /earmark
 
 # The Debian of the builder (12 is bookworm), as the program is linked against its C library.
 # No ca-certificates: the roots that TLS trusts are compiled in.

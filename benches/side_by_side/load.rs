@@ -66,7 +66,7 @@ pub struct Outcome {
     pub other: u64,
     /// Of 200 and 400, in microseconds.
     pub latency: Histogram<u64>,
-    /// Of 503, in microseconds.
+    /// Of 503, in microseconds, from when the request was sent.
     pub refusal_latency: Histogram<u64>,
 }
 
@@ -112,11 +112,17 @@ pub async fn run(
     measured: Duration,
 ) -> Outcome {
     static SEED: AtomicU64 = AtomicU64::new(1);
+    // All connections stand before the first request: thousands at once would overflow the server's queue of new ones.
+    let mut streams = vec![];
+    for _ in 0..connections {
+        streams.push(connect(address).await.ok());
+    }
     let begin = Instant::now();
     let (from, until) = (begin + warm_up, begin + warm_up + measured);
     let slots = Arc::new(AtomicU64::new(0));
-    let tasks: Vec<_> = (0..connections)
-        .map(|_| {
+    let tasks: Vec<_> = streams
+        .into_iter()
+        .map(|stream| {
             let client = Client {
                 address,
                 workload: workload.clone(),
@@ -124,7 +130,7 @@ pub async fn run(
                 request: Vec::with_capacity(512),
                 answer: Vec::with_capacity(1024),
             };
-            tokio::spawn(client.run(pace, Arc::clone(&slots), begin, from, until))
+            tokio::spawn(client.run(stream, pace, Arc::clone(&slots), begin, from, until))
         })
         .collect();
     let mut total = Outcome::new();
@@ -133,6 +139,12 @@ pub async fn run(
     }
     total.seconds = measured.as_secs_f64();
     total
+}
+
+async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 struct Client {
@@ -146,6 +158,7 @@ struct Client {
 impl Client {
     async fn run(
         mut self,
+        mut stream: Option<TcpStream>,
         pace: Pace,
         slots: Arc<AtomicU64>,
         begin: Instant,
@@ -153,7 +166,6 @@ impl Client {
         until: Instant,
     ) -> Outcome {
         let mut outcome = Outcome::new();
-        let mut stream = None;
         loop {
             let due = match pace {
                 Pace::Closed => Instant::now(),
@@ -168,6 +180,7 @@ impl Client {
                 return outcome;
             }
             self.write_request();
+            let sent = Instant::now();
             let status = match self.exchange(&mut stream).await {
                 Ok(status) => status,
                 Err(_) => {
@@ -177,18 +190,19 @@ impl Client {
             };
             let now = Instant::now();
             if now >= from && now < until {
-                self.note(&mut outcome, status, (now - due).as_micros() as u64);
+                self.note(&mut outcome, status, now - due, now - sent);
             }
         }
     }
 
-    fn note(&self, outcome: &mut Outcome, status: u16, micros: u64) {
+    /// A refusal counts from when its request was sent: under overload the clients are late themselves.
+    fn note(&self, outcome: &mut Outcome, status: u16, since_due: Duration, since_sent: Duration) {
         match status {
             200 if self.has_hash() => outcome.allocated += 1,
             400 if self.workload.insufficient > 0.0 => outcome.refused += 1,
             503 => {
                 outcome.unavailable += 1;
-                outcome.refusal_latency.saturating_record(micros);
+                outcome.refusal_latency.saturating_record(since_sent.as_micros() as u64);
                 return;
             }
             _ => {
@@ -196,7 +210,7 @@ impl Client {
                 return;
             }
         }
-        outcome.latency.saturating_record(micros);
+        outcome.latency.saturating_record(since_due.as_micros() as u64);
     }
 
     /// Whether the answer's body is `{"hash":"<64 hexadecimal digits>"}`.
@@ -228,11 +242,7 @@ impl Client {
     async fn exchange(&mut self, stream: &mut Option<TcpStream>) -> std::io::Result<u16> {
         let stream = match stream {
             Some(stream) => stream,
-            None => {
-                let new = TcpStream::connect(self.address).await?;
-                new.set_nodelay(true)?;
-                stream.insert(new)
-            }
+            None => stream.insert(connect(self.address).await?),
         };
         stream.write_all(&self.request).await?;
         self.answer.clear();

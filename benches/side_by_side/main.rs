@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// More than the intake takes at once, so that some must be refused.
+const OVERLOADING: usize = 6_000;
 const ONE: &str = "one business";
 
 #[derive(Parser)]
@@ -364,7 +366,7 @@ async fn paced(place: &Place, earmark: &Target, one: &Workload, saturated: f64, 
     let mut rows = vec![];
     rows.push(place.run(earmark, "one connection", one, 1, Pace::Closed, time).await);
     rows.push(place.run(earmark, "half the rate, open loop", one, 512, Pace::Open(saturated / 2.0), time * 2).await);
-    rows.push(place.run(earmark, "five times the rate", one, 16_000, Pace::Open(saturated * 5.0), time).await);
+    rows.push(place.run(earmark, "five times the rate", one, OVERLOADING, Pace::Open(saturated * 5.0), time).await);
     rows.iter().for_each(say);
     rows
 }
