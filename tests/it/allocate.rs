@@ -179,6 +179,33 @@ async fn what_cannot_be_read_is_dead_lettered_with_its_reason_and_its_neighbours
     app.finish([process]).await;
 }
 
+#[tokio::test]
+async fn what_cannot_be_stored_is_split_off_dead_lettered_and_voided_and_its_neighbours_are_applied() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let process = app.start("serve").await;
+    let client = app.client(&process, &business);
+    // A user whose balance has no room for another cent.
+    let full = "INSERT INTO payout_users (business_id, email, hash, balance)
+        SELECT business_id, 'full@example.com', sha256('full'), 9223372036854775807 FROM businesses";
+    let mut database = app.database().await;
+    sqlx::query(full).execute(&mut database).await.expect("a full user");
+    let emails = ["ann@example.com", "bob@example.com", "full@example.com", "carl@example.com"];
+    let requests = emails.map(|email| request(&business, email, 10));
+    publish(&app, &message(&requests.each_ref(), &[])).await;
+    app.until_queue_holds(&app.dead_letter_queue(), 1).await;
+    assert_allocated(&client.create("dora@example.com", 1).await);
+    for email in ["ann@example.com", "bob@example.com", "carl@example.com"] {
+        assert_eq!(client.user_balance(email).await, 10, "{email}");
+    }
+    assert!(dead_letter_reason(&app).await.contains("out of range"));
+    let shown = client.get(&format!("/payout/requests/{}", uuid::Uuid::from_u128(requests[2].id.as_u128()))).await;
+    assert_eq!(shown.json()["state"], "voided");
+    assert!(process.logged("batch split: one of its requests cannot be stored") > 0);
+    sqlx::query("DELETE FROM payout_users WHERE email LIKE 'full%'").execute(&mut database).await.expect("deleted");
+    app.finish([process]).await;
+}
+
 /// Takes the oldest dead letter, and answers why it is one.
 async fn dead_letter_reason(app: &App) -> String {
     let broker = app.broker().await;
