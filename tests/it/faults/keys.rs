@@ -2,6 +2,7 @@
 
 use crate::harness::http::{Answer, Client};
 use crate::harness::{App, assert_allocated, eventually};
+use futures_util::StreamExt;
 use serde_json::json;
 use std::time::Duration;
 
@@ -208,9 +209,9 @@ async fn a_request_is_shown_to_its_own_business_and_asking_after_its_deadline_de
 async fn peek_request_id(app: &App) -> String {
     let broker = app.broker().await;
     let channel = broker.create_channel().await.expect("a channel");
-    let message =
-        channel.basic_get(app.work_queue().into(), Default::default()).await.expect("a get").expect("a message");
-    let read = earmark::wire::read_requests(&message.delivery.data).expect("a message of ours");
+    let consuming = channel.basic_consume(app.work_queue().into(), "".into(), Default::default(), Default::default());
+    let message = consuming.await.expect("a consumer").next().await.expect("a message").expect("delivered");
+    let read = earmark::wire::read_requests(&message.data).expect("a message of ours");
     // Closing without an acknowledgement puts it back.
     broker.close(200, "done".into()).await.expect("closed");
     uuid::Uuid::from_u128(read.requests[0].id.as_u128()).to_string()
