@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help services services-down run test chaos mutants lint
+.PHONY: help services services-down run test chaos mutants bench bench-quick lint
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
@@ -21,6 +21,12 @@ chaos: ## Faults of every kind, from a seed: TIME=20m SEED=1 (default: 20m, a ne
 
 mutants: ## Break the protocol on purpose, and see that the fault harness notices
 	@scripts/mutants
+
+bench: ## Measure side by side, on private servers (about ten minutes, plus the build)
+	@scripts/bench
+
+bench-quick: ## The same in three minutes, without growth
+	@scripts/bench --quick
 
 lint: ## Check formatting, clippy, the SQL queries and, with cargo-deny installed, the dependencies
 	cargo fmt --all --check

@@ -114,7 +114,8 @@ impl Place {
     /// Intake and worker as processes of their own. With `echo` the worker is one that asks no database.
     async fn earmark(&self, name: &str, database_url: &str, workers: usize, echo: bool) -> Target {
         let (address, ops) = (free_address(), free_address());
-        let prefix = format!("bench-{}-{}", name.replace(' ', "-"), std::process::id());
+        let prefix =
+            format!("bench-{}-{}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"), std::process::id());
         let settings = |ops: SocketAddr| {
             vec![
                 ("DATABASE_URL", database_url.to_owned()),
