@@ -7,18 +7,32 @@ use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use moka::future::Cache;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
+use tokio::time::Instant;
 
-/// How long a look-up is remembered, so how long a revoked key may still work in a running intake.
-const REMEMBERED: Duration = Duration::from_secs(2);
+/// How old a look-up may be before it is done again, beside the requests that use it meanwhile. If all of them waited for
+/// it, thousands would wake at once, every time.
+const FRESH: Duration = Duration::from_millis(1_500);
+/// How long a look-up is remembered at most, so how long a revoked key may still work in a running intake.
+const REMEMBERED: Duration = Duration::from_secs(4);
 /// How many look-ups are remembered, those of unknown keys included.
 const MOST_REMEMBERED: u64 = 100_000;
 
-/// Knows the businesses by their keys.
+/// Knows the businesses by their keys. Clones share what they know.
+#[derive(Clone)]
 pub struct Authenticator {
     postgres: Postgres,
-    known: Cache<[u8; 32], Option<BusinessId>>,
+    known: Cache<[u8; 32], Arc<Known>>,
+}
+
+/// What a look-up found, and when.
+struct Known {
+    business: Option<BusinessId>,
+    since: Instant,
+    /// Whether somebody looks again already.
+    renewing: AtomicBool,
 }
 
 impl Authenticator {
@@ -38,17 +52,30 @@ impl Authenticator {
         let Some(key) = bearer(headers).filter(|key| api_key::is_well_formed_secret(key)) else { return Ok(None) };
         let digest = api_key::digest(key);
         if let Some(known) = self.known.get(&digest).await {
-            return Ok(known);
+            if known.since.elapsed() > FRESH && health.is_up() && !known.renewing.swap(true, Ordering::Relaxed) {
+                tokio::spawn(self.clone().renew(digest, Arc::clone(&known)));
+            }
+            return Ok(known.business);
         }
         if !health.is_up() {
             return Err(None);
         }
-        self.known.try_get_with(digest, self.look_up(digest)).await.map_err(Some)
+        Ok(self.known.try_get_with(digest, self.look_up(digest)).await.map_err(Some)?.business)
     }
 
-    async fn look_up(&self, digest: [u8; 32]) -> Result<Option<BusinessId>, Error> {
+    /// Looks again. If that fails, the old look-up holds until it is forgotten, and somebody else may try.
+    async fn renew(self, digest: [u8; 32], old: Arc<Known>) {
+        match self.look_up(digest).await {
+            Ok(new) => self.known.insert(digest, new).await,
+            Err(_) => old.renewing.store(false, Ordering::Relaxed),
+        }
+    }
+
+    async fn look_up(&self, digest: [u8; 32]) -> Result<Arc<Known>, Error> {
+        let since = Instant::now();
         let found = self.postgres.read(async |connection| api_keys::find_secret(connection, &digest).await).await?;
-        Ok(found.filter(|(_, stored)| stored.ct_eq(&digest).into()).map(|(business, _)| business))
+        let business = found.filter(|(_, stored)| stored.ct_eq(&digest).into()).map(|(business, _)| business);
+        Ok(Arc::new(Known { business, since, renewing: AtomicBool::new(false) }))
     }
 }
 
