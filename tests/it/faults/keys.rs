@@ -4,7 +4,6 @@ use crate::harness::http::{Answer, Client};
 use crate::harness::{App, assert_allocated, eventually};
 use futures_util::StreamExt;
 use serde_json::json;
-use std::time::Duration;
 
 const QUICK: [(&str, &str); 4] = [
     ("EARMARK_REPLY_TIMEOUT", "1s"),
@@ -239,7 +238,8 @@ async fn a_backlog_past_its_deadline_is_voided_and_not_applied() {
         let _ = asked.await.expect("joined");
     }
     // The deadlines are at most a second away, and a worker allows for another.
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let latest = earmark::clock::now_millis() + 1_000 + 1_000;
+    eventually("the deadlines are past", async || earmark::clock::now_millis() > latest).await;
     let process = app.start("serve").await;
     app.until_queue_holds(&app.work_queue(), 0).await;
     let client = app.client(&process, &business);
