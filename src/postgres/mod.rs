@@ -69,7 +69,8 @@ impl Postgres {
         let pool = PgPoolOptions::new()
             .max_connections(settings.pool_size)
             .acquire_timeout(settings.timeout)
-            .test_before_acquire(false)
+            // A round trip a read, so that nobody is told 503 over a connection that went away with a restarted server.
+            .test_before_acquire(true)
             .after_connect(|connection, _| Box::pin(async move { refuse_lossy(connection).await }))
             .connect_lazy_with(options.clone());
         Ok(Self { options, pool, timeout: settings.timeout })
