@@ -5,8 +5,8 @@ use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -71,10 +71,10 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn new() -> Self {
+    fn new(measured: Duration) -> Self {
         let histogram = || Histogram::new_with_bounds(1, 60_000_000, 3).expect("bounds");
         Self {
-            seconds: 0.0,
+            seconds: measured.as_secs_f64(),
             allocated: 0,
             refused: 0,
             unavailable: 0,
@@ -82,15 +82,6 @@ impl Outcome {
             latency: histogram(),
             refusal_latency: histogram(),
         }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.allocated += other.allocated;
-        self.refused += other.refused;
-        self.unavailable += other.unavailable;
-        self.other += other.other;
-        self.latency.add(&other.latency).expect("the same bounds");
-        self.refusal_latency.add(&other.refusal_latency).expect("the same bounds");
     }
 
     pub fn per_second(&self) -> f64 {
@@ -118,27 +109,28 @@ pub async fn run(
         streams.push(connect(address).await.ok());
     }
     let begin = Instant::now();
-    let (from, until) = (begin + warm_up, begin + warm_up + measured);
-    let slots = Arc::new(AtomicU64::new(0));
+    let from = begin + warm_up;
+    let schedule = Schedule { pace, slots: Arc::default(), begin, from, until: from + measured };
+    // One for all: thousands of histograms would cost the machine more than what is measured.
+    let outcome = Arc::new(Mutex::new(Outcome::new(measured)));
     let tasks: Vec<_> = streams
         .into_iter()
         .map(|stream| {
             let client = Client {
                 address,
+                schedule: schedule.clone(),
                 workload: workload.clone(),
                 rng: SmallRng::seed_from_u64(SEED.fetch_add(1, Ordering::Relaxed)),
                 request: Vec::with_capacity(512),
                 answer: Vec::with_capacity(1024),
             };
-            tokio::spawn(client.run(stream, pace, Arc::clone(&slots), begin, from, until))
+            tokio::spawn(client.run(stream, Arc::clone(&outcome)))
         })
         .collect();
-    let mut total = Outcome::new();
     for task in tasks {
-        total.add(&task.await.expect("a client"));
+        task.await.expect("a client");
     }
-    total.seconds = measured.as_secs_f64();
-    total
+    Arc::into_inner(outcome).and_then(|outcome| outcome.into_inner().ok()).expect("all clients have ended")
 }
 
 async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
@@ -147,7 +139,34 @@ async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// When to send, and which answers count.
+#[derive(Clone)]
+struct Schedule {
+    pace: Pace,
+    slots: Arc<AtomicU64>,
+    begin: Instant,
+    from: Instant,
+    until: Instant,
+}
+
+impl Schedule {
+    /// Waits for the next request's time, and says when that was; `None` when the run is over.
+    async fn next(&self) -> Option<Instant> {
+        let due = match self.pace {
+            Pace::Closed => Instant::now(),
+            Pace::Open(rate) => {
+                let slot = self.slots.fetch_add(1, Ordering::Relaxed);
+                let due = self.begin + Duration::from_secs_f64(slot as f64 / rate);
+                tokio::time::sleep_until(due).await;
+                due
+            }
+        };
+        (due < self.until).then_some(due)
+    }
+}
+
 struct Client {
+    schedule: Schedule,
     address: SocketAddr,
     workload: Workload,
     rng: SmallRng,
@@ -156,29 +175,8 @@ struct Client {
 }
 
 impl Client {
-    async fn run(
-        mut self,
-        mut stream: Option<TcpStream>,
-        pace: Pace,
-        slots: Arc<AtomicU64>,
-        begin: Instant,
-        from: Instant,
-        until: Instant,
-    ) -> Outcome {
-        let mut outcome = Outcome::new();
-        loop {
-            let due = match pace {
-                Pace::Closed => Instant::now(),
-                Pace::Open(rate) => {
-                    let slot = slots.fetch_add(1, Ordering::Relaxed);
-                    let due = begin + Duration::from_secs_f64(slot as f64 / rate);
-                    tokio::time::sleep_until(due).await;
-                    due
-                }
-            };
-            if due >= until {
-                return outcome;
-            }
+    async fn run(mut self, mut stream: Option<TcpStream>, outcome: Arc<Mutex<Outcome>>) {
+        while let Some(due) = self.schedule.next().await {
             self.write_request();
             let sent = Instant::now();
             let status = match self.exchange(&mut stream).await {
@@ -189,8 +187,8 @@ impl Client {
                 }
             };
             let now = Instant::now();
-            if now >= from && now < until {
-                self.note(&mut outcome, status, now - due, now - sent);
+            if (self.schedule.from..self.schedule.until).contains(&now) {
+                self.note(&mut outcome.lock().expect("no client has panicked"), status, now - due, now - sent);
             }
         }
     }

@@ -30,6 +30,9 @@ struct Arguments {
     /// Only measure Earmark under this number of connections, for profiling
     #[arg(long)]
     only: Option<usize>,
+    /// With `only`: so many requests a second instead of as many as can be
+    #[arg(long)]
+    rate: Option<f64>,
     /// How many workers Earmark runs with
     #[arg(long, default_value_t = 1)]
     workers: usize,
@@ -54,6 +57,10 @@ enum Contender {
         settings: contenders::Settings,
     },
 }
+
+/// The same as Earmark's, for all that it is compared with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() {
@@ -248,8 +255,10 @@ async fn measure(arguments: Arguments) {
     let time = Duration::from_secs(if arguments.quick { 3 } else { 5 });
     if let Some(connections) = arguments.only {
         for _ in 0..3 {
-            let row = place.run(&earmark, ONE, &one, connections, Pace::Closed, time).await;
+            let pace = arguments.rate.map_or(Pace::Closed, Pace::Open);
+            let row = place.run(&earmark, ONE, &one, connections, pace, time).await;
             say(&row);
+            println!("    refused {:.0}/s, p99 {:.0} ms", row.refused_per_second, row.refusal_p99_ms);
             println!("    {:.0?} µs, {:.0?} MiB", row.cpu_us_per_request, row.rss_mib);
         }
         return;

@@ -29,7 +29,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use submit::Budgets;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -105,7 +105,7 @@ impl Intake {
         stop: CancellationToken,
         grace: Duration,
     ) -> std::io::Result<()> {
-        let links = tokio::spawn(Arc::clone(&self).keep_session());
+        let links = on_a_thread_of_its_own(Arc::clone(&self).keep_session())?;
         let pings = tokio::spawn(self.postgres_health.clone().watch(self.postgres.clone(), self.abandon.clone()));
         let closed = CancellationToken::new();
         let serving = axum::serve(listener, routes::router(Arc::clone(&self)))
@@ -182,6 +182,18 @@ impl Intake {
             tokio::select! { () = backoff.wait() => {}, () = self.abandon.cancelled() => {} }
         }
     }
+}
+
+/// Runs what talks to the broker on a thread of its own. Among the tasks of thousands of connections it would be polled
+/// once in a round of all of them, and under overload the refusals would hold up what was accepted.
+fn on_a_thread_of_its_own(work: impl Future<Output = ()> + Send + 'static) -> std::io::Result<oneshot::Receiver<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ended, end) = oneshot::channel();
+    std::thread::Builder::new().name("broker".to_owned()).spawn(move || {
+        runtime.block_on(work);
+        let _ = ended.send(());
+    })?;
+    Ok(end)
 }
 
 /// One pair of connections to the broker, with the reply queue and the waiters that belong to it.

@@ -10,23 +10,14 @@ use super::keys::Columns as KeyColumns;
 use super::users::{Hashes, read_hash};
 use crate::ledger::{Account, Accounts, Decision, Outcome, Request, UserHash};
 use sqlx::PgConnection;
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// What came of [`settle`].
-#[derive(Debug)]
-pub enum Settlement {
-    /// Committed, with the stored hash of every user that was credited.
-    Committed(Hashes),
-    /// A balance or a switch is not what was expected: nothing was written.
-    Unexpected,
-    /// A request or a key was written before: nothing was written.
-    Repeated,
-}
-
 /// Settles a batch in one statement, if every business still is as `expected` says, no request was decided before and
-/// none of the keys has a row.
+/// none of the keys has a row; else nothing was written, and it is `None`. The stored hash of every user that was
+/// credited.
 ///
-/// The businesses are locked first, then the keys are written, then the rows: each part needs the one before it, so that
+/// The businesses are updated first, then the keys are written, then the rows: each part needs the one before it, so that
 /// everybody takes their locks in one order. [`Error::Unknown`] if the answer is lost: it stands or it does not.
 pub async fn settle(
     connection: &mut PgConnection,
@@ -34,53 +25,48 @@ pub async fn settle(
     requests: &[Request],
     decision: &Decision,
     hashes: &[UserHash],
-) -> Result<Settlement, Error> {
+) -> Result<Option<Hashes>, Error> {
+    let books = Books::of(expected, decision);
     let rows = Rows::of(requests, decision);
-    let money = Money::of(decision, hashes);
+    let credits = Credits::of(decision, hashes);
     let new_keys: Vec<_> = decision.keys.iter().collect();
     let keys = KeyColumns::of(&new_keys);
-    let (businesses, accounts): (Vec<Uuid>, Vec<&Account>) =
-        expected.iter().map(|(id, account)| (Uuid::from_u128(id.as_u128()), account)).unzip();
-    let balances: Vec<i64> = accounts.iter().map(|account| account.payout_balance).collect();
-    let switches: Vec<bool> = accounts.iter().map(|account| account.payouts_enabled).collect();
     let settled = sqlx::query!(
         r#"/* settle_batch */
-        WITH locked AS MATERIALIZED (
-            SELECT business_id, payout_balance, payouts_enabled FROM businesses
-            WHERE business_id = ANY($1) ORDER BY business_id FOR NO KEY UPDATE
-        ), guard AS MATERIALIZED (
-            SELECT count(*) = cardinality($1) AS holds FROM locked
-            JOIN unnest($1::uuid[], $2::bigint[], $3::boolean[]) AS e (business_id, payout_balance, payouts_enabled)
-            USING (business_id, payout_balance, payouts_enabled)
+        WITH debits AS (
+            UPDATE businesses b SET payout_balance = e.balance_after
+            FROM unnest($1::uuid[], $2::bigint[], $3::boolean[], $4::bigint[])
+                AS e (business_id, payout_balance, payouts_enabled, balance_after)
+            WHERE b.business_id = e.business_id
+                AND b.payout_balance = e.payout_balance AND b.payouts_enabled = e.payouts_enabled
+            RETURNING 1
+        ), expected AS MATERIALIZED (
+            SELECT CASE WHEN (SELECT count(*) FROM debits) = cardinality($1) THEN true ELSE refuse_batch() END AS holds
         ), keys AS (
             INSERT INTO idempotency_keys (business_id, key, epoch, request_id, email, amount)
-            SELECT * FROM unnest($4::uuid[], $5::text[], $6::bigint[], $7::uuid[], $8::text[], $9::bigint[])
-            WHERE (SELECT holds FROM guard)
+            SELECT * FROM unnest($5::uuid[], $6::text[], $7::bigint[], $8::uuid[], $9::text[], $10::bigint[])
+            WHERE (SELECT holds FROM expected)
             ON CONFLICT DO NOTHING RETURNING 1
         ), rows AS (
             INSERT INTO allocations (business_id, request_id, email, amount, outcome)
-            SELECT * FROM unnest($10::uuid[], $11::uuid[], $12::text[], $13::bigint[], $14::text[])
-            WHERE (SELECT holds FROM guard) AND (SELECT count(*) FROM keys) = cardinality($4)
+            SELECT * FROM unnest($11::uuid[], $12::uuid[], $13::text[], $14::bigint[], $15::text[])
+            WHERE (SELECT holds FROM expected) AND (SELECT count(*) FROM keys) = cardinality($5)
             ON CONFLICT DO NOTHING RETURNING 1
-        ), debits AS (
-            UPDATE businesses b SET payout_balance = d.balance
-            FROM unnest($15::uuid[], $16::bigint[]) AS d (business_id, balance)
-            WHERE b.business_id = d.business_id AND (SELECT holds FROM guard)
+        ), new AS MATERIALIZED (
+            SELECT CASE WHEN (SELECT count(*) FROM rows) = cardinality($11) THEN true ELSE refuse_batch() END AS holds
         ), credits AS (
             INSERT INTO payout_users AS u (business_id, email, hash, balance)
-            SELECT * FROM unnest($17::uuid[], $18::text[], $19::bytea[], $20::bigint[])
-            WHERE (SELECT count(*) FROM rows) = cardinality($10)
+            SELECT * FROM unnest($16::uuid[], $17::text[], $18::bytea[], $19::bigint[])
+            WHERE (SELECT holds FROM new)
             ON CONFLICT (business_id, email) DO UPDATE SET balance = u.balance + excluded.balance
             RETURNING u.business_id, u.email, u.hash
-        ), done AS (
-            SELECT holds, CASE WHEN holds AND (SELECT count(*) FROM rows) <> cardinality($10) THEN refuse_batch() END
-            FROM guard
         )
-        SELECT done.holds AS "holds!", c.business_id AS "business_id?", c.email AS "email?", c.hash AS "hash?"
-        FROM done LEFT JOIN credits c ON true"#,
-        &businesses,
-        &balances,
-        &switches,
+        SELECT c.business_id AS "business_id?", c.email AS "email?", c.hash AS "hash?"
+        FROM new LEFT JOIN credits c ON new.holds"#,
+        &books.businesses,
+        &books.balances,
+        &books.switches,
+        &books.after,
         &keys.businesses,
         &keys.names as &[&str],
         &keys.epochs,
@@ -92,26 +78,21 @@ pub async fn settle(
         &rows.emails as &[&str],
         &rows.cents,
         &rows.outcomes as &[&str],
-        &money.debited,
-        &money.balances,
-        &money.businesses,
-        &money.emails as &[&str],
-        &money.hashes as &[&[u8]],
-        &money.cents
+        &credits.businesses,
+        &credits.emails as &[&str],
+        &credits.hashes as &[&[u8]],
+        &credits.cents
     )
     .fetch_all(connection)
     .await;
     let settled = match settled {
         Ok(settled) => settled,
-        Err(error) if is_refused(&error) => return Ok(Settlement::Repeated),
+        Err(error) if is_refused(&error) => return Ok(None),
         Err(error) => return Err(Error::of_commit(error)),
     };
-    if settled.first().is_none_or(|row| !row.holds) {
-        return Ok(Settlement::Unexpected);
-    }
     let hashes =
         settled.iter().filter_map(|row| Some(read_hash(row.business_id?, row.email.as_deref()?, row.hash.as_deref()?)));
-    Ok(Settlement::Committed(hashes.collect::<Result<_, _>>()?))
+    Ok(Some(hashes.collect::<Result<_, _>>()?))
 }
 
 /// Whether it was `refuse_batch()` that ended the statement.
@@ -119,24 +100,40 @@ fn is_refused(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "EM001")
 }
 
-/// Debits and credits, a vector a column.
-struct Money<'a> {
-    debited: Vec<Uuid>,
+/// How the businesses of a batch must stand before it, and what they have left after it, a vector a column, sorted by
+/// business: everybody locks in this order.
+struct Books {
+    businesses: Vec<Uuid>,
     balances: Vec<i64>,
+    switches: Vec<bool>,
+    after: Vec<i64>,
+}
+
+impl Books {
+    fn of(expected: &Accounts, decision: &Decision) -> Self {
+        let changed: BTreeMap<_, _> = decision.balances.iter().map(|(id, cents)| (*id, *cents)).collect();
+        let after = |(id, account): (_, &Account)| changed.get(id).copied().unwrap_or(account.payout_balance);
+        Self {
+            businesses: expected.keys().map(|id| Uuid::from_u128(id.as_u128())).collect(),
+            balances: expected.values().map(|account| account.payout_balance).collect(),
+            switches: expected.values().map(|account| account.payouts_enabled).collect(),
+            after: expected.iter().map(after).collect(),
+        }
+    }
+}
+
+/// Credits, a vector a column.
+struct Credits<'a> {
     businesses: Vec<Uuid>,
     emails: Vec<&'a str>,
     hashes: Vec<&'a [u8]>,
     cents: Vec<i64>,
 }
 
-impl<'a> Money<'a> {
+impl<'a> Credits<'a> {
     fn of(decision: &'a Decision, hashes: &'a [UserHash]) -> Self {
         let credits = &decision.credits;
-        let (debited, balances) =
-            decision.balances.iter().map(|(id, cents)| (Uuid::from_u128(id.as_u128()), *cents)).unzip();
         Self {
-            debited,
-            balances,
             businesses: credits.iter().map(|credit| Uuid::from_u128(credit.business.as_u128())).collect(),
             emails: credits.iter().map(|credit| credit.email.as_str()).collect(),
             hashes: hashes.iter().map(|hash| hash.0.as_slice()).collect(),
@@ -165,7 +162,9 @@ pub async fn write(
     hashes: &[UserHash],
 ) -> Result<Written, Error> {
     let rows = Rows::of(requests, decision);
-    let money = Money::of(decision, hashes);
+    let credits = Credits::of(decision, hashes);
+    let (debited, balances): (Vec<Uuid>, Vec<i64>) =
+        decision.balances.iter().map(|(id, cents)| (Uuid::from_u128(id.as_u128()), *cents)).unzip();
     let written = sqlx::query!(
         r#"/* write_batch */
         WITH rows AS (
@@ -189,12 +188,12 @@ pub async fn write(
         &rows.emails as &[&str],
         &rows.cents,
         &rows.outcomes as &[&str],
-        &money.debited,
-        &money.balances,
-        &money.businesses,
-        &money.emails as &[&str],
-        &money.hashes as &[&[u8]],
-        &money.cents
+        &debited,
+        &balances,
+        &credits.businesses,
+        &credits.emails as &[&str],
+        &credits.hashes as &[&[u8]],
+        &credits.cents
     )
     .fetch_all(connection)
     .await?;

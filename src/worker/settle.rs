@@ -22,8 +22,7 @@ use crate::ledger::{
     Verdict, decide,
 };
 use crate::postgres::allocations::{self, Decided};
-use crate::postgres::batches::{self, Settlement};
-use crate::postgres::{self, Error, PgConnection, Session, businesses, keys, users};
+use crate::postgres::{self, Error, PgConnection, Session, batches, businesses, keys, users};
 use crate::retry::Backoff;
 use crate::secret::HashSecret;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -204,7 +203,7 @@ impl Books {
         cut::at(Cut::W4).await;
         let settled = batches::settle(connection, accounts, requests, &decision, &hashes).await?;
         cut::at(Cut::W5).await;
-        let Settlement::Committed(hashes) = settled else { return Ok(None) };
+        let Some(hashes) = settled else { return Ok(None) };
         self.remember(accounts, &decision);
         Ok(Some(Attempt::Committed(results(requests, &decision, &hashes))))
     }
