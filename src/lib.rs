@@ -32,6 +32,7 @@ pub mod config;
 pub mod cut;
 pub mod intake;
 pub mod ledger;
+pub mod metrics;
 pub mod ops;
 pub mod postgres;
 pub mod rabbit;

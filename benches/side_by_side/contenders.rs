@@ -9,6 +9,7 @@ use axum::routing::post;
 use axum::{Router, serve};
 use earmark::intake::validate::{Ask, read_ask};
 use earmark::ledger::{Outcome, UserHash, Verdict};
+use earmark::metrics::Role;
 use earmark::rabbit::Broker;
 use earmark::rabbit::consumer::Consumer;
 use earmark::rabbit::dead_letters::DeadLetters;
@@ -182,7 +183,8 @@ fn respond(result: Result<Option<Vec<u8>>, sqlx::Error>) -> Response {
 async fn echo(settings: Settings) {
     let (broker, topology) =
         (Broker::parse(&settings.amqp_url).expect("a URL"), Topology::new(&settings.queue_prefix, 1));
-    let (consuming, publishing) = broker.connect_twice("echo: requests", "echo: replies").await.expect("the broker");
+    let (consuming, publishing) =
+        broker.connect_twice(Role::WorkerRequests, Role::WorkerReplies).await.expect("the broker");
     topology.declare(&publishing).await.expect("queues");
     let replies = ReplySender::open(&publishing).await.expect("a channel");
     let dead_letters = DeadLetters::open(&publishing, &topology).await.expect("a channel");

@@ -2,6 +2,7 @@
 
 mod audit;
 mod business;
+mod describe;
 mod key;
 mod migrate;
 mod ready;

@@ -1,8 +1,10 @@
 //! The processes: an intake, a worker, or both in one.
 
+use super::describe;
 use crate::config::{IntakeSettings, Process, WorkerSettings};
 use crate::intake::{self, Intake};
-use crate::ops::{self, Impediments};
+use crate::ops;
+use crate::ops::queues::Depths;
 use crate::postgres::{Error, Postgres, partitions};
 use crate::rabbit::topology::Topology;
 use crate::retry::Backoff;
@@ -41,19 +43,20 @@ pub struct WorkerOnly {
 }
 
 pub async fn serve(arguments: Serve) -> anyhow::Result<()> {
-    run(arguments.process, Some(arguments.intake), Some(arguments.worker)).await
+    run("serve", arguments.process, Some(arguments.intake), Some(arguments.worker)).await
 }
 
 pub async fn intake(arguments: IntakeOnly) -> anyhow::Result<()> {
-    run(arguments.process, Some(arguments.intake), None).await
+    run("intake", arguments.process, Some(arguments.intake), None).await
 }
 
 pub async fn worker(arguments: WorkerOnly) -> anyhow::Result<()> {
-    run(arguments.process, None, Some(arguments.worker)).await
+    run("worker", arguments.process, None, Some(arguments.worker)).await
 }
 
 /// Runs what there are settings for, until a signal. The intake drains first, so that the worker can still answer it.
 async fn run(
+    kind: &'static str,
     process: Process,
     intake_settings: Option<IntakeSettings>,
     worker_settings: Option<WorkerSettings>,
@@ -65,13 +68,18 @@ async fn run(
     let topology = Topology::new(process.queue_prefix()?, process.partitions);
     let intake = intake_settings.map(|settings| open_intake(&process, settings, topology, &postgres)).transpose()?;
     let worker = worker_settings.map(|settings| open_worker(&process, settings, &postgres)).transpose()?;
-    let impediments = impediments(intake.as_ref().map(|(intake, _)| Arc::clone(intake)), worker.clone());
+    let depths = Depths::default();
+    let describe =
+        describe::describe(intake.as_ref().map(|(intake, _)| Arc::clone(intake)), worker.clone(), depths.clone());
     let stopped = CancellationToken::new();
     if let Some(address) = process.ops_listen {
         let listener = bind(address, "EARMARK_OPS_LISTEN").await?;
-        tokio::spawn(ops::serve(listener, impediments, stopped.clone()));
+        tokio::spawn(ops::serve(listener, Arc::clone(&describe), stopped.clone()));
     }
     let Some(all_queues) = wait_for_ledger(&process, &postgres, &stop).await? else { return Ok(()) };
+    tokio::spawn(depths.watch(process.broker()?, all_queues.clone(), stopped.clone()));
+    let present =
+        tokio::spawn(ops::presence::keep(postgres.clone(), describe::presence(kind), describe, stopped.clone()));
     let listener = match &intake {
         Some((_, settings)) => Some(bind(settings.listen, "EARMARK_LISTEN").await?),
         None => None,
@@ -90,6 +98,7 @@ async fn run(
         }
     }
     stopped.cancel();
+    present.await?;
     Ok(())
 }
 
@@ -132,15 +141,6 @@ fn open_worker(process: &Process, settings: WorkerSettings, postgres: &Postgres)
         secret: process.secret()?,
         limits: settings.limits(),
     }))
-}
-
-/// What keeps the process from working: the intake's reasons and the worker's.
-fn impediments(intake: Option<Arc<Intake>>, worker: Option<Arc<Worker>>) -> Impediments {
-    Arc::new(move || {
-        let mut found = intake.as_ref().map(|intake| intake.impediments()).unwrap_or_default();
-        found.extend(worker.iter().flat_map(|worker| worker.impediments()));
-        found
-    })
 }
 
 /// Waits for the database to be there, refuses one whose schema is older than this program, and notes the number of

@@ -12,14 +12,16 @@ pub mod routes;
 pub mod submit;
 pub mod validate;
 
-use crate::ledger::Request;
+use crate::clock;
+use crate::ledger::{Millis, Request};
+use crate::metrics::{Refusal, Role};
 use crate::postgres::{Health, Postgres};
 use crate::rabbit::consumer::Consumer;
 use crate::rabbit::publisher::{Limits, Outgoing, Publisher};
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{self, Broker, Error, Link};
 use crate::retry::Backoff;
-use crate::secret::{HashSecret, RequestIds};
+use crate::secret::{self, HashSecret, RequestIds};
 use crate::wire;
 use auth::Authenticator;
 use replies::{Event, Waiters};
@@ -46,6 +48,20 @@ pub struct Settings {
     pub packing: Limits,
 }
 
+/// How an intake is.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub draining: bool,
+    pub postgres_up: bool,
+    pub broker_up: bool,
+    /// The broker accepts no messages (a memory or disk alarm).
+    pub broker_blocked: bool,
+    /// Requests between admission and decision.
+    pub in_flight: usize,
+    /// The age of the oldest request that is not decided yet, as far as this intake knows, in milliseconds.
+    pub oldest_millis: Option<Millis>,
+}
+
 /// An intake, for as long as it runs.
 pub struct Intake {
     broker: Broker,
@@ -57,6 +73,7 @@ pub struct Intake {
     ids: RequestIds,
     authenticator: Authenticator,
     resolver: Resolver,
+    max_in_flight: usize,
     in_flight: Arc<Semaphore>,
     session: RwLock<Option<Arc<Session>>>,
     postgres_health: Health,
@@ -82,6 +99,7 @@ impl Intake {
             ids: RequestIds::new(secret.clone()),
             authenticator: Authenticator::new(postgres.clone()),
             resolver: Resolver::start(&postgres, tracker.clone(), &abandon),
+            max_in_flight,
             in_flight: Arc::new(Semaphore::new(max_in_flight)),
             session: RwLock::new(None),
             postgres_health: Health::default(),
@@ -138,27 +156,49 @@ impl Intake {
     }
 
     /// Admits a request, or not: everything it needs must be there, and there must be room.
-    fn admit(&self) -> Option<(Arc<Session>, OwnedSemaphorePermit)> {
+    fn admit(&self) -> Result<(Arc<Session>, OwnedSemaphorePermit), Refusal> {
         if self.draining.is_cancelled() {
             self.told_to_go.fetch_add(1, Ordering::Relaxed);
-            return None;
+            return Err(Refusal::Draining);
         }
         if !self.postgres_health.is_up() {
-            return None;
+            return Err(Refusal::PostgresDown);
         }
-        let session = self.session.read().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let permit = Arc::clone(&self.in_flight).try_acquire_owned().ok()?;
-        (!session.is_impeded()).then_some((session, permit))
+        let session = self.session().ok_or(Refusal::RabbitDown)?;
+        let permit = Arc::clone(&self.in_flight).try_acquire_owned().map_err(|_| Refusal::TooManyInFlight)?;
+        if session.is_impeded() { Err(Refusal::RabbitBlocked) } else { Ok((session, permit)) }
+    }
+
+    fn session(&self) -> Option<Arc<Session>> {
+        self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How this intake is, for people to look at.
+    pub fn status(&self) -> Status {
+        let session = self.session();
+        let waiting = session.as_ref().and_then(|session| session.waiters.oldest());
+        let oldest = [waiting, self.resolver.oldest()].into_iter().flatten().min();
+        let age = |id| clock::now_millis().saturating_sub(secret::minted_at(id)).max(0);
+        Status {
+            draining: self.draining.is_cancelled(),
+            postgres_up: self.postgres_health.is_up(),
+            broker_up: session.as_ref().is_some_and(|session| !session.publishing.is_lost()),
+            broker_blocked: session.is_some_and(|session| session.publishing.is_blocked()),
+            in_flight: self.max_in_flight - self.in_flight.available_permits(),
+            oldest_millis: oldest.map(age),
+        }
     }
 
     /// What keeps this intake from taking requests, in words; empty if nothing does.
     pub fn impediments(&self) -> Vec<&'static str> {
-        let session = self.session.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let session = self.session();
+        let is = |what: fn(&Session) -> bool| session.as_deref().is_some_and(what);
         let checks = [
             (self.draining.is_cancelled(), "intake: draining"),
             (!self.postgres_health.is_up(), "intake: postgres is not reachable"),
             (session.is_none(), "intake: rabbitmq is not connected"),
-            (session.is_some_and(|session| session.is_impeded()), "intake: rabbitmq accepts no messages"),
+            (is(Session::is_impeded), "intake: rabbitmq accepts no messages"),
+            (is(|session| session.consuming.is_lost()), "intake: replies are not received"),
         ];
         checks.into_iter().filter_map(|(is_so, what)| is_so.then_some(what)).collect()
     }
@@ -207,8 +247,7 @@ pub struct Session {
 
 impl Session {
     async fn open(broker: &Broker, topology: &Topology, packing: Limits) -> Result<Arc<Self>, Error> {
-        let (consuming, publishing) =
-            broker.connect_twice("earmark intake: replies", "earmark intake: requests").await?;
+        let (consuming, publishing) = broker.connect_twice(Role::IntakeReplies, Role::IntakeRequests).await?;
         let reply_queue = topology.reply_queue(rand::random());
         let opening = async {
             topology.declare(&publishing).await?;

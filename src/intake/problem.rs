@@ -9,6 +9,7 @@
 
 use super::submit::NeverPublished;
 use crate::ledger::{RequestId, UserHash};
+use crate::metrics::METRICS;
 use crate::postgres::allocations::Voided;
 use crate::wire::{self, AllocatedBody, FieldErrors};
 use axum::body::Body;
@@ -145,18 +146,21 @@ pub fn key_reused() -> Answer {
 }
 
 /// 500: this never debits, for ever.
-pub fn unexpected(_proof: Voided) -> Answer {
+pub fn unexpected(proof: Voided) -> Answer {
+    METRICS.unexpected.inc(proof.proof());
     Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred. No funds were debited.")
 }
 
 /// 503: refused before anything was published.
-pub fn unavailable(_proof: NeverPublished) -> Answer {
+pub fn unavailable(proof: NeverPublished) -> Answer {
+    METRICS.unavailable.inc(proof.why());
     let message = "Service temporarily unavailable. No funds were debited by this request.";
     Answer::error(StatusCode::SERVICE_UNAVAILABLE, message).with_header(RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 /// 504: the one answer that does not say whether funds moved. `GET /payout/requests/{request_id}` does.
 pub fn unknown(request: RequestId) -> Answer {
+    METRICS.unknown.inc();
     let id = Uuid::from_u128(request.as_u128());
     let body = serde_json::json!({ "error": "The outcome is not known yet.", "request_id": id });
     Answer { debited: Debited::Unknown, ..Answer::json(StatusCode::GATEWAY_TIMEOUT, &body) }

@@ -1,6 +1,7 @@
 //! Who waits for which outcome.
 
 use crate::ledger::RequestId;
+use crate::metrics::METRICS;
 use crate::wire::Reply;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,8 +41,16 @@ impl Waiters {
         let waiter = self.lock().as_mut().and_then(|waiting| waiting.remove(&id));
         match waiter {
             Some(waiter) => drop(waiter.send(event)),
-            None => tracing::debug!("a reply that nobody waits for"),
+            None => {
+                METRICS.replies_without_waiter.inc();
+                tracing::debug!("a reply that nobody waits for");
+            }
         }
+    }
+
+    /// The request that has waited longest: ids rise with time.
+    pub fn oldest(&self) -> Option<RequestId> {
+        self.lock().as_ref()?.keys().min().copied().map(RequestId::from_u128)
     }
 
     /// The connection is lost: wakes all, and all that register from now on.

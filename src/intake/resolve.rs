@@ -4,13 +4,16 @@
 //! A request that is given to them is resolved, however long it takes; its caller may stop waiting for that.
 
 use crate::cut::{self, Cut};
-use crate::ledger::Request;
+use crate::ledger::{Request, RequestId};
+use crate::metrics::{Late, METRICS, Proof, Voider};
 use crate::postgres::allocations::{self, Resolution};
 use crate::postgres::{Error, Postgres, Session};
 use crate::retry::Backoff;
 use futures_util::FutureExt;
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,29 +34,48 @@ struct Job {
     _tracked: TaskTrackerToken,
 }
 
+/// The requests that are given up and not resolved yet.
+#[derive(Clone, Debug, Default)]
+struct Open(Arc<Mutex<BTreeSet<u128>>>);
+
+impl Open {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<u128>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The way to the resolving tasks.
 pub struct Resolver {
     queues: Vec<mpsc::UnboundedSender<Job>>,
     next: AtomicUsize,
     tracker: TaskTracker,
+    open: Open,
 }
 
 impl Resolver {
     /// Starts the tasks. `abandon` ends them with whatever is left.
     pub fn start(postgres: &Postgres, tracker: TaskTracker, abandon: &CancellationToken) -> Self {
+        let open = Open::default();
         let start = |_| {
             let (sender, receiver) = mpsc::unbounded_channel();
             let (session, abandon) = (postgres.session(), abandon.clone());
-            let task = Task { jobs: receiver, in_hand: Vec::with_capacity(BATCH), session, abandon };
+            let task =
+                Task { jobs: receiver, in_hand: Vec::with_capacity(BATCH), session, abandon, open: open.clone() };
             tokio::spawn(task.run());
             sender
         };
-        Self { queues: (0..TASKS).map(start).collect(), next: AtomicUsize::new(0), tracker }
+        Self { queues: (0..TASKS).map(start).collect(), next: AtomicUsize::new(0), tracker, open }
+    }
+
+    /// The oldest request that is not resolved yet: ids rise with time.
+    pub fn oldest(&self) -> Option<RequestId> {
+        self.open.lock().first().copied().map(RequestId::from_u128)
     }
 
     /// Hands a request over. The receiver yields how it stands for ever; it fails only if the process ends first.
     pub fn resolve(&self, request: Request, permit: Option<OwnedSemaphorePermit>) -> oneshot::Receiver<Resolution> {
         let (answer, receiver) = oneshot::channel();
+        self.open.lock().insert(request.id.as_u128());
         let job = Job { request, answer, _permit: permit, _tracked: self.tracker.token() };
         let queue = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();
         if self.queues[queue].send(job).is_err() {
@@ -69,6 +91,7 @@ struct Task {
     in_hand: Vec<Job>,
     session: Session,
     abandon: CancellationToken,
+    open: Open,
 }
 
 impl Task {
@@ -114,7 +137,7 @@ impl Task {
                 cut::at(Cut::I7).await;
                 let (plain, keyed) = self.in_hand.drain(..).partition(|job| job.request.key.is_none());
                 self.in_hand = keyed;
-                Vec::into_iter(plain).zip(resolutions).for_each(|(job, resolution)| finish(job, resolution));
+                Vec::into_iter(plain).zip(resolutions).for_each(|(job, resolution)| self.finish(job, resolution));
             }
             Err(error) => tracing::warn!(%error, requests = plain.len(), "not resolved yet"),
         }
@@ -128,7 +151,7 @@ impl Task {
                 Ok(resolution) => {
                     cut::at(Cut::I7).await;
                     if let Some(job) = self.in_hand.pop() {
-                        finish(job, resolution);
+                        self.finish(job, resolution);
                     }
                     return;
                 }
@@ -137,6 +160,35 @@ impl Task {
             }
             tokio::select! { () = backoff.wait() => {}, () = self.abandon.cancelled() => {} }
         }
+    }
+
+    fn finish(&self, job: Job, resolution: Resolution) {
+        self.open.lock().remove(&job.request.id.as_u128());
+        count(&resolution);
+        let request_id = uuid::Uuid::from_u128(job.request.id.as_u128());
+        match &resolution {
+            Resolution::Voided(_) => tracing::info!(%request_id, "voided"),
+            Resolution::Allocated(_) => tracing::info!(%request_id, "late success"),
+            Resolution::Replayed { .. } => tracing::info!(%request_id, "late replay"),
+            Resolution::KeyReused | Resolution::PayoutsDisabled | Resolution::InsufficientBalance => {
+                tracing::info!(%request_id, "late refusal");
+            }
+        }
+        let _ = job.answer.send(resolution);
+    }
+}
+
+fn count(resolution: &Resolution) {
+    match resolution {
+        Resolution::Voided(voided) => match voided.proof() {
+            Proof::Inserted | Proof::KeyRaised => METRICS.voids.inc(Voider::Intake),
+            Proof::Found | Proof::ForeignId => {}
+        },
+        Resolution::Allocated(_) => METRICS.late.inc(Late::Allocated),
+        Resolution::Replayed { .. } => METRICS.late.inc(Late::Replayed),
+        Resolution::KeyReused => METRICS.late.inc(Late::KeyReused),
+        Resolution::PayoutsDisabled => METRICS.late.inc(Late::PayoutsDisabled),
+        Resolution::InsufficientBalance => METRICS.late.inc(Late::InsufficientBalance),
     }
 }
 
@@ -149,17 +201,4 @@ async fn void_one(session: &mut Session, request: &Request) -> Result<Resolution
         }
     };
     session.run(voiding).await
-}
-
-fn finish(job: Job, resolution: Resolution) {
-    let request_id = uuid::Uuid::from_u128(job.request.id.as_u128());
-    match &resolution {
-        Resolution::Voided(_) => tracing::info!(%request_id, "voided"),
-        Resolution::Allocated(_) => tracing::info!(%request_id, "late success"),
-        Resolution::Replayed { .. } => tracing::info!(%request_id, "late replay"),
-        Resolution::KeyReused | Resolution::PayoutsDisabled | Resolution::InsufficientBalance => {
-            tracing::info!(%request_id, "late refusal");
-        }
-    }
-    let _ = job.answer.send(resolution);
 }

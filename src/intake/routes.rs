@@ -10,6 +10,7 @@ use super::problem::{self, Answer};
 use super::submit::{self, Submission, Unpublished};
 use super::validate::{Ask, Invalid, read_ask};
 use crate::ledger::{IdempotencyKey, RequestId};
+use crate::metrics::{METRICS, Refusal, Route};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, Request, State};
@@ -20,6 +21,7 @@ use axum::routing::{get, post};
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -41,6 +43,7 @@ pub fn router(intake: Arc<Intake>) -> Router {
 
 /// `POST /payout/create`
 async fn create(State(intake): State<Arc<Intake>>, request: Request) -> Response {
+    let since = Instant::now();
     let caller = CancellationToken::new();
     let _hung_up = caller.clone().drop_guard();
     let (unpublished, trail) = Unpublished::for_one_request();
@@ -60,8 +63,11 @@ async fn create(State(intake): State<Arc<Intake>>, request: Request) -> Response
             }
         }
     };
+    if id.is_some() {
+        METRICS.request_duration.observe(since.elapsed().as_secs_f64());
+    }
     let id = id.map_or_else(Uuid::new_v4, |id| Uuid::from_u128(id.as_u128()));
-    closing(&intake, answer.into_create_response(id))
+    finish(&intake, Route::Create, answer.into_create_response(id))
 }
 
 async fn create_in_task(
@@ -74,7 +80,7 @@ async fn create_in_task(
     let business = match lookup::business(intake, &parts.headers).await {
         Ok(business) => business,
         Err(Failure::Unauthorized) => return (problem::unauthorized(), None),
-        Err(Failure::Unreachable) => return (problem::unavailable(unpublished.never()), None),
+        Err(Failure::Unreachable) => return (problem::unavailable(unpublished.never(Refusal::PostgresDown)), None),
     };
     match read_submission(&parts.headers, body).await {
         Ok((ask, key)) => submit::submit(intake, unpublished, Submission { business, ask, key, caller_gone }).await,
@@ -139,17 +145,22 @@ fn read_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Answer> {
 
 /// `GET /balance`
 async fn balance(State(intake): State<Arc<Intake>>, headers: HeaderMap) -> Response {
-    read(&intake, async move |intake: Arc<Intake>| lookup::balance(&intake, &headers).await).await
+    read(&intake, Route::Balance, async move |intake: Arc<Intake>| lookup::balance(&intake, &headers).await).await
 }
 
 /// `GET /payout/user`: by email for the business, by hash for the user.
 async fn payout_user(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
     if headers.contains_key(lookup::PAYOUT_HASH) {
-        return read(&intake, async move |intake: Arc<Intake>| lookup::user_by_hash(&intake, &headers).await).await;
+        return read(&intake, Route::PayoutUser, async move |intake: Arc<Intake>| {
+            lookup::user_by_hash(&intake, &headers).await
+        })
+        .await;
     }
     let email = query(&uri, "email");
-    read(&intake, async move |intake: Arc<Intake>| lookup::user_by_email(&intake, &headers, email.as_deref()).await)
-        .await
+    read(&intake, Route::PayoutUser, async move |intake: Arc<Intake>| {
+        lookup::user_by_email(&intake, &headers, email.as_deref()).await
+    })
+    .await
 }
 
 /// `GET /payout/requests/{request_id}`
@@ -158,13 +169,19 @@ async fn request_by_id(State(intake): State<Arc<Intake>>, headers: HeaderMap, ur
     // One spelling an id: the one that the service itself writes.
     let id = Uuid::try_parse(text).ok().filter(|id| id.to_string() == text.to_ascii_lowercase());
     let id = id.map(|id| RequestId::from_u128(id.as_u128()));
-    read(&intake, async move |intake: Arc<Intake>| lookup::request_by_id(&intake, &headers, id).await).await
+    read(&intake, Route::RequestById, async move |intake: Arc<Intake>| {
+        lookup::request_by_id(&intake, &headers, id).await
+    })
+    .await
 }
 
 /// `GET /payout/requests?idempotency_key=…`
 async fn request_by_key(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
     let key = query(&uri, "idempotency_key").and_then(|key| IdempotencyKey::from_header(&key));
-    read(&intake, async move |intake: Arc<Intake>| lookup::request_by_key(&intake, &headers, key).await).await
+    read(&intake, Route::RequestByKey, async move |intake: Arc<Intake>| {
+        lookup::request_by_key(&intake, &headers, key).await
+    })
+    .await
 }
 
 /// The one value of a query parameter.
@@ -175,7 +192,7 @@ fn query(uri: &Uri, name: &str) -> Option<String> {
 }
 
 /// Answers a read.
-async fn read<F>(intake: &Arc<Intake>, look: impl FnOnce(Arc<Intake>) -> F) -> Response
+async fn read<F>(intake: &Arc<Intake>, route: Route, look: impl FnOnce(Arc<Intake>) -> F) -> Response
 where
     F: Future<Output = Result<Answer, Failure>> + Send + 'static,
 {
@@ -184,29 +201,30 @@ where
     let answer = match intake.tracker.spawn(looking).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(Failure::Unauthorized)) => problem::unauthorized(),
-        Ok(Err(Failure::Unreachable)) => problem::unavailable(unpublished.never()),
+        Ok(Err(Failure::Unreachable)) => problem::unavailable(unpublished.never(Refusal::PostgresDown)),
         Err(panic) => {
             tracing::error!(%panic, "a request's task died");
-            problem::unavailable(unpublished.never())
+            problem::unavailable(unpublished.never(Refusal::Died))
         }
     };
-    closing(intake, answer.into_response())
+    finish(intake, route, answer.into_response())
 }
 
 async fn not_found(State(intake): State<Arc<Intake>>) -> Response {
-    closing(&intake, problem::not_found().into_response())
+    finish(&intake, Route::Other, problem::not_found().into_response())
 }
 
 async fn create_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
-    closing(&intake, problem::method_not_allowed("POST").into_create_response(Uuid::new_v4()))
+    finish(&intake, Route::Create, problem::method_not_allowed("POST").into_create_response(Uuid::new_v4()))
 }
 
 async fn read_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
-    closing(&intake, problem::method_not_allowed("GET, HEAD").into_response())
+    finish(&intake, Route::Other, problem::method_not_allowed("GET, HEAD").into_response())
 }
 
-/// While the intake drains, every answer asks its client to use another connection for the next request.
-fn closing(intake: &Intake, mut response: Response) -> Response {
+/// Counts an answer. While the intake drains, each asks its client to use another connection for the next request.
+fn finish(intake: &Intake, route: Route, mut response: Response) -> Response {
+    METRICS.requests.inc(route, response.status().as_u16());
     if intake.draining.is_cancelled() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }

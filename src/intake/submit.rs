@@ -14,6 +14,7 @@ use super::{Intake, Session};
 use crate::clock;
 use crate::cut::{self, Cut};
 use crate::ledger::{BusinessId, IdempotencyKey, KeyClaim, Outcome, Request, RequestId, Verdict};
+use crate::metrics::Refusal;
 use crate::postgres::allocations::Resolution;
 use crate::wire::Reply;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +25,13 @@ use tokio_util::sync::CancellationToken;
 
 /// The proof that nothing was handed to the publisher for an HTTP request, and nothing ever will be.
 #[derive(Debug)]
-pub struct NeverPublished(());
+pub struct NeverPublished(Refusal);
+
+impl NeverPublished {
+    pub fn why(&self) -> Refusal {
+        self.0
+    }
+}
 
 /// The right to publish for one HTTP request. Whoever gives it up instead gets the proof that nothing was published.
 #[derive(Debug)]
@@ -41,8 +48,8 @@ impl Unpublished {
         (Self(trail.clone()), trail)
     }
 
-    pub fn never(self) -> NeverPublished {
-        NeverPublished(())
+    pub fn never(self, why: Refusal) -> NeverPublished {
+        NeverPublished(why)
     }
 
     /// Ends the state of being unpublished, at the call of publish and not a moment later.
@@ -69,7 +76,7 @@ impl Trail {
     pub fn after_death(&self) -> Result<NeverPublished, Request> {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             Some(request) => Err(request),
-            None => Ok(NeverPublished(())),
+            None => Ok(NeverPublished(Refusal::Died)),
         }
     }
 }
@@ -98,8 +105,9 @@ pub type Submitted = (Answer, Option<RequestId>);
 /// Takes a request from validated to answered. Must run in a task that nobody cancels.
 pub async fn submit(intake: &Intake, unpublished: Unpublished, submission: Submission) -> Submitted {
     cut::at(Cut::I1).await;
-    let Some((session, permit)) = intake.admit() else {
-        return (problem::unavailable(unpublished.never()), None);
+    let (session, permit) = match intake.admit() {
+        Ok(admitted) => admitted,
+        Err(why) => return (problem::unavailable(unpublished.never(why)), None),
     };
     let answer_by = Instant::now() + intake.budgets.reply;
     let mut request = new_request(intake, &submission, 0);

@@ -1,26 +1,36 @@
-//! The side listener of each process: whether it lives, and whether it can work.
+//! What surrounds the work of a process: its side listener (whether it lives, whether it can work, its metrics), its row
+//! in the list of processes, and a look at the queues. Knows neither intake nor worker: it is given functions.
+
+mod gauges;
+pub mod presence;
+pub mod queues;
+pub mod state;
 
 use axum::Router;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use std::sync::Arc;
+use state::Describe;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// What keeps a process from working, in words; nothing if it can.
-pub type Impediments = Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>;
+/// Prometheus' text format, as its scrapers ask for it.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Serves `/livez` (the process answers) and `/readyz` (it can work; if not, what is wrong is in the body) until `stop`.
-pub async fn serve(listener: TcpListener, impediments: Impediments, stop: CancellationToken) -> std::io::Result<()> {
-    let ready = move || {
-        let found = impediments();
-        async move {
-            match found.as_slice() {
-                [] => (StatusCode::OK, "ready\n".to_owned()),
-                found => (StatusCode::SERVICE_UNAVAILABLE, found.join("\n") + "\n"),
-            }
-        }
+/// Serves `/livez` (the process answers), `/readyz` (it can work; if not, what is wrong is in the body) and `/metrics`
+/// until `stop`.
+pub async fn serve(listener: TcpListener, describe: Describe, stop: CancellationToken) -> std::io::Result<()> {
+    let metrics = {
+        let describe = describe.clone();
+        async move || ([(CONTENT_TYPE, METRICS_TYPE)], gauges::text(&describe()))
     };
-    let router = Router::new().route("/livez", get(async || "alive\n")).route("/readyz", get(ready));
+    let ready = async move || match describe().impediments.as_slice() {
+        [] => (StatusCode::OK, "ready\n".to_owned()),
+        found => (StatusCode::SERVICE_UNAVAILABLE, found.join("\n") + "\n"),
+    };
+    let router = Router::new()
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics));
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }

@@ -7,6 +7,7 @@
 use super::users::find_hashes;
 use super::{Error, begin, commit, keys};
 use crate::ledger::{BusinessId, Outcome, Request, RequestId, UserHash};
+use crate::metrics::{METRICS, Proof, Voider};
 use sqlx::PgConnection;
 use std::collections::HashMap;
 use time::OffsetDateTime;
@@ -15,7 +16,14 @@ use uuid::Uuid;
 /// The proof that a request never debited and never will: its row says `voided`, committed, or belongs to another
 /// request. Only this module makes one, and only after the commit.
 #[derive(Debug)]
-pub struct Voided(());
+pub struct Voided(Proof);
+
+impl Voided {
+    /// How it is known.
+    pub fn proof(&self) -> Proof {
+        self.0
+    }
+}
 
 /// A decided request, as its row says.
 #[derive(Clone, Debug)]
@@ -97,17 +105,22 @@ pub enum Resolution {
 
 /// Gives up on requests without a key: voids each that is undecided, and says how each stands, in the same order.
 pub async fn void_many(connection: &mut PgConnection, requests: &[&Request]) -> Result<Vec<Resolution>, Error> {
-    let mut inserted = write_voids(connection, requests).await?;
+    let inserted = write_voids(connection, requests).await?;
     let lost: Vec<_> = requests
         .iter()
         .map(|request| (request.business, request.id))
         .filter(|name| !inserted.contains_key(name))
         .collect();
-    if !lost.is_empty() {
-        // A second statement, because the first one's snapshot may be older than the row that won.
-        inserted.extend(find_decided(connection, &lost).await?);
-    }
-    requests.iter().map(|request| resolution(request, inserted.get(&(request.business, request.id)))).collect()
+    // A second statement, because the first one's snapshot may be older than the row that won.
+    let found = if lost.is_empty() { HashMap::new() } else { find_decided(connection, &lost).await? };
+    let stands = |request: &&Request| {
+        let name = (request.business, request.id);
+        match inserted.get(&name) {
+            Some(row) => resolution(request, Some(row), Proof::Inserted),
+            None => resolution(request, found.get(&name), Proof::Found),
+        }
+    };
+    requests.iter().map(stands).collect()
 }
 
 /// Gives up on a request that has a key. In one transaction the key's epoch goes up, which kills every attempt sent
@@ -132,6 +145,7 @@ pub async fn void_keyed(connection: &mut PgConnection, request: &Request) -> Res
             let hash = hash.ok_or_else(|| Error::Fatal("an allocation without its user".to_owned()))?;
             Resolution::Replayed { original: *original, hash }
         }
+        (None, Some(Resolution::Voided(Voided(Proof::Inserted)))) => Resolution::Voided(Voided(Proof::KeyRaised)),
         (_, Some(resolution)) => resolution,
         (_, None) => return Err(Error::Fatal("no resolution for a request".to_owned())),
     };
@@ -153,7 +167,9 @@ pub async fn void_by_id(
     )
     .execute(connection)
     .await?;
-    Ok(done.rows_affected() == 1)
+    let is_new = done.rows_affected() == 1;
+    METRICS.voids.inc_by(Voider::Lookup, u64::from(is_new));
+    Ok(is_new)
 }
 
 /// Inserts `voided` rows, sorted by primary key; answers those that went in.
@@ -192,16 +208,17 @@ async fn write_voids(
         .collect())
 }
 
-fn resolution(request: &Request, decided: Option<&Decided>) -> Result<Resolution, Error> {
+/// What a request's row says, and `proof` of it if it says that it is voided.
+fn resolution(request: &Request, decided: Option<&Decided>, proof: Proof) -> Result<Resolution, Error> {
     let Some(decided) = decided else {
         return Err(Error::Transient("a row that was in the way is gone: its transaction was rolled back".to_owned()));
     };
     if !decided.is_of(request) {
         // The id belongs to another request, so no worker can ever apply this one.
-        return Ok(Resolution::Voided(Voided(())));
+        return Ok(Resolution::Voided(Voided(Proof::ForeignId)));
     }
     match (decided.outcome, decided.hash) {
-        (Outcome::Voided, _) => Ok(Resolution::Voided(Voided(()))),
+        (Outcome::Voided, _) => Ok(Resolution::Voided(Voided(proof))),
         (Outcome::PayoutsDisabled, _) => Ok(Resolution::PayoutsDisabled),
         (Outcome::InsufficientBalance, _) => Ok(Resolution::InsufficientBalance),
         (Outcome::Allocated, Some(hash)) => Ok(Resolution::Allocated(hash)),

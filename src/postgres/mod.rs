@@ -16,17 +16,19 @@ mod health;
 pub mod keys;
 pub mod overview;
 pub mod partitions;
+pub mod processes;
 pub mod users;
 
 pub use error::Error;
 pub use health::Health;
 
+use crate::metrics::METRICS;
 pub use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection, Postgres as Database, Transaction};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -71,7 +73,10 @@ impl Postgres {
             .acquire_timeout(settings.timeout)
             // A round trip a read, so that nobody is told 503 over a connection that went away with a restarted server.
             .test_before_acquire(true)
-            .after_connect(|connection, _| Box::pin(async move { refuse_lossy(connection).await }))
+            .after_connect(|connection, _| {
+                METRICS.postgres_connects.inc();
+                Box::pin(async move { refuse_lossy(connection).await })
+            })
             .connect_lazy_with(options.clone());
         Ok(Self { options, pool, timeout: settings.timeout })
     }
@@ -79,7 +84,10 @@ impl Postgres {
     /// Runs `work` on a connection of the pool within the timeout. A connection that did not answer in time does not go
     /// back to the pool.
     pub async fn read<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
-        let mut connection = self.pool.acquire().await?;
+        let since = Instant::now();
+        let acquired = self.pool.acquire().await;
+        METRICS.pool_wait.observe(since.elapsed().as_secs_f64());
+        let mut connection = acquired?;
         match tokio::time::timeout(self.timeout, work(&mut connection)).await {
             Ok(result) => result,
             Err(_) => {
@@ -155,6 +163,7 @@ impl Session {
 async fn connect(options: &PgConnectOptions, timeout: Duration) -> Result<PgConnection, Error> {
     let opening = async {
         let mut connection = PgConnection::connect_with(options).await?;
+        METRICS.postgres_connects.inc();
         refuse_lossy(&mut connection).await?;
         Ok(connection)
     };

@@ -7,6 +7,8 @@ use lapin::message::Delivery as RawDelivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio_util::sync::DropGuard;
 
 /// One message from a queue.
@@ -26,6 +28,25 @@ pub struct Consumer {
     _ended: DropGuard,
     channel: Channel,
     stream: lapin::Consumer,
+    held: Held,
+}
+
+/// How many messages a consumer was given and has not acknowledged. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Held(Arc<Tags>);
+
+/// Tags rise by one with each delivery, so the last of each kind tell the number between them.
+#[derive(Debug, Default)]
+struct Tags {
+    delivered: AtomicU64,
+    acknowledged: AtomicU64,
+}
+
+impl Held {
+    pub fn count(&self) -> u64 {
+        let acknowledged = self.0.acknowledged.load(Ordering::Relaxed);
+        self.0.delivered.load(Ordering::Relaxed).saturating_sub(acknowledged)
+    }
 }
 
 impl Consumer {
@@ -36,7 +57,7 @@ impl Consumer {
         channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions::default();
         let stream = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
-        Ok(Self { link: link.clone(), _ended: link.lost_when_dropped(), channel, stream })
+        Ok(Self { link: link.clone(), _ended: link.lost_when_dropped(), channel, stream, held: Held::default() })
     }
 
     /// Declares and consumes a reply queue. Nothing is acknowledged there: a lost reply is looked up in the ledger.
@@ -45,18 +66,25 @@ impl Consumer {
         topology.declare_replies(&channel, queue).await?;
         let options = BasicConsumeOptions { no_ack: true, exclusive: true, ..BasicConsumeOptions::default() };
         let stream = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
-        Ok(Self { link: link.clone(), _ended: link.lost_when_dropped(), channel, stream })
+        Ok(Self { link: link.clone(), _ended: link.lost_when_dropped(), channel, stream, held: Held::default() })
     }
 
     pub fn acknowledger(&self) -> Acknowledger {
-        Acknowledger { link: self.link.clone(), channel: self.channel.clone() }
+        Acknowledger { link: self.link.clone(), channel: self.channel.clone(), held: self.held.clone() }
+    }
+
+    pub fn held(&self) -> Held {
+        self.held.clone()
     }
 
     /// The next message; `None` when the link is lost. A consumer that the broker cancels counts as a lost link.
     pub async fn next(&mut self) -> Option<Delivery> {
         let next = tokio::select! { next = self.stream.next() => next, () = self.link.lost() => return None };
         match next {
-            Some(Ok(delivery)) => Some(read(delivery)),
+            Some(Ok(delivery)) => {
+                self.held.0.delivered.store(delivery.delivery_tag, Ordering::Relaxed);
+                Some(read(delivery))
+            }
             Some(Err(error)) => {
                 self.link.give_up(&error.to_string());
                 None
@@ -93,6 +121,7 @@ fn delivery_count(properties: &BasicProperties) -> Option<u64> {
 pub struct Acknowledger {
     link: Link,
     channel: Channel,
+    held: Held,
 }
 
 impl Acknowledger {
@@ -100,6 +129,7 @@ impl Acknowledger {
     pub async fn ack_through(&self, tag: u64) -> Result<(), Error> {
         let done = self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await;
         done.inspect_err(|error| self.link.give_up(&error.to_string()))?;
+        self.held.0.acknowledged.store(tag, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -6,10 +6,12 @@
 
 pub mod consumer;
 pub mod dead_letters;
+pub mod depth;
 pub mod publisher;
 pub mod replies;
 pub mod topology;
 
+use crate::metrics::{Label, METRICS, Role};
 use futures_util::StreamExt;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
@@ -56,7 +58,7 @@ impl Broker {
 
     /// Opens two connections, one to consume over and one to publish over. They are lost together: who needs two cannot
     /// work with one.
-    pub async fn connect_twice(&self, consuming: &str, publishing: &str) -> Result<(Link, Link), Error> {
+    pub async fn connect_twice(&self, consuming: Role, publishing: Role) -> Result<(Link, Link), Error> {
         let consuming = self.connect(consuming).await?;
         match self.connect(publishing).await {
             Ok(publishing) => {
@@ -70,14 +72,21 @@ impl Broker {
         }
     }
 
-    /// Opens a connection that the broker's own lists show under `name`.
-    async fn connect(&self, name: &str) -> Result<Link, Error> {
+    /// Opens a connection that the broker's own lists show with its role.
+    async fn connect(&self, role: Role) -> Result<Link, Error> {
+        let name = match role {
+            Role::IntakeReplies => "earmark intake: replies",
+            Role::IntakeRequests => "earmark intake: requests",
+            Role::WorkerRequests => "earmark worker: requests",
+            Role::WorkerReplies => "earmark worker: replies",
+            Role::Watch => "earmark: depth of queues",
+        };
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let connecting = Connection::connect_uri(self.uri.clone(), properties);
         let connection = tokio::time::timeout(OPEN_TIMEOUT, connecting)
             .await
             .map_err(|_| Error(format!("no connection within {:?}", OPEN_TIMEOUT)))??;
-        Ok(Link::watch(connection))
+        Ok(Link::watch(connection, role))
     }
 }
 
@@ -101,7 +110,9 @@ pub struct Link {
 }
 
 impl Link {
-    fn watch(connection: Connection) -> Self {
+    fn watch(connection: Connection, role: Role) -> Self {
+        METRICS.rabbitmq_connects.inc(role);
+        METRICS.rabbitmq_connections[role.index()].inc();
         let link = Self { connection: Arc::new(connection), lost: CancellationToken::new(), blocked: Arc::default() };
         let mut events = Box::pin(link.connection.events_listener());
         let (lost, blocked) = (link.lost.clone(), Arc::clone(&link.blocked));
@@ -123,6 +134,7 @@ impl Link {
                     _ => {}
                 }
             }
+            METRICS.rabbitmq_connections[role.index()].dec();
             lost.cancel();
         });
         link

@@ -8,6 +8,7 @@
 //! queue was just deleted, and a message that could not be written may be written later.
 
 use super::{ANSWER_TIMEOUT, Error, Link};
+use crate::metrics::METRICS;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
@@ -112,6 +113,7 @@ impl Publisher {
         pack: impl Fn(&[Outgoing]) -> Vec<u8>,
     ) -> Result<(String, PublisherConfirm), Error> {
         self.sent += 1;
+        METRICS.message_requests.observe(items.len() as f64);
         let message_id = format!("{:032x}-{}", items.first().map_or(0, |item| item.tag), self.sent);
         self.unconfirmed.insert(message_id.clone(), items.iter().map(|item| item.tag).collect());
         let properties = BasicProperties::default()

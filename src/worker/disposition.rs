@@ -5,12 +5,14 @@ use super::gather::Batch;
 use super::settle::Settled;
 use crate::cut::{self, Cut};
 use crate::ledger::{Outcome, Verdict};
+use crate::metrics::{DeadLetter, METRICS, Phase};
 use crate::rabbit::consumer::Acknowledger;
 use crate::rabbit::dead_letters::DeadLetters;
 use crate::rabbit::replies::ReplySender;
 use crate::rabbit::{Error, Link};
 use crate::wire::{self, Reply, Unreadable};
 use std::collections::BTreeMap;
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// The consequences of one batch.
@@ -18,7 +20,7 @@ use tokio::sync::mpsc;
 pub struct Disposition {
     /// By reply queue: all replies of a batch to one intake are one message.
     replies: BTreeMap<String, Vec<Reply>>,
-    dead_letters: Vec<Unreadable>,
+    dead_letters: Vec<(DeadLetter, Unreadable)>,
     /// The last delivery of the batch; all before it are done as well.
     through: u64,
 }
@@ -34,14 +36,15 @@ impl Disposition {
                     Settled::Rejected(reason) => {
                         let items = [wire::write_request(request)];
                         let body = wire::pack_requests(&part.reply_to, items.iter().map(Vec::as_slice));
-                        disposition.dead_letters.push(Unreadable { body, reason });
+                        disposition.dead_letters.push((DeadLetter::Rejected, Unreadable { body, reason }));
                         (Verdict::Decided(Outcome::Voided), None)
                     }
                 };
                 let replies = disposition.replies.entry(part.reply_to.clone()).or_default();
                 replies.push(Reply { id: request.id, verdict, hash });
             }
-            disposition.dead_letters.extend(part.unreadable);
+            let unreadable = part.unreadable.into_iter().map(|letter| (DeadLetter::Unreadable, letter));
+            disposition.dead_letters.extend(unreadable);
             disposition.through = part.tag;
         }
         disposition
@@ -69,13 +72,17 @@ async fn perform(
     dead_letters: &DeadLetters,
     acknowledger: &Acknowledger,
 ) -> Result<(), Error> {
+    let since = Instant::now();
     for (queue, batch) in &disposition.replies {
         replies.send(queue, &wire::write_replies(batch)).await?;
     }
-    for letter in &disposition.dead_letters {
+    for (kind, letter) in &disposition.dead_letters {
         tracing::warn!(reason = letter.reason, "dead-lettered");
         dead_letters.put(&letter.body, &letter.reason).await?;
+        METRICS.dead_letters.inc(*kind);
     }
     cut::at(Cut::W7).await;
-    acknowledger.ack_through(disposition.through).await
+    acknowledger.ack_through(disposition.through).await?;
+    METRICS.observe(Phase::Reply, since.elapsed());
+    Ok(())
 }

@@ -2,6 +2,7 @@
 //! one finds a batch waiting when it has settled the last.
 
 use crate::ledger::Request;
+use crate::metrics::METRICS;
 use crate::rabbit::consumer::{Consumer, Delivery};
 use crate::wire::{self, RequestMessage, Unreadable};
 use tokio::sync::mpsc;
@@ -61,6 +62,7 @@ pub async fn decode(mut consumer: Consumer, decoded: mpsc::Sender<Message>, sess
 fn read(delivery: Delivery) -> Message {
     let (tag, redeliveries) = (delivery.tag, delivery.redeliveries);
     if redeliveries > 0 {
+        METRICS.redeliveries.inc();
         tracing::info!(redeliveries, "message redelivered");
     }
     let content = wire::read_requests(&delivery.body).unwrap_or_else(|reason| {

@@ -6,12 +6,14 @@ use super::disposition::{self, Disposition};
 use super::gather::{self, Batches};
 use super::settle::Settler;
 use crate::cut::{self, Cut};
-use crate::rabbit::consumer::Consumer;
+use crate::metrics::METRICS;
+use crate::rabbit::consumer::{Consumer, Held};
 use crate::rabbit::dead_letters::DeadLetters;
 use crate::rabbit::replies::ReplySender;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{Error, Link};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +37,10 @@ impl Lane {
             dead_letters: DeadLetters::open(publishing, topology).await?,
             consumer: Consumer::open(consuming, queue, prefetch).await?,
         })
+    }
+
+    pub fn held(&self) -> Held {
+        self.consumer.held()
     }
 
     /// Works until the session ends; then finishes the batch in hand, replies and acknowledges.
@@ -67,7 +73,10 @@ async fn settle_all(
         let batch = tokio::select! { biased; () = session.cancelled() => return, batch = batches.next() => batch };
         let Some(batch) = batch else { return };
         cut::at(Cut::W1).await;
+        METRICS.batch_requests.observe(batch.requests.len() as f64);
+        let since = Instant::now();
         let Some(results) = settler.settle(&batch, session).await else { return };
+        METRICS.batch_duration.observe(since.elapsed().as_secs_f64());
         cut::at(Cut::W6).await;
         if settled.send(Disposition::of(batch, results)).await.is_err() {
             return;

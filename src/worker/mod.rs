@@ -8,14 +8,16 @@ pub mod gather;
 pub mod lane;
 pub mod settle;
 
+use crate::metrics::Role;
 use crate::postgres::{Health, Postgres};
+use crate::rabbit::consumer::Held;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{self, Broker, Error};
 use crate::retry::Backoff;
 use crate::secret::HashSecret;
 use lane::Lane;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -43,12 +45,37 @@ pub struct Settings {
 pub struct Worker {
     settings: Settings,
     consuming: AtomicBool,
+    /// By queue, while it consumes.
+    held: Mutex<Vec<(String, Held)>>,
     postgres_health: Health,
+}
+
+/// How a worker is.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub postgres_up: bool,
+    pub consuming: bool,
+    /// Messages taken and not yet acknowledged, by queue.
+    pub unacknowledged: Vec<(String, u64)>,
 }
 
 impl Worker {
     pub fn new(settings: Settings) -> Arc<Self> {
-        Arc::new(Self { settings, consuming: AtomicBool::new(false), postgres_health: Health::default() })
+        let (consuming, held) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(Self { settings, consuming, held, postgres_health: Health::default() })
+    }
+
+    /// How this worker is, for people to look at.
+    pub fn status(&self) -> Status {
+        Status {
+            postgres_up: self.postgres_health.is_up(),
+            consuming: self.consuming.load(Ordering::Relaxed),
+            unacknowledged: self.held().iter().map(|(queue, held)| (queue.clone(), held.count())).collect(),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<(String, Held)>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What keeps this worker from working, in words; empty if nothing does.
@@ -72,6 +99,7 @@ impl Worker {
             });
             let ended = session.await;
             self.consuming.store(false, Ordering::Relaxed);
+            self.held().clear();
             match ended {
                 Ok(Ok(())) => backoff.reset(),
                 Ok(Err(error)) => tracing::warn!(%error, "worker cannot reach the broker"),
@@ -86,8 +114,7 @@ impl Worker {
     /// One pair of connections, from their opening to their loss.
     async fn session(self: &Arc<Self>, topology: &Topology, stop: &CancellationToken) -> Result<(), Error> {
         let Settings { broker, limits, .. } = &self.settings;
-        let (consuming, publishing) =
-            broker.connect_twice("earmark worker: requests", "earmark worker: replies").await?;
+        let (consuming, publishing) = broker.connect_twice(Role::WorkerRequests, Role::WorkerReplies).await?;
         let opening = async {
             topology.declare(&publishing).await?;
             let mut lanes = vec![];
@@ -97,6 +124,7 @@ impl Worker {
             Ok(lanes)
         };
         let lanes = rabbit::open(&[&consuming, &publishing], opening).await?;
+        *self.held() = topology.work_queues().into_iter().zip(lanes.iter().map(Lane::held)).collect();
         self.consuming.store(true, Ordering::Relaxed);
         tracing::info!("worker consumes");
         let session = stop.child_token();

@@ -21,11 +21,13 @@ use crate::ledger::{
     Accounts, BusinessId, Decision, Email, IdempotencyKey, Keys, Millis, Outcome, Request, RequestId, UserHash,
     Verdict, decide,
 };
+use crate::metrics::{self, METRICS, Phase, Voider};
 use crate::postgres::allocations::{self, Decided};
 use crate::postgres::{self, Error, PgConnection, Session, batches, businesses, keys, users};
 use crate::retry::Backoff;
 use crate::secret::HashSecret;
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What became of one request.
@@ -89,10 +91,12 @@ impl Settler {
             match self.settle_group(requests, &mut group, &mut results, session).await? {
                 Ok(()) => {}
                 Err(reason) if group.len() == 1 => {
+                    METRICS.settle(metrics::Settled::Rejected);
                     self.void_rejected(&requests[group[0]]).await;
                     results[group[0]] = Some(Settled::Rejected(reason));
                 }
                 Err(reason) => {
+                    METRICS.batch_splits.inc();
                     tracing::warn!(requests = group.len(), reason, "batch split: one of its requests cannot be stored");
                     let second = group.split_off(group.len() / 2);
                     groups.push_front(second);
@@ -119,15 +123,19 @@ impl Settler {
             let now = clock::now_millis().saturating_sub(self.clock_tolerance);
             match self.session.run(async |connection| books.attempt(connection, &chosen, now).await).await {
                 Ok(Attempt::Committed(settled)) => {
+                    count(&settled);
                     group.drain(..).zip(settled).for_each(|(index, settled)| results[index] = Some(settled));
                 }
                 Ok(Attempt::Known(known)) => group.retain(|&index| {
                     let request = &requests[index];
                     results[index] = known.get(&(request.business, request.id)).map(|row| from_row(row, request));
+                    METRICS.settled.inc_by(metrics::Settled::DecidedBefore, u64::from(results[index].is_some()));
                     results[index].is_none()
                 }),
                 Err(error) if error.is_retryable() => {
+                    METRICS.batch_retries.inc();
                     if matches!(error, Error::Unknown(_)) {
+                        METRICS.commits_in_doubt.inc();
                         tracing::warn!(%error, requests = group.len(), "commit in doubt");
                     } else {
                         tracing::warn!(%error, requests = group.len(), "batch not settled yet");
@@ -147,8 +155,17 @@ impl Settler {
             Some(_) => allocations::void_keyed(connection, request).await.map(drop),
             None => allocations::void_many(connection, &[request]).await.map(drop),
         });
-        if let Err(error) = voiding.await {
-            tracing::warn!(%error, "a rejected request is not voided yet");
+        match voiding.await {
+            Ok(()) => METRICS.voids.inc(Voider::WorkerRejected),
+            Err(error) => tracing::warn!(%error, "a rejected request is not voided yet"),
+        }
+    }
+}
+
+fn count(settled: &[Settled]) {
+    for settled in settled {
+        if let Settled::Decided(verdict, _) = settled {
+            METRICS.settle(metrics::Settled::of(*verdict));
         }
     }
 }
@@ -201,7 +218,9 @@ impl Books {
         }
         let hashes = self.hashes(&decision);
         cut::at(Cut::W4).await;
+        let since = Instant::now();
         let settled = batches::settle(connection, accounts, requests, &decision, &hashes).await?;
+        METRICS.observe(Phase::AtOnce, since.elapsed());
         cut::at(Cut::W5).await;
         let Some(hashes) = settled else { return Ok(None) };
         self.remember(accounts, &decision);
@@ -216,10 +235,13 @@ impl Books {
         requests: &[Request],
         now: Millis,
     ) -> Result<Attempt, Error> {
+        let since = Instant::now();
         let mut transaction = postgres::begin(connection).await?;
         let locked = businesses::lock_many(&mut transaction, sorted).await?;
         cut::at(Cut::W2).await;
         let stored = lock_keys(&mut transaction, requests).await?;
+        let locked_at = Instant::now();
+        METRICS.observe(Phase::Lock, locked_at - since);
         let decision = decide(locked.accounts(), &stored, requests, now);
         write_keys(&mut transaction, &decision).await?;
         let written = batches::write(&mut transaction, &locked, requests, &decision, &self.hashes(&decision)).await?;
@@ -230,8 +252,11 @@ impl Books {
         }
         let mut hashes = written.hashes;
         hashes.extend(replayed_hashes(&mut transaction, requests, &decision).await?);
+        let written_at = Instant::now();
+        METRICS.observe(Phase::Write, written_at - locked_at);
         cut::at(Cut::W4).await;
         postgres::commit(transaction).await?;
+        METRICS.observe(Phase::Commit, written_at.elapsed());
         cut::at(Cut::W5).await;
         self.remember(locked.accounts(), &decision);
         Ok(Attempt::Committed(results(requests, &decision, &hashes)))

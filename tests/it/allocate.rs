@@ -125,7 +125,7 @@ fn request(business: &Business, email: &str, cents: i64) -> Request {
     }
 }
 
-async fn publish(app: &App, body: &[u8]) {
+pub async fn publish(app: &App, body: &[u8]) {
     let broker = app.broker().await;
     let channel = broker.create_channel().await.expect("a channel");
     channel.confirm_select(Default::default()).await.expect("confirms");

@@ -8,5 +8,6 @@ mod deploy;
 mod faults;
 mod harness;
 mod house;
+mod metrics;
 mod outages;
 mod shutdown;

@@ -102,9 +102,28 @@ impl Process {
 
     /// What the side listener answers: 200 or 503 and what is wrong; `None` if it does not answer.
     pub async fn readiness(&self) -> Option<(u16, String)> {
-        let url = format!("http://{}/readyz", self.address("EARMARK_OPS_LISTEN")?);
+        self.side("/readyz").await
+    }
+
+    /// The status and body of an answer of the side listener; `None` if there is none.
+    pub async fn side(&self, path: &str) -> Option<(u16, String)> {
+        let url = format!("http://{}{path}", self.address("EARMARK_OPS_LISTEN")?);
         let response = reqwest::Client::new().get(url).timeout(Duration::from_secs(5)).send().await.ok()?;
         Some((response.status().as_u16(), response.text().await.ok()?))
+    }
+
+    /// All metrics, in Prometheus' text format.
+    pub async fn metrics(&self) -> String {
+        let (status, text) = self.side("/metrics").await.expect("an answer");
+        assert_eq!(status, 200, "{text}");
+        text
+    }
+
+    /// The value of one series, by its name and labels as they are written there; `None` if there is no such series.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.metrics().await;
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+        Some(line.parse().expect("a number"))
     }
 
     pub async fn is_ready(&self) -> bool {

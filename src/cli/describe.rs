@@ -1,0 +1,60 @@
+//! How a process that serves is, put together from its parts.
+
+use crate::clock;
+use crate::intake::Intake;
+use crate::ops::queues::Depths;
+use crate::ops::state::{self, Describe, State};
+use crate::postgres::processes::Presence;
+use crate::worker::Worker;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// The process for the list of those that run.
+pub fn presence(kind: &'static str) -> Presence {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Presence {
+        process_id: Uuid::new_v4(),
+        kind,
+        host: host.trim().to_owned(),
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION"),
+    }
+}
+
+/// What tells how the process is: its intake, its worker, and the queues as it sees them.
+pub fn describe(intake: Option<Arc<Intake>>, worker: Option<Arc<Worker>>, depths: Depths) -> Describe {
+    Arc::new(move || {
+        let mut impediments = intake.as_ref().map(|intake| intake.impediments()).unwrap_or_default();
+        impediments.extend(worker.iter().flat_map(|worker| worker.impediments()));
+        State {
+            clock_millis: clock::now_millis(),
+            impediments: impediments.into_iter().map(str::to_owned).collect(),
+            queues: depths.latest(),
+            intake: intake.as_deref().map(of_intake),
+            worker: worker.as_deref().map(of_worker),
+        }
+    })
+}
+
+fn of_intake(intake: &Intake) -> state::Intake {
+    let status = intake.status();
+    state::Intake {
+        draining: status.draining,
+        postgres_up: status.postgres_up,
+        rabbitmq_up: status.broker_up,
+        rabbitmq_blocked: status.broker_blocked,
+        in_flight: status.in_flight as u64,
+        oldest_millis: status.oldest_millis,
+        ..state::Intake::counted()
+    }
+}
+
+fn of_worker(worker: &Worker) -> state::Worker {
+    let status = worker.status();
+    state::Worker {
+        postgres_up: status.postgres_up,
+        consuming: status.consuming,
+        unacknowledged: status.unacknowledged.into_iter().collect(),
+        ..state::Worker::counted()
+    }
+}

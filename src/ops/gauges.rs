@@ -1,0 +1,105 @@
+//! The gauges that are read when somebody asks. What a process does not have, or cannot see, has no series: no figure is
+//! better than an old one.
+
+use super::state::State;
+use crate::metrics::METRICS;
+use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+static GAUGES: LazyLock<Mutex<Gauges>> = LazyLock::new(|| Mutex::new(Gauges::new()));
+
+struct Gauges {
+    ready: IntGauge,
+    connected: IntGaugeVec,
+    blocked: IntGauge,
+    in_flight: IntGauge,
+    oldest: Gauge,
+    consuming: IntGauge,
+    messages: GaugeVec,
+    consumers: IntGaugeVec,
+}
+
+/// Everything in Prometheus' text format, with the gauges as `state` says.
+pub fn text(state: &State) -> String {
+    // One at a time, as the series of the last one are taken away first.
+    let gauges = GAUGES.lock().unwrap_or_else(PoisonError::into_inner);
+    gauges.set(state);
+    METRICS.text()
+}
+
+impl Gauges {
+    fn new() -> Self {
+        let int = |name: &str, help: &str| IntGauge::new(name, help).expect("a name");
+        let ints =
+            |name: &str, help: &str, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels).expect("a name");
+        let oldest =
+            "Age of the oldest request that is not decided yet, as far as this process knows; 0 if there is none.";
+        let messages = "Messages in a queue: ready, as the broker says, and unacknowledged, as held by this process.";
+        let gauges = Self {
+            ready: int("earmark_ready", "1 if the process can work, as /readyz says."),
+            connected: ints("earmark_connected", "1 if this part of the process has its connections.", &["role", "to"]),
+            blocked: int(
+                "earmark_rabbitmq_blocked",
+                "1 while the broker accepts no messages (a memory or disk alarm).",
+            ),
+            in_flight: int("earmark_requests_in_flight", "Requests between admission and decision."),
+            oldest: Gauge::new("earmark_oldest_request_age_seconds", oldest).expect("a name"),
+            consuming: int("earmark_consuming", "1 while this process has its consumers, or stands by."),
+            messages: GaugeVec::new(Opts::new("earmark_queue_messages", messages), &["queue", "state"])
+                .expect("a name"),
+            consumers: ints(
+                "earmark_queue_consumers",
+                "Consumers of a queue, those that stand by among them.",
+                &["queue"],
+            ),
+        };
+        METRICS.register(Box::new(gauges.ready.clone()));
+        METRICS.register(Box::new(gauges.connected.clone()));
+        METRICS.register(Box::new(gauges.blocked.clone()));
+        METRICS.register(Box::new(gauges.in_flight.clone()));
+        METRICS.register(Box::new(gauges.oldest.clone()));
+        METRICS.register(Box::new(gauges.consuming.clone()));
+        METRICS.register(Box::new(gauges.messages.clone()));
+        METRICS.register(Box::new(gauges.consumers.clone()));
+        gauges
+    }
+
+    fn set(&self, state: &State) {
+        self.ready.set(i64::from(state.impediments.is_empty()));
+        self.set_connections(state);
+        self.set_queues(state);
+        if let Some(intake) = &state.intake {
+            self.blocked.set(i64::from(intake.rabbitmq_blocked));
+            self.in_flight.set(i64::try_from(intake.in_flight).unwrap_or(i64::MAX));
+            self.oldest.set(intake.oldest_millis.unwrap_or(0) as f64 / 1000.0);
+        }
+        if let Some(worker) = &state.worker {
+            self.consuming.set(i64::from(worker.consuming));
+        }
+    }
+
+    fn set_connections(&self, state: &State) {
+        self.connected.reset();
+        let set = |role, to, is_so| self.connected.with_label_values(&[role, to]).set(i64::from(is_so));
+        if let Some(intake) = &state.intake {
+            set("intake", "postgres", intake.postgres_up);
+            set("intake", "rabbitmq", intake.rabbitmq_up);
+        }
+        if let Some(worker) = &state.worker {
+            set("worker", "postgres", worker.postgres_up);
+            set("worker", "rabbitmq", worker.consuming);
+        }
+    }
+
+    fn set_queues(&self, state: &State) {
+        self.messages.reset();
+        self.consumers.reset();
+        for queue in &state.queues {
+            self.messages.with_label_values(&[queue.name.as_str(), "ready"]).set(f64::from(queue.ready));
+            self.consumers.with_label_values(&[queue.name.as_str()]).set(i64::from(queue.consumers));
+        }
+        for (queue, count) in state.worker.iter().flat_map(|worker| &worker.unacknowledged) {
+            self.messages.with_label_values(&[queue.as_str(), "unacknowledged"]).set(*count as f64);
+        }
+    }
+}

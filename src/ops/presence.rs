@@ -1,0 +1,38 @@
+//! The process says every second that it is there and how it is, in a row that every console and command can read.
+
+use super::state::Describe;
+use crate::postgres::processes::{self, Presence};
+use crate::postgres::{Error, Postgres, Session};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// So many rounds between two looks for processes that nobody has heard of for a day.
+const ROUNDS_BETWEEN_REMOVALS: u64 = 3600;
+
+/// Writes the process's row until `stop`, then removes it. A failed write is no trouble: the row grows old, which is what
+/// it is for. Over a connection of its own, so that it waits for nobody and nobody for it.
+pub async fn keep(postgres: Postgres, presence: Presence, describe: Describe, stop: CancellationToken) {
+    let mut session = postgres.session();
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    for round in 0_u64.. {
+        tokio::select! { _ = ticks.tick() => {}, () = stop.cancelled() => break }
+        if let Err(error) = write(&mut session, &presence, &describe, round).await {
+            tracing::debug!(%error, "presence not written");
+        }
+    }
+    let removing = async |connection: &mut _| processes::remove_presence(connection, presence.process_id).await;
+    if let Err(error) = session.run(removing).await {
+        tracing::debug!(%error, "presence not removed");
+    }
+}
+
+async fn write(session: &mut Session, presence: &Presence, describe: &Describe, round: u64) -> Result<(), Error> {
+    let state = serde_json::to_string(&describe()).unwrap_or_default();
+    let writing = async |connection: &mut _| {
+        processes::write_presence(connection, presence, &state).await?;
+        if round.is_multiple_of(ROUNDS_BETWEEN_REMOVALS) { processes::remove_unseen(connection).await } else { Ok(()) }
+    };
+    session.run(writing).await
+}

@@ -1,0 +1,64 @@
+//! The depth of the deployment's queues, asked for every second.
+
+use super::state::Queue;
+use crate::rabbit::depth::Gauge;
+use crate::rabbit::topology::Topology;
+use crate::rabbit::{Broker, Error};
+use crate::retry::Backoff;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The depths as they were when last asked for. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Depths(Arc<RwLock<Vec<Queue>>>);
+
+impl Depths {
+    /// Nothing while the broker cannot be asked.
+    pub fn latest(&self) -> Vec<Queue> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, queues: Vec<Queue>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = queues;
+    }
+
+    /// Asks every second until `stop`, the dead-letter queue too; connects again whenever that fails.
+    pub async fn watch(self, broker: Broker, topology: Topology, stop: CancellationToken) {
+        let mut queues = topology.work_queues();
+        queues.push(topology.dead_letter_queue());
+        let mut backoff = Backoff::for_connections();
+        while !stop.is_cancelled() {
+            let watching = self.watch_once(&broker, &queues, &mut backoff);
+            let ended = tokio::select! { ended = watching => ended, () = stop.cancelled() => return };
+            self.set(vec![]);
+            if let Err(error) = ended {
+                tracing::debug!(%error, "the depth of the queues is not known");
+            }
+            tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }
+        }
+    }
+
+    async fn watch_once(&self, broker: &Broker, queues: &[String], backoff: &mut Backoff) -> Result<(), Error> {
+        let gauge = Gauge::open(broker).await?;
+        loop {
+            let depths = match gauge.read(queues).await {
+                Ok(depths) => depths,
+                Err(error) => {
+                    gauge.close().await;
+                    return Err(error);
+                }
+            };
+            backoff.reset();
+            let shown = depths.into_iter().map(|depth| Queue {
+                name: depth.queue,
+                ready: depth.ready,
+                consumers: depth.consumers,
+            });
+            self.set(shown.collect());
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+}

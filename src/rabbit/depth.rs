@@ -1,0 +1,54 @@
+//! How many messages wait in queues, and how many consumers they have. Over a connection of its own: a question about a
+//! queue that is not there costs the channel, and one to a queue without a leader may never be answered. Neither must
+//! touch a connection that carries requests.
+
+use super::{ANSWER_TIMEOUT, Broker, Error, Link};
+use crate::metrics::Role;
+use lapin::Channel;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+
+/// How one queue stands. Figures for people and charts: the broker may say 0 for a queue whose leader is just away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Depth {
+    pub queue: String,
+    /// Messages that nobody has taken.
+    pub ready: u32,
+    /// Those that stand by are among them.
+    pub consumers: u32,
+}
+
+/// A connection to ask over.
+pub struct Gauge {
+    link: Link,
+    channel: Channel,
+}
+
+impl Gauge {
+    pub async fn open(broker: &Broker) -> Result<Self, Error> {
+        let link = broker.connect(Role::Watch).await?;
+        let channel = super::open(&[&link], link.channel()).await?;
+        Ok(Self { link, channel })
+    }
+
+    /// Asks for each queue. After an error the connection is of no use any more.
+    pub async fn read(&self, queues: &[String]) -> Result<Vec<Depth>, Error> {
+        let mut depths = vec![];
+        for queue in queues {
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let asking = self.channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
+            let declared = tokio::select! {
+                declared = asking => declared?,
+                () = self.link.lost() => return Err(Error("connection lost".to_owned())),
+                () = tokio::time::sleep(ANSWER_TIMEOUT) => return Err(Error(format!("no answer about {queue}"))),
+            };
+            let (ready, consumers) = (declared.message_count(), declared.consumer_count());
+            depths.push(Depth { queue: queue.clone(), ready, consumers });
+        }
+        Ok(depths)
+    }
+
+    pub async fn close(&self) {
+        self.link.close().await;
+    }
+}
