@@ -1,4 +1,7 @@
-//! The side listener of each process: whether it lives, and whether it can work.
+//! The side listener of each process: whether it lives, and whether it can work. [`dead_letters`] is what people do with
+//! messages that could not be applied.
+
+pub mod dead_letters;
 
 use axum::Router;
 use axum::http::StatusCode;

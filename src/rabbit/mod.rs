@@ -4,6 +4,7 @@
 //! owns it builds everything anew: connection, channels, queues, consumers. Publishing and consuming use separate links,
 //! because a memory alarm of the broker stops all writing on a connection that publishes, acknowledgements included.
 
+pub mod confirmed;
 pub mod consumer;
 pub mod dead_letters;
 pub mod publisher;
@@ -71,7 +72,7 @@ impl Broker {
     }
 
     /// Opens a connection that the broker's own lists show under `name`.
-    async fn connect(&self, name: &str) -> Result<Link, Error> {
+    pub async fn connect(&self, name: &str) -> Result<Link, Error> {
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let connecting = Connection::connect_uri(self.uri.clone(), properties);
         let connection = tokio::time::timeout(OPEN_TIMEOUT, connecting)

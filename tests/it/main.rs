@@ -8,5 +8,7 @@ mod deploy;
 mod faults;
 mod harness;
 mod house;
+mod letters;
 mod outages;
+mod pause;
 mod shutdown;
