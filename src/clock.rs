@@ -16,5 +16,11 @@ pub fn now_millis() -> Millis {
 
 /// The same moment as a date.
 pub fn now_utc() -> time::OffsetDateTime {
-    time::OffsetDateTime::UNIX_EPOCH + time::Duration::milliseconds(now_millis())
+    utc(now_millis())
+}
+
+/// Any moment as a date; the last there is for one that is beyond all dates.
+pub fn utc(millis: Millis) -> time::OffsetDateTime {
+    let since = time::Duration::milliseconds(millis);
+    time::OffsetDateTime::UNIX_EPOCH.saturating_add(since)
 }

@@ -33,22 +33,61 @@ impl Database {
     }
 }
 
+/// Where the queues are.
+#[derive(Args)]
+pub struct Queues {
+    /// The broker: `amqp://user:password@host:port/vhost`
+    #[arg(long, env = "AMQP_URL", hide_env_values = true)]
+    amqp_url: String,
+    #[command(flatten)]
+    pub prefix: Prefix,
+}
+
+impl Queues {
+    pub fn broker(&self) -> anyhow::Result<Broker> {
+        Broker::parse(&self.amqp_url).context("AMQP_URL")
+    }
+}
+
+/// Which deployment.
+#[derive(Args)]
+pub struct Prefix {
+    /// What the names of all queues begin with: several deployments can share one broker
+    #[arg(long, env = "EARMARK_QUEUE_PREFIX", default_value = "earmark")]
+    queue_prefix: String,
+}
+
+impl Prefix {
+    pub fn name(&self) -> anyhow::Result<&str> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        ensure!(
+            (1..=100).contains(&self.queue_prefix.len()) && self.queue_prefix.chars().all(fits),
+            "EARMARK_QUEUE_PREFIX must be 1 to 100 letters, digits, dots, dashes or underscores"
+        );
+        Ok(&self.queue_prefix)
+    }
+}
+
+/// Who acts, for the record.
+#[derive(Args)]
+pub struct Operator {
+    /// Who does this: noted beside what is done
+    #[arg(long, env = "USER", default_value = "unknown", value_name = "NAME")]
+    pub by: String,
+}
+
 /// What intake and worker share.
 #[derive(Args)]
 pub struct Process {
     #[command(flatten)]
     database: Database,
-    /// The broker: `amqp://user:password@host:port/vhost`
-    #[arg(long, env = "AMQP_URL", hide_env_values = true)]
-    amqp_url: String,
+    #[command(flatten)]
+    queues: Queues,
     /// The secret behind payout users' hashes and request ids: hexadecimal, at least 32 bytes (`openssl rand -hex 32`).
     /// The same in every process, for ever: with another secret new users get hashes of another kind, and the ids of
     /// earlier requests are not known any more
     #[arg(long, env = "EARMARK_HASH_SECRET", hide_env_values = true)]
     hash_secret: String,
-    /// What the names of all queues begin with: several deployments can share one broker
-    #[arg(long, env = "EARMARK_QUEUE_PREFIX", default_value = "earmark")]
-    queue_prefix: String,
     /// How many work queues the businesses are spread over; each has one worker at a time, and is settled on its own. The
     /// same in every process. Workers also empty the queues of the largest number there ever was; to raise it, restart the
     /// workers before the intakes
@@ -108,16 +147,11 @@ impl Process {
     }
 
     pub fn broker(&self) -> anyhow::Result<Broker> {
-        Broker::parse(&self.amqp_url).context("AMQP_URL")
+        self.queues.broker()
     }
 
     pub fn queue_prefix(&self) -> anyhow::Result<&str> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        ensure!(
-            (1..=100).contains(&self.queue_prefix.len()) && self.queue_prefix.chars().all(fits),
-            "EARMARK_QUEUE_PREFIX must be 1 to 100 letters, digits, dots, dashes or underscores"
-        );
-        Ok(&self.queue_prefix)
+        self.queues.prefix.name()
     }
 
     /// Parsed here and not by the command line, whose error would print the secret.
@@ -170,6 +204,10 @@ pub struct WorkerSettings {
     /// With clocks further apart requests are voided that could have been applied; money is safe whatever the clocks say
     #[arg(long, env = "EARMARK_CLOCK_TOLERANCE", default_value = "1s", value_parser = parse_duration)]
     clock_tolerance: Duration,
+    /// How old the last audit of the ledger may be before a worker makes one: one worker at a time, in one snapshot. It
+    /// reads every row, so not much more often than this. `0s`: workers make none
+    #[arg(long, env = "EARMARK_AUDIT_INTERVAL", default_value = "1h", value_parser = parse_duration)]
+    pub audit_interval: Duration,
 }
 
 impl WorkerSettings {

@@ -4,7 +4,7 @@
 //! All labels are closed lists, so every series is there from the start, as zero: a rate over one that appears with its
 //! first event would miss that event. None carries an address, a key or a business.
 
-use crate::ledger::Verdict;
+use crate::ledger::{Cause, Verdict};
 use prometheus::core::{Collector, Metric};
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 use std::marker::PhantomData;
@@ -229,6 +229,17 @@ label! {
     }
 }
 
+impl From<Cause> for DeadLetter {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Unreadable => Self::Unreadable,
+            Cause::Rejected => Self::Rejected,
+            Cause::DeliveryLimit => Self::DeliveryLimit,
+            Cause::Other => Self::Other,
+        }
+    }
+}
+
 label! {
     /// What a connection to the broker is for.
     Role: "connection" {
@@ -238,6 +249,8 @@ label! {
         WorkerReplies = "worker_replies",
         /// Looks at the depth of queues.
         Watch = "watch",
+        /// Puts dead letters back.
+        Replay = "replay",
     }
 }
 

@@ -187,7 +187,7 @@ async fn echo(settings: Settings) {
         broker.connect_twice(Role::WorkerRequests, Role::WorkerReplies).await.expect("the broker");
     topology.declare(&publishing).await.expect("queues");
     let replies = ReplySender::open(&publishing).await.expect("a channel");
-    let dead_letters = DeadLetters::open(&publishing, &topology).await.expect("a channel");
+    let dead_letters = DeadLetters::open(&publishing, &topology, &topology.work_queue(0)).await.expect("a channel");
     let consumer = Consumer::open(&consuming, &topology.work_queue(0), 256).await.expect("a consumer");
     let acknowledger = consumer.acknowledger();
     let (decoded, messages) = mpsc::channel(256);

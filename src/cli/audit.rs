@@ -1,5 +1,5 @@
 use super::print_json;
-use crate::config::Database;
+use crate::config::{Database, Operator};
 use crate::postgres::overview;
 use clap::Args;
 use std::process::ExitCode;
@@ -8,13 +8,22 @@ use std::process::ExitCode;
 pub struct Arguments {
     #[command(flatten)]
     database: Database,
+    #[command(flatten)]
+    operator: Operator,
     /// Print one line of JSON
     #[arg(long)]
     json: bool,
 }
 
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let audit = overview::audit(&arguments.database.open()?).await?;
+    let postgres = arguments.database.open()?;
+    let audit = overview::audit(&postgres).await?;
+    let who = &arguments.operator.by;
+    let noting = postgres.read(async |connection| overview::write_audit(connection, &audit, who).await);
+    if let Err(error) = noting.await {
+        // What was found is true all the same.
+        eprintln!("the audit is not noted: {error}");
+    }
     if arguments.json {
         print_json(&audit)?;
     } else {

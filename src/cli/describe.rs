@@ -54,6 +54,7 @@ fn of_worker(worker: &Worker) -> state::Worker {
     state::Worker {
         postgres_up: status.postgres_up,
         consuming: status.consuming,
+        paused: status.paused,
         unacknowledged: status.unacknowledged.into_iter().collect(),
         ..state::Worker::counted()
     }

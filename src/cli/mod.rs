@@ -2,11 +2,13 @@
 
 mod audit;
 mod business;
+mod dead_letters;
 mod describe;
 mod key;
 mod migrate;
 mod ready;
 mod serve;
+mod workers;
 
 use crate::config::Database;
 use crate::telemetry::Logging;
@@ -40,6 +42,10 @@ pub enum Command {
     Key(key::Arguments),
     /// Check every balance against the rows, in one snapshot; exits with 1 on any difference
     Audit(audit::Arguments),
+    /// List, show, replay and drop messages that could not be applied
+    DeadLetters(dead_letters::Arguments),
+    /// Pause and resume all workers
+    Workers(workers::Arguments),
     /// Ask a process's side listener whether it is ready; exits with 1 if not
     Ready(ready::Arguments),
 }
@@ -54,9 +60,17 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Business(arguments) => business::run(arguments).await?,
         Command::Key(arguments) => key::run(arguments).await?,
         Command::Audit(arguments) => return audit::run(arguments).await,
+        Command::DeadLetters(arguments) => return dead_letters::run(arguments).await,
+        Command::Workers(arguments) => workers::run(arguments).await?,
         Command::Ready(arguments) => return ready::run(&arguments).await,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A moment for people, to the second: `2026-11-23 16:06:17Z`.
+fn moment(at: time::OffsetDateTime) -> String {
+    let (date, (hour, minute, second)) = (at.date(), at.time().as_hms());
+    format!("{date} {hour:02}:{minute:02}:{second:02}Z")
 }
 
 /// One line of JSON, for programs.

@@ -140,6 +140,7 @@ fn open_worker(process: &Process, settings: WorkerSettings, postgres: &Postgres)
         postgres: postgres.clone(),
         secret: process.secret()?,
         limits: settings.limits(),
+        audit_interval: settings.audit_interval,
     }))
 }
 

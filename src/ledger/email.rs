@@ -42,6 +42,12 @@ impl Email {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// For those who need not know whose it is: `a***@example.com`.
+    pub fn masked(&self) -> String {
+        let (local, domain) = self.0.rsplit_once('@').unwrap_or_default();
+        format!("{}***@{domain}", local.chars().next().unwrap_or_default())
+    }
 }
 
 fn is_local_part(local: &str) -> bool {
@@ -118,6 +124,12 @@ fn is_visible(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_masked_address_keeps_one_letter_and_the_domain() {
+        assert_eq!(Email::parse("ann.private@example.com").unwrap().masked(), "a***@example.com");
+        assert_eq!(Email::parse("é@example.com").unwrap().masked(), "é***@example.com");
+    }
 
     #[test]
     fn blanks_around_and_case_make_no_difference() {

@@ -3,12 +3,14 @@
 //! Nothing here waits, reads a clock, logs, or knows that a database or a queue exists. It uses `std` and nothing else,
 //! so that a decision can be tested with a table, and read without knowing where its inputs come from.
 //!
-//! Reading order: [`amount`], [`email`], [`ids`] (values that cannot be wrong), [`request`], [`outcome`], [`decide`].
+//! Reading order: [`amount`], [`email`], [`ids`] (values that cannot be wrong), [`request`], [`outcome`], [`decide`],
+//! [`letters`].
 
 pub mod amount;
 pub mod decide;
 pub mod email;
 pub mod ids;
+pub mod letters;
 pub mod outcome;
 pub mod request;
 
@@ -16,5 +18,6 @@ pub use amount::Amount;
 pub use decide::{Account, Accounts, Credit, Decision, KeyChange, KeyState, Keys, decide};
 pub use email::Email;
 pub use ids::{BusinessId, IdempotencyKey, RequestId, UserHash};
+pub use letters::{Cause, OnReplay};
 pub use outcome::{Outcome, Verdict};
 pub use request::{KeyClaim, Millis, Request};

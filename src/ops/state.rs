@@ -69,6 +69,8 @@ pub struct Intake {
 pub struct Worker {
     pub postgres_up: bool,
     pub consuming: bool,
+    /// Somebody has paused the workers.
+    pub paused: bool,
     /// Messages taken and not yet acknowledged, by queue.
     pub unacknowledged: Counts,
     /// Batches begun.

@@ -11,6 +11,7 @@ pub mod allocations;
 pub mod api_keys;
 pub mod batches;
 pub mod businesses;
+pub mod dead_letters;
 mod error;
 mod health;
 pub mod keys;

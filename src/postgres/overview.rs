@@ -1,8 +1,10 @@
 //! What the whole ledger says: the audit.
 
-use super::{Error, Postgres, connect};
+use super::{Error, PgConnection, Postgres, connect};
 use serde::Serialize;
 use sqlx::{Connection, Executor};
+use std::time::Duration;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// The books, added up in one snapshot. Money in cents; sums may be larger than 64 bits hold.
@@ -17,6 +19,15 @@ pub struct Audit {
     pub user_balances: String,
     /// Everything that does not add up.
     pub differences: Vec<Difference>,
+}
+
+impl Audit {
+    /// All differences added up, in cents, each without its sign. What is missing counts as nothing.
+    pub fn difference_cents(&self) -> i64 {
+        let cents = |sum: &Option<String>| sum.as_ref().and_then(|sum| sum.parse::<i128>().ok()).unwrap_or(0);
+        let total: i128 = self.differences.iter().map(|one| (cents(&one.expected) - cents(&one.found)).abs()).sum();
+        i64::try_from(total).unwrap_or(i64::MAX)
+    }
 }
 
 /// One balance, or one row, that is not what the rows say.
@@ -34,7 +45,81 @@ pub struct Difference {
 /// each payout balance is its deposits less its allocations, each user's balance is the sum of its allocations, each key
 /// names an allocation of its own email and amount, and nothing is negative.
 pub async fn audit(postgres: &Postgres) -> Result<Audit, Error> {
+    add_up(&mut connect(&postgres.options, postgres.timeout).await?).await
+}
+
+/// Does the same and notes it, unless the last audit is younger than `interval`, or somebody else is at it: `None` then.
+pub async fn audit_if_due(postgres: &Postgres, interval: Duration, who: &str) -> Result<Option<Audit>, Error> {
     let mut connection = connect(&postgres.options, postgres.timeout).await?;
+    if !try_lock(&mut connection).await? || !is_due(&mut connection, interval).await? {
+        return Ok(None);
+    }
+    let audit = add_up(&mut connection).await?;
+    write_audit(&mut connection, &audit, who).await?;
+    Ok(Some(audit))
+}
+
+/// Holds until the connection ends.
+async fn try_lock(connection: &mut PgConnection) -> Result<bool, Error> {
+    Ok(sqlx::query_scalar!(r#"/* lock_audits */ SELECT pg_try_advisory_lock(hashtext('earmark audits')) AS "locked!""#)
+        .fetch_one(connection)
+        .await?)
+}
+
+async fn is_due(connection: &mut PgConnection, interval: Duration) -> Result<bool, Error> {
+    let due = sqlx::query_scalar!(
+        r#"/* find_audit_due */
+        SELECT NOT EXISTS (SELECT FROM audits WHERE audited_at > now() - make_interval(secs => $1)) AS "due!""#,
+        interval.as_secs_f64()
+    );
+    Ok(due.fetch_one(connection).await?)
+}
+
+/// One audit, as it was noted. Differences in cents, each without its sign.
+#[derive(Clone, Debug, Serialize)]
+pub struct Audited {
+    #[serde(with = "time::serde::rfc3339")]
+    pub audited_at: OffsetDateTime,
+    pub audited_by: String,
+    pub businesses: i64,
+    pub payout_users: i64,
+    pub allocations: i64,
+    pub differences: i64,
+    pub difference_cents: i64,
+}
+
+/// Notes an audit, when it was made and by whom.
+pub async fn write_audit(connection: &mut PgConnection, audit: &Audit, who: &str) -> Result<(), Error> {
+    sqlx::query!(
+        "/* write_audit */
+         INSERT INTO audits (audit_id, audited_by, businesses, payout_users, allocations, differences, difference_cents)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        Uuid::new_v4(),
+        who,
+        audit.businesses,
+        audit.payout_users,
+        audit.allocations,
+        i64::try_from(audit.differences.len()).unwrap_or(i64::MAX),
+        audit.difference_cents()
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The last audit that was noted.
+pub async fn find_last_audit(connection: &mut PgConnection) -> Result<Option<Audited>, Error> {
+    Ok(sqlx::query_as!(
+        Audited,
+        "/* find_last_audit */
+         SELECT audited_at, audited_by, businesses, payout_users, allocations, differences, difference_cents
+         FROM audits ORDER BY audited_at DESC LIMIT 1"
+    )
+    .fetch_optional(connection)
+    .await?)
+}
+
+async fn add_up(connection: &mut PgConnection) -> Result<Audit, Error> {
     connection
         .execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; RESET enable_seqscan")
         .await?;

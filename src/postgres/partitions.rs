@@ -1,7 +1,9 @@
-//! How many work queues each deployment has ever had.
+//! What holds for a whole deployment: how many work queues it has ever had, and whether its workers are paused.
 
 use super::Error;
+use serde::Serialize;
 use sqlx::PgConnection;
+use time::OffsetDateTime;
 
 /// Notes that a deployment uses so many work queues; answers the largest number it has ever used.
 pub async fn write_most(connection: &mut PgConnection, prefix: &str, partitions: u16) -> Result<u16, Error> {
@@ -16,4 +18,51 @@ pub async fn write_most(connection: &mut PgConnection, prefix: &str, partitions:
     .fetch_one(connection)
     .await?;
     Ok(most.unsigned_abs())
+}
+
+/// Since when workers are paused, and by whom.
+#[derive(Clone, Debug, Serialize)]
+pub struct Paused {
+    #[serde(with = "time::serde::rfc3339")]
+    pub paused_at: OffsetDateTime,
+    pub paused_by: String,
+}
+
+/// Reads whether the workers of a deployment are paused.
+pub async fn find_pause(connection: &mut PgConnection, prefix: &str) -> Result<Option<Paused>, Error> {
+    Ok(sqlx::query_as!(
+        Paused,
+        r#"/* find_pause */
+        SELECT paused_at AS "paused_at!", paused_by AS "paused_by!"
+        FROM queue_prefixes WHERE prefix = $1 AND paused_at IS NOT NULL"#,
+        prefix
+    )
+    .fetch_optional(connection)
+    .await?)
+}
+
+/// Pauses the workers of a deployment, or keeps them paused under the name of who was first; false if no process of it
+/// ever ran.
+pub async fn write_paused(connection: &mut PgConnection, prefix: &str, who: &str) -> Result<bool, Error> {
+    let done = sqlx::query!(
+        "/* write_paused */
+         UPDATE queue_prefixes SET paused_at = COALESCE(paused_at, now()), paused_by = COALESCE(paused_by, $2)
+         WHERE prefix = $1",
+        prefix,
+        who
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Lets them work again; false if no process of the deployment ever ran.
+pub async fn write_resumed(connection: &mut PgConnection, prefix: &str) -> Result<bool, Error> {
+    let done = sqlx::query!(
+        "/* write_resumed */ UPDATE queue_prefixes SET paused_at = NULL, paused_by = NULL WHERE prefix = $1",
+        prefix
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
 }

@@ -79,11 +79,16 @@ impl Consumer {
 
     /// The next message; `None` when the link is lost. A consumer that the broker cancels counts as a lost link.
     pub async fn next(&mut self) -> Option<Delivery> {
+        Some(read(self.next_raw().await?))
+    }
+
+    /// The same, with all its properties.
+    pub(super) async fn next_raw(&mut self) -> Option<RawDelivery> {
         let next = tokio::select! { next = self.stream.next() => next, () = self.link.lost() => return None };
         match next {
             Some(Ok(delivery)) => {
                 self.held.0.delivered.store(delivery.delivery_tag, Ordering::Relaxed);
-                Some(read(delivery))
+                Some(delivery)
             }
             Some(Err(error)) => {
                 self.link.give_up(&error.to_string());

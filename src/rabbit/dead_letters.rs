@@ -1,53 +1,122 @@
-//! Messages that nobody can apply, kept for a person, each with its reason.
+//! Messages that nobody can apply, each with its reason: put into their queue, and taken from it.
 
+use super::confirmed::Confirmed;
+use super::consumer::{Acknowledger, Consumer};
 use super::topology::Topology;
-use super::{ANSWER_TIMEOUT, Error, Link};
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation};
+use super::{Error, Link};
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 /// The header that says why, in words.
 pub const REASON_HEADER: &str = "x-earmark-reason";
+/// The header that says which work queue it came from.
+const QUEUE_HEADER: &str = "x-earmark-queue";
+/// What the broker notes about a message that it gives up on.
+const DEATH_HEADER: &str = "x-death";
 
-/// The sending end.
+/// The sending end, for the messages of one work queue.
 pub struct DeadLetters {
-    link: Link,
-    channel: Channel,
+    confirmed: Confirmed,
     queue: String,
+    from: String,
 }
 
 impl DeadLetters {
-    pub async fn open(link: &Link, topology: &Topology) -> Result<Self, Error> {
-        let channel = link.channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(Self { link: link.clone(), channel, queue: topology.dead_letter_queue() })
+    pub async fn open(link: &Link, topology: &Topology, from: &str) -> Result<Self, Error> {
+        Ok(Self { confirmed: Confirmed::open(link).await?, queue: topology.dead_letter_queue(), from: from.to_owned() })
     }
 
-    /// Returns once the broker has the message safe. Only then may the original be acknowledged.
-    pub async fn put(&self, body: &[u8], reason: &str) -> Result<(), Error> {
-        let placed = tokio::select! {
-            placed = self.publish(body, reason) => placed,
-            () = self.link.lost() => Err(Error("connection lost".to_owned())),
-            () = tokio::time::sleep(ANSWER_TIMEOUT) => Err(Error("the broker confirms nothing".to_owned())),
-        };
-        placed.inspect_err(|error| self.link.give_up(&error.to_string()))
-    }
-
-    async fn publish(&self, body: &[u8], reason: &str) -> Result<(), Error> {
+    /// Returns once the broker has the message safe. Only then may the original be acknowledged. `cause` is one word,
+    /// `reason` says more.
+    pub async fn put(&self, body: &[u8], cause: &str, reason: &str) -> Result<(), Error> {
         let mut headers = FieldTable::default();
         headers.insert(REASON_HEADER.into(), AMQPValue::LongString(reason.into()));
+        headers.insert(QUEUE_HEADER.into(), AMQPValue::LongString(self.from.as_str().into()));
         let properties = BasicProperties::default()
-            .with_delivery_mode(2)
-            .with_content_type("application/json".into())
+            .with_message_id(format!("{:032x}", rand::random::<u128>()).into())
+            .with_type(cause.into())
             .with_headers(headers);
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let confirm =
-            self.channel.basic_publish("".into(), self.queue.as_str().into(), options, body, properties).await?;
-        match confirm.await? {
-            Confirmation::Ack(None) => Ok(()),
-            Confirmation::Ack(Some(_)) | Confirmation::Nack(_) | Confirmation::NotRequested => {
-                Err(Error("the dead-letter queue did not take a message".to_owned()))
-            }
-        }
+        self.confirmed.publish(&self.queue, properties, body).await
+    }
+}
+
+/// A dead letter, with all that is known of it.
+#[derive(Debug)]
+pub struct Letter {
+    pub tag: u64,
+    pub body: Vec<u8>,
+    /// The message's own; letters that are delivered again have the same.
+    pub message_id: Option<String>,
+    /// One word and more words, by the worker that put it.
+    pub cause: Option<String>,
+    pub reason: Option<String>,
+    /// The broker's word, if it gave up on it.
+    pub death: Option<String>,
+    /// The work queue that it came from.
+    pub queue: Option<String>,
+    /// How often it died, by the broker's account.
+    pub deaths: u64,
+    /// When it died first, in seconds since 1970, by the broker's account.
+    pub died_at: Option<u64>,
+}
+
+/// The receiving end.
+pub struct Letters(Consumer);
+
+impl Letters {
+    /// At most `prefetch` letters are unacknowledged.
+    pub async fn open(link: &Link, topology: &Topology, prefetch: u16) -> Result<Self, Error> {
+        Ok(Self(Consumer::open(link, &topology.dead_letter_queue(), prefetch).await?))
+    }
+
+    pub fn acknowledger(&self) -> Acknowledger {
+        self.0.acknowledger()
+    }
+
+    /// The next letter; `None` when the link is lost.
+    pub async fn next(&mut self) -> Option<Letter> {
+        Some(read(self.0.next_raw().await?))
+    }
+}
+
+fn read(delivery: Delivery) -> Letter {
+    let properties = &delivery.properties;
+    let header = |name: &str| text(properties.headers().as_ref()?.inner().get(name)?);
+    let short = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
+    let death = last_death(properties);
+    let of_death = |name: &str| text(death.as_ref()?.inner().get(name)?);
+    let number = |name: &str| match death.as_ref()?.inner().get(name)? {
+        AMQPValue::LongLongInt(count) => u64::try_from(*count).ok(),
+        AMQPValue::Timestamp(seconds) => Some(*seconds),
+        _ => None,
+    };
+    Letter {
+        tag: delivery.delivery_tag,
+        message_id: short(properties.message_id()),
+        cause: short(properties.kind()),
+        death: of_death("reason"),
+        reason: header(REASON_HEADER),
+        queue: of_death("queue").or_else(|| header(QUEUE_HEADER)),
+        deaths: number("count").unwrap_or(0),
+        died_at: number("time"),
+        body: delivery.data,
+    }
+}
+
+/// The broker puts the last death first.
+fn last_death(properties: &BasicProperties) -> Option<FieldTable> {
+    let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get(DEATH_HEADER)? else { return None };
+    match deaths.as_slice().first()? {
+        AMQPValue::FieldTable(death) => Some(death.clone()),
+        _ => None,
+    }
+}
+
+fn text(value: &AMQPValue) -> Option<String> {
+    match value {
+        AMQPValue::LongString(text) => Some(text.to_string()),
+        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
+        _ => None,
     }
 }

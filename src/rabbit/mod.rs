@@ -4,6 +4,7 @@
 //! owns it builds everything anew: connection, channels, queues, consumers. Publishing and consuming use separate links,
 //! because a memory alarm of the broker stops all writing on a connection that publishes, acknowledgements included.
 
+pub mod confirmed;
 pub mod consumer;
 pub mod dead_letters;
 pub mod depth;
@@ -73,13 +74,14 @@ impl Broker {
     }
 
     /// Opens a connection that the broker's own lists show with its role.
-    async fn connect(&self, role: Role) -> Result<Link, Error> {
+    pub async fn connect(&self, role: Role) -> Result<Link, Error> {
         let name = match role {
             Role::IntakeReplies => "earmark intake: replies",
             Role::IntakeRequests => "earmark intake: requests",
             Role::WorkerRequests => "earmark worker: requests",
             Role::WorkerReplies => "earmark worker: replies",
             Role::Watch => "earmark: depth of queues",
+            Role::Replay => "earmark: replay",
         };
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let connecting = Connection::connect_uri(self.uri.clone(), properties);

@@ -22,6 +22,10 @@ impl Topology {
         Self { prefix: prefix.to_owned(), partitions: partitions.max(1) }
     }
 
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Requests wait here for a worker, those of one business always in the same queue.
     pub fn work_queue(&self, partition: u16) -> String {
         match partition {

@@ -4,8 +4,8 @@
 use super::gather::Batch;
 use super::settle::Settled;
 use crate::cut::{self, Cut};
-use crate::ledger::{Outcome, Verdict};
-use crate::metrics::{DeadLetter, METRICS, Phase};
+use crate::ledger::{Cause, Outcome, Verdict};
+use crate::metrics::{METRICS, Phase};
 use crate::rabbit::consumer::Acknowledger;
 use crate::rabbit::dead_letters::DeadLetters;
 use crate::rabbit::replies::ReplySender;
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 pub struct Disposition {
     /// By reply queue: all replies of a batch to one intake are one message.
     replies: BTreeMap<String, Vec<Reply>>,
-    dead_letters: Vec<(DeadLetter, Unreadable)>,
+    dead_letters: Vec<(Cause, Unreadable)>,
     /// The last delivery of the batch; all before it are done as well.
     through: u64,
 }
@@ -36,14 +36,14 @@ impl Disposition {
                     Settled::Rejected(reason) => {
                         let items = [wire::write_request(request)];
                         let body = wire::pack_requests(&part.reply_to, items.iter().map(Vec::as_slice));
-                        disposition.dead_letters.push((DeadLetter::Rejected, Unreadable { body, reason }));
+                        disposition.dead_letters.push((Cause::Rejected, Unreadable { body, reason }));
                         (Verdict::Decided(Outcome::Voided), None)
                     }
                 };
                 let replies = disposition.replies.entry(part.reply_to.clone()).or_default();
                 replies.push(Reply { id: request.id, verdict, hash });
             }
-            let unreadable = part.unreadable.into_iter().map(|letter| (DeadLetter::Unreadable, letter));
+            let unreadable = part.unreadable.into_iter().map(|letter| (Cause::Unreadable, letter));
             disposition.dead_letters.extend(unreadable);
             disposition.through = part.tag;
         }
@@ -76,10 +76,9 @@ async fn perform(
     for (queue, batch) in &disposition.replies {
         replies.send(queue, &wire::write_replies(batch)).await?;
     }
-    for (kind, letter) in &disposition.dead_letters {
-        tracing::warn!(reason = letter.reason, "dead-lettered");
-        dead_letters.put(&letter.body, &letter.reason).await?;
-        METRICS.dead_letters.inc(*kind);
+    for (cause, letter) in &disposition.dead_letters {
+        tracing::warn!(cause = cause.as_str(), reason = letter.reason, "dead-lettered");
+        dead_letters.put(&letter.body, cause.as_str(), &letter.reason).await?;
     }
     cut::at(Cut::W7).await;
     acknowledger.ack_through(disposition.through).await?;

@@ -47,14 +47,15 @@ impl Batch {
     }
 }
 
-/// Reads deliveries as they come and passes them on, until the session ends.
-pub async fn decode(mut consumer: Consumer, decoded: mpsc::Sender<Message>, session: CancellationToken) {
+/// Reads deliveries as they come and passes them on, until the session ends. Gives the consumer back then: whoever drops it
+/// loses the link, over which the batch in hand is still to be answered and acknowledged.
+pub async fn decode(mut consumer: Consumer, decoded: mpsc::Sender<Message>, session: CancellationToken) -> Consumer {
     loop {
         let delivery = tokio::select! { delivery = consumer.next() => delivery, () = session.cancelled() => None };
-        let Some(delivery) = delivery else { return };
+        let Some(delivery) = delivery else { return consumer };
         let sending = decoded.send(read(delivery));
         if tokio::select! { sent = sending => sent.is_err(), () = session.cancelled() => true } {
-            return;
+            return consumer;
         }
     }
 }

@@ -34,7 +34,7 @@ impl Lane {
     ) -> Result<Self, Error> {
         Ok(Self {
             replies: ReplySender::open(publishing).await?,
-            dead_letters: DeadLetters::open(publishing, topology).await?,
+            dead_letters: DeadLetters::open(publishing, topology, queue).await?,
             consumer: Consumer::open(consuming, queue, prefetch).await?,
         })
     }
@@ -58,7 +58,8 @@ impl Lane {
         let batches = Batches::new(messages, limits.batch);
         settle_all(Settler::new(&worker.settings), batches, settled, &session).await;
         session.cancel();
-        let _ = tokio::join!(gathering, disposing);
+        let _ = disposing.await;
+        drop(gathering.await);
     }
 }
 

@@ -1,21 +1,27 @@
 //! Process 2: queue → ledger → reply.
 //!
 //! [`gather`] makes a batch of whatever has arrived, [`settle`] applies it in one transaction, [`disposition`] sends the
-//! replies and then the acknowledgements. [`lane`] runs the three side by side, for one work queue.
+//! replies and then the acknowledgements. [`lane`] runs the three side by side, for one work queue. Beside them [`letters`]
+//! moves dead letters into rows, [`pause`] reads the switch for all workers, and [`audits`] adds up the books.
 
+pub mod audits;
 pub mod disposition;
 pub mod gather;
 pub mod lane;
+pub mod letters;
+pub mod pause;
 pub mod settle;
 
 use crate::metrics::Role;
 use crate::postgres::{Health, Postgres};
 use crate::rabbit::consumer::Held;
+use crate::rabbit::dead_letters::Letters;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{self, Broker, Error};
 use crate::retry::Backoff;
 use crate::secret::HashSecret;
 use lane::Lane;
+use pause::Pause;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -39,6 +45,8 @@ pub struct Settings {
     pub postgres: Postgres,
     pub secret: HashSecret,
     pub limits: Limits,
+    /// How old the last audit may be; zero if this worker makes none.
+    pub audit_interval: Duration,
 }
 
 /// A worker, for as long as it runs.
@@ -48,6 +56,7 @@ pub struct Worker {
     /// By queue, while it consumes.
     held: Mutex<Vec<(String, Held)>>,
     postgres_health: Health,
+    pause: Pause,
 }
 
 /// How a worker is.
@@ -55,6 +64,7 @@ pub struct Worker {
 pub struct Status {
     pub postgres_up: bool,
     pub consuming: bool,
+    pub paused: bool,
     /// Messages taken and not yet acknowledged, by queue.
     pub unacknowledged: Vec<(String, u64)>,
 }
@@ -62,7 +72,7 @@ pub struct Status {
 impl Worker {
     pub fn new(settings: Settings) -> Arc<Self> {
         let (consuming, held) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Self { settings, consuming, held, postgres_health: Health::default() })
+        Arc::new(Self { settings, consuming, held, postgres_health: Health::default(), pause: Pause::unknown() })
     }
 
     /// How this worker is, for people to look at.
@@ -70,6 +80,7 @@ impl Worker {
         Status {
             postgres_up: self.postgres_health.is_up(),
             consuming: self.consuming.load(Ordering::Relaxed),
+            paused: self.pause.is_on(),
             unacknowledged: self.held().iter().map(|(queue, held)| (queue.clone(), held.count())).collect(),
         }
     }
@@ -82,17 +93,19 @@ impl Worker {
     pub fn impediments(&self) -> Vec<&'static str> {
         let checks = [
             (!self.postgres_health.is_up(), "worker: postgres is not reachable"),
-            (!self.consuming.load(Ordering::Relaxed), "worker: not consuming from rabbitmq"),
+            (self.pause.is_on(), "worker: paused"),
+            (!self.pause.is_on() && !self.consuming.load(Ordering::Relaxed), "worker: not consuming from rabbitmq"),
         ];
         checks.into_iter().filter_map(|(is_so, what)| is_so.then_some(what)).collect()
     }
 
-    /// Works on all queues of `topology` until `stop`; whenever the broker is lost, connects again. On `stop` it finishes the batch in hand, replies,
-    /// acknowledges, and leaves the rest to others.
+    /// Works on all queues of `topology` until `stop`; whenever the broker is lost, connects again. On `stop`, and when it
+    /// is paused, it finishes the batch in hand, replies, acknowledges, and leaves the rest to others.
     pub async fn run(self: Arc<Self>, topology: Topology, stop: CancellationToken) {
-        let pings = tokio::spawn(self.postgres_health.clone().watch(self.settings.postgres.clone(), stop.clone()));
+        let mut beside = self.start_beside(topology.prefix(), &stop);
         let mut backoff = Backoff::for_connections();
-        while !stop.is_cancelled() {
+        loop {
+            tokio::select! { biased; () = stop.cancelled() => break, () = self.pause.until(false) => {} }
             let session = tokio::spawn({
                 let (worker, topology, stop) = (Arc::clone(&self), topology.clone(), stop.clone());
                 async move { worker.session(&topology, &stop).await }
@@ -107,8 +120,21 @@ impl Worker {
             }
             tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }
         }
-        let _ = pings.await;
+        while beside.join_next().await.is_some() {}
         tracing::info!("worker stopped");
+    }
+
+    /// What goes on whether or not there is a broker: all of it ends with `stop`.
+    fn start_beside(self: &Arc<Self>, prefix: &str, stop: &CancellationToken) -> JoinSet<()> {
+        let Settings { postgres, audit_interval, .. } = &self.settings;
+        let mut beside = JoinSet::new();
+        beside.spawn(self.postgres_health.clone().watch(postgres.clone(), stop.clone()));
+        let (worker, prefix, stopped) = (Arc::clone(self), prefix.to_owned(), stop.clone());
+        beside.spawn(async move { worker.pause.watch(&worker.settings.postgres, &prefix, &stopped).await });
+        if !audit_interval.is_zero() {
+            beside.spawn(audits::audit_regularly(postgres.clone(), *audit_interval, stop.clone()));
+        }
+        beside
     }
 
     /// One pair of connections, from their opening to their loss.
@@ -121,17 +147,22 @@ impl Worker {
             for queue in topology.work_queues() {
                 lanes.push(Lane::open(&consuming, &publishing, topology, &queue, limits.prefetch).await?);
             }
-            Ok(lanes)
+            Ok((lanes, Letters::open(&consuming, topology, letters::PREFETCH).await?))
         };
-        let lanes = rabbit::open(&[&consuming, &publishing], opening).await?;
+        let (lanes, letters) = rabbit::open(&[&consuming, &publishing], opening).await?;
         *self.held() = topology.work_queues().into_iter().zip(lanes.iter().map(Lane::held)).collect();
         self.consuming.store(true, Ordering::Relaxed);
         tracing::info!("worker consumes");
         let session = stop.child_token();
+        let storing = tokio::spawn(letters::store_all(letters, Arc::clone(self), session.clone()));
         let mut running: JoinSet<()> =
             lanes.into_iter().map(|lane| lane.run(Arc::clone(self), consuming.clone(), session.clone())).collect();
         // None of them ends by itself: one that does has lost its link, or panicked.
-        let mut ended = tokio::select! { ended = running.join_next() => ended, () = consuming.lost() => Some(Ok(())) };
+        let mut ended = tokio::select! {
+            ended = running.join_next() => ended,
+            () = consuming.lost() => Some(Ok(())),
+            () = self.pause.until(true) => Some(Ok(())),
+        };
         session.cancel();
         while let Some(lane) = ended {
             if let Err(panic) = lane {
@@ -139,6 +170,7 @@ impl Worker {
             }
             ended = running.join_next().await;
         }
+        drop(storing.await);
         consuming.close().await;
         publishing.close().await;
         Ok(())

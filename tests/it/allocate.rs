@@ -5,7 +5,7 @@ use earmark::ledger::{Amount, BusinessId, Email, Request};
 use earmark::secret::{HashSecret, RequestIds};
 use earmark::wire;
 use lapin::BasicProperties;
-use lapin::options::{BasicGetOptions, BasicPublishOptions};
+use serde_json::json;
 use std::collections::BTreeMap;
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn the_number_of_partitions_may_change_while_messages_wait() {
 }
 
 /// A request as an intake would publish it, with a minute to live.
-fn request(business: &Business, email: &str, cents: i64) -> Request {
+pub fn request(business: &Business, email: &str, cents: i64) -> Request {
     let secret: HashSecret = crate::harness::SECRET.parse().expect("a secret");
     let business = BusinessId::from_u128(uuid::Uuid::parse_str(&business.id).expect("an id").as_u128());
     Request {
@@ -126,18 +126,10 @@ fn request(business: &Business, email: &str, cents: i64) -> Request {
 }
 
 pub async fn publish(app: &App, body: &[u8]) {
-    let broker = app.broker().await;
-    let channel = broker.create_channel().await.expect("a channel");
-    channel.confirm_select(Default::default()).await.expect("confirms");
-    let queue = app.work_queue();
-    let options = BasicPublishOptions { mandatory: true, ..Default::default() };
-    let published = channel.basic_publish("".into(), queue.as_str().into(), options, body, BasicProperties::default());
-    let confirmed = published.await.expect("published").await.expect("confirmed");
-    assert!(matches!(confirmed, lapin::Confirmation::Ack(None)), "{confirmed:?}");
-    broker.close(200, "done".into()).await.expect("closed");
+    app.publish(&app.work_queue(), body, BasicProperties::default()).await;
 }
 
-fn message(requests: &[&Request], strays: &[&[u8]]) -> Vec<u8> {
+pub fn message(requests: &[&Request], strays: &[&[u8]]) -> Vec<u8> {
     let items: Vec<Vec<u8>> = requests.iter().map(|request| wire::write_request(request)).collect();
     let items = items.iter().map(Vec::as_slice).chain(strays.iter().copied());
     wire::pack_requests("nobody-listens-here", items)
@@ -170,12 +162,16 @@ async fn what_cannot_be_read_is_dead_lettered_with_its_reason_and_its_neighbours
     let (ann, bob) = (request(&business, "ann@example.com", 10), request(&business, "bob@example.com", 20));
     publish(&app, b"no message at all").await;
     publish(&app, &message(&[&ann, &bob], &[br#"{"id":"not an id"}"#])).await;
-    app.until_queue_holds(&app.dead_letter_queue(), 2).await;
+    let letters = app.until_dead_letters(2).await;
     assert_allocated(&client.create("carl@example.com", 1).await);
     assert_eq!((client.user_balance("ann@example.com").await, client.user_balance("bob@example.com").await), (10, 20));
-    let reasons = [dead_letter_reason(&app).await, dead_letter_reason(&app).await];
+    let reasons: Vec<&str> = letters.iter().rev().map(|letter| letter["reason"].as_str().expect("a reason")).collect();
     assert!(reasons[0].contains("not a message"), "{reasons:?}");
-    assert!(!reasons[1].is_empty() && !reasons[1].contains("not a message"), "{reasons:?}");
+    assert!(reasons[1].contains("not a request"), "{reasons:?}");
+    for letter in &letters {
+        assert_eq!((&letter["cause"], &letter["queue"]), (&json!("unreadable"), &json!(app.work_queue())), "{letter}");
+    }
+    app.drop_dead_letters();
     app.finish([process]).await;
 }
 
@@ -193,30 +189,22 @@ async fn what_cannot_be_stored_is_split_off_dead_lettered_and_voided_and_its_nei
     let emails = ["ann@example.com", "bob@example.com", "full@example.com", "carl@example.com"];
     let requests = emails.map(|email| request(&business, email, 10));
     publish(&app, &message(&requests.each_ref(), &[])).await;
-    app.until_queue_holds(&app.dead_letter_queue(), 1).await;
+    let letters = app.until_dead_letters(1).await;
     assert_allocated(&client.create("dora@example.com", 1).await);
     for email in ["ann@example.com", "bob@example.com", "carl@example.com"] {
         assert_eq!(client.user_balance(email).await, 10, "{email}");
     }
-    assert!(dead_letter_reason(&app).await.contains("out of range"));
+    assert!(letters[0]["reason"].as_str().expect("a reason").contains("out of range"), "{letters:?}");
+    assert_eq!(
+        (&letters[0]["cause"], &letters[0]["requests"][0]["on_replay"]),
+        (&json!("rejected"), &json!("stays_voided"))
+    );
+    app.drop_dead_letters();
     let shown = client.get(&format!("/payout/requests/{}", uuid::Uuid::from_u128(requests[2].id.as_u128()))).await;
     assert_eq!(shown.json()["state"], "voided");
     assert!(process.logged("batch split: one of its requests cannot be stored") > 0);
     sqlx::query("DELETE FROM payout_users WHERE email LIKE 'full%'").execute(&mut database).await.expect("deleted");
     app.finish([process]).await;
-}
-
-/// Takes the oldest dead letter, and answers why it is one.
-async fn dead_letter_reason(app: &App) -> String {
-    let broker = app.broker().await;
-    let channel = broker.create_channel().await.expect("a channel");
-    let letter =
-        channel.basic_get(app.dead_letter_queue().into(), BasicGetOptions { no_ack: true }).await.expect("a get");
-    let letter = letter.expect("a dead letter");
-    let headers = letter.delivery.properties.headers().clone().expect("headers");
-    let reason = headers.inner().get(earmark::rabbit::dead_letters::REASON_HEADER).expect("a reason").clone();
-    broker.close(200, "done".into()).await.expect("closed");
-    reason.as_long_string().expect("text").to_string()
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ mod deploy;
 mod faults;
 mod harness;
 mod house;
+mod letters;
 mod metrics;
 mod outages;
+mod pause;
 mod shutdown;

@@ -7,7 +7,6 @@ use crate::harness::servers::Servers;
 use crate::harness::{App, Business, SECRET, eventually};
 use earmark::ledger::{BusinessId, RequestId};
 use earmark::secret::HashSecret;
-use lapin::options::{BasicGetOptions, BasicPublishOptions};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use uuid::Uuid;
@@ -94,38 +93,30 @@ impl Site {
         rows.into_iter().collect()
     }
 
-    /// Lets a worker settle all that waits, without faults.
+    /// Lets a worker settle all that waits, and store every dead letter, without faults.
     async fn drain(&self) {
-        let process = self.app.start("serve").await;
-        let client = self.app.client(&process, &self.app.create_business(1));
-        self.app.until_queue_holds(&self.app.work_queue(), 0).await;
-        // Messages are settled in order: when this one is refused, all before it are settled.
-        eventually("the queue is settled", async || client.create("probe@example.com", 2).await.status == 400).await;
-        process.terminate().await;
-        assert_eq!(self.app.ready_messages(&self.app.work_queue()).await, 0, "A8: the work queue is empty");
+        let business = self.app.create_business(1);
+        loop {
+            let process = self.app.start("serve").await;
+            let client = self.app.client(&process, &business);
+            self.app.until_queue_holds(&self.app.work_queue(), 0).await;
+            // Messages are settled in order: when this one is refused, all before it are settled.
+            eventually("the queue is settled", async || client.create("probe@example.com", 2).await.status == 400)
+                .await;
+            self.app.until_queue_holds(&self.app.dead_letter_queue(), 0).await;
+            process.terminate().await;
+            assert_eq!(self.app.ready_messages(&self.app.work_queue()).await, 0, "A8: the work queue is empty");
+            // A letter that was in hand at the end is in its queue again.
+            if self.app.ready_messages(&self.app.dead_letter_queue()).await == 0 {
+                return;
+            }
+        }
     }
 
     /// Puts every dead letter back into the work queue, and says how many there were.
-    async fn replay_dead_letters(&self) -> usize {
-        let broker = self.app.broker().await;
-        let channel = broker.create_channel().await.expect("a channel");
-        let (from, to) = (self.app.dead_letter_queue(), self.app.work_queue());
-        let mut count = 0;
-        while let Some(letter) =
-            channel.basic_get(from.as_str().into(), BasicGetOptions { no_ack: true }).await.expect("a get")
-        {
-            let publishing = channel.basic_publish(
-                "".into(),
-                to.as_str().into(),
-                BasicPublishOptions::default(),
-                &letter.delivery.data,
-                letter.delivery.properties.clone(),
-            );
-            publishing.await.expect("published");
-            count += 1;
-        }
-        broker.close(200, "done".into()).await.expect("closed");
-        count
+    fn replay_dead_letters(&self) -> usize {
+        let replayed = self.app.run(&["dead-letters", "replay", "--all", "--json"]).expect_success().json();
+        replayed["replayed"].as_array().expect("a list").len()
     }
 
     /// What is wrong, now that nothing runs any more: at once, after the queue is drained, and after every dead letter is
@@ -134,7 +125,7 @@ impl Site {
         self.assert_kept(operations, "at once").await;
         self.drain().await;
         self.assert_kept(operations, "after the queue drained").await;
-        let letters = self.replay_dead_letters().await;
+        let letters = self.replay_dead_letters();
         if letters > 0 {
             self.drain().await;
             self.assert_kept(operations, "after every dead letter was replayed").await;

@@ -7,7 +7,7 @@ pub mod proxy;
 pub mod servers;
 
 use http::{Answer, Client};
-use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{BasicPublishOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use process::{Process, Run};
 use serde_json::Value;
@@ -168,6 +168,34 @@ impl App {
         eventually(&format!("{queue} holds {count}"), async || self.ready_messages(queue).await == count).await;
     }
 
+    /// Publishes a message, as nobody in particular.
+    pub async fn publish(&self, queue: &str, body: &[u8], properties: lapin::BasicProperties) {
+        let broker = self.broker().await;
+        let channel = broker.create_channel().await.expect("a channel");
+        channel.confirm_select(Default::default()).await.expect("confirms");
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        let published = channel.basic_publish("".into(), queue.into(), options, body, properties);
+        let confirmed = published.await.expect("published").await.expect("confirmed");
+        assert!(matches!(confirmed, lapin::Confirmation::Ack(None)), "{confirmed:?}");
+        broker.close(200, "done".into()).await.expect("closed");
+    }
+
+    /// The open dead letters, the newest first, as the command lists them.
+    pub fn dead_letters(&self) -> Vec<Value> {
+        let listed = self.run(&["dead-letters", "list", "--limit=1000", "--json"]).expect_success().json();
+        listed.as_array().expect("a list").clone()
+    }
+
+    pub async fn until_dead_letters(&self, count: usize) -> Vec<Value> {
+        eventually(&format!("{count} dead letters"), async || self.dead_letters().len() == count).await;
+        self.dead_letters()
+    }
+
+    /// Drops the open dead letters, which a test has brought about, for `finish` to find none.
+    pub fn drop_dead_letters(&self) {
+        self.run(&["dead-letters", "drop", "--all", "--yes"]).expect_success();
+    }
+
     /// Ends the deployment: every process that is given stops in good order, the books balance, nothing waits in any
     /// queue, and nothing of the deployment is left on the servers.
     pub async fn finish(self, processes: impl IntoIterator<Item = Process>) {
@@ -177,6 +205,7 @@ impl App {
         self.assert_clean_audit();
         assert_eq!(self.ready_messages(&self.work_queue()).await, 0, "the work queue is empty");
         assert_eq!(self.ready_messages(&self.dead_letter_queue()).await, 0, "the dead-letter queue is empty");
+        assert_eq!(self.dead_letters(), Vec::<Value>::new(), "no dead letter is left open");
         self.discard().await;
     }
 

@@ -1,0 +1,192 @@
+use super::{moment, print_json};
+use crate::config::{Database, Operator, Queues};
+use crate::ledger::Cause;
+use crate::ops::dead_letters::{self, Shown, ShownRequest};
+use crate::postgres::Postgres;
+use crate::postgres::dead_letters::{Filter, find_open_ids};
+use crate::rabbit::topology::Topology;
+use anyhow::{Context, ensure};
+use clap::{Args, Subcommand};
+use std::process::ExitCode;
+use uuid::Uuid;
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    database: Database,
+    /// Print one line of JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Show addresses, idempotency keys and bodies as they are
+    #[arg(long, global = true)]
+    reveal: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the open ones, the newest first, with what a replay would do
+    List {
+        /// Only those of this cause: unreadable, rejected, delivery_limit, other
+        #[arg(long, value_parser = parse_cause)]
+        reason: Option<Cause>,
+        /// Only those with this text in their reason, or with a request of this id
+        #[arg(long)]
+        text: Option<String>,
+        /// Only those after this letter: the last one of the page before
+        #[arg(long)]
+        after: Option<Uuid>,
+        /// Most letters
+        #[arg(long, default_value = "50", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+    /// Show one, open or not
+    Show { letter: Uuid },
+    /// Put some back into the work queues that they came from. Safe: what was decided stays so, what is late is voided
+    Replay {
+        #[command(flatten)]
+        selection: Selection,
+        #[command(flatten)]
+        queues: Queues,
+        #[command(flatten)]
+        operator: Operator,
+    },
+    /// Mark some as of no use any more; they stay in the database
+    Drop {
+        #[command(flatten)]
+        selection: Selection,
+        #[command(flatten)]
+        operator: Operator,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Which letters.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Selection {
+    /// These
+    letters: Vec<Uuid>,
+    /// Every open one
+    #[arg(long)]
+    all: bool,
+    /// Every open one of this cause: unreadable, rejected, delivery_limit, other
+    #[arg(long, value_parser = parse_cause)]
+    reason: Option<Cause>,
+}
+
+fn parse_cause(text: &str) -> Result<Cause, String> {
+    let names = || Cause::ALL.map(Cause::as_str).join(", ");
+    Cause::parse(text).ok_or_else(|| format!("one of {}", names()))
+}
+
+impl Selection {
+    async fn find(&self, postgres: &Postgres) -> anyhow::Result<Vec<Uuid>> {
+        if !self.letters.is_empty() {
+            return Ok(self.letters.clone());
+        }
+        Ok(postgres.read(async |connection| find_open_ids(connection, self.reason).await).await?)
+    }
+}
+
+pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { database, json, reveal, command } = arguments;
+    let postgres = database.open()?;
+    match command {
+        Command::List { reason, text, after, limit } => {
+            let filter = Filter { cause: reason, text, until: None, after };
+            let letters = dead_letters::list(&postgres, &filter, limit, reveal).await?;
+            if json { print_json(&letters)? } else { print_list(&letters) }
+        }
+        Command::Show { letter } => {
+            let shown = dead_letters::show(&postgres, letter, reveal).await?;
+            let shown = shown.with_context(|| format!("there is no dead letter {letter}"))?;
+            if json { print_json(&shown)? } else { print_one(&shown) }
+        }
+        Command::Replay { selection, queues, operator } => {
+            let chosen = selection.find(&postgres).await?;
+            let (broker, topology) = (queues.broker()?, Topology::new(queues.prefix.name()?, 1));
+            let done = dead_letters::replay(&postgres, &broker, &topology, &chosen, &operator.by).await?;
+            return report("replayed", &chosen, &done, json);
+        }
+        Command::Drop { selection, operator, yes } => {
+            let chosen = selection.find(&postgres).await?;
+            if !yes && !chosen.is_empty() {
+                confirm(chosen.len())?;
+            }
+            let done = dead_letters::drop(&postgres, &chosen, &operator.by).await?;
+            return report("dropped", &chosen, &done, json);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was done, and what of the chosen was not.
+fn report(done_what: &str, chosen: &[Uuid], done: &[Uuid], json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        print_json(&serde_json::json!({ done_what: done }))?;
+    } else {
+        println!("{} {done_what}", done.len());
+    }
+    for left in chosen.iter().filter(|letter| !done.contains(letter)) {
+        eprintln!("not {done_what}: there is no such open letter as {left}");
+    }
+    Ok(if chosen.len() == done.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Dropping cannot be undone from here, so it is typed out.
+fn confirm(count: usize) -> anyhow::Result<()> {
+    let expected = format!("drop {count}");
+    eprint!("type `{expected}` to drop {count} dead letters for good: ");
+    let mut typed = String::new();
+    std::io::stdin().read_line(&mut typed)?;
+    ensure!(typed.trim() == expected, "nothing was dropped");
+    Ok(())
+}
+
+fn print_list(letters: &[Shown]) {
+    println!("{:<36}  {:<20}  {:<14}  REQUESTS", "LETTER", "ARRIVED", "CAUSE");
+    for letter in letters {
+        let (count, unreadable) = (letter.requests.len(), letter.unreadable.len());
+        println!("{}  {:<20}  {:<14}  {count}", letter.letter_id, moment(letter.arrived_at), letter.cause);
+        println!("    {}", letter.reason);
+        letter.requests.iter().for_each(print_request);
+        if unreadable > 0 {
+            println!("    {unreadable} unreadable: would come back as a dead letter");
+        }
+    }
+}
+
+fn print_request(request: &ShownRequest) {
+    println!("    {}  {} cents to {}", request.request_id, request.amount, request.email);
+    println!("        {}", request.on_replay_in_words);
+}
+
+fn print_one(letter: &Shown) {
+    println!("letter    {}\ncause     {}\nreason    {}", letter.letter_id, letter.cause, letter.reason);
+    println!("queue     {}", letter.queue.as_deref().unwrap_or("not known"));
+    println!("arrived   {}", moment(letter.arrived_at));
+    if let Some(died) = letter.died_at {
+        println!("died      {} times, first at {}", letter.deaths, moment(died));
+    }
+    if let (Some(at), Some(by)) = (letter.replayed_at, &letter.replayed_by) {
+        println!("replayed  {} times, last at {} by {by}", letter.replays, moment(at));
+    }
+    if let (Some(at), Some(by)) = (letter.dropped_at, &letter.dropped_by) {
+        println!("dropped   {} by {by}", moment(at));
+    }
+    for request in &letter.requests {
+        println!("request   {} of business {}", request.request_id, request.business_id);
+        println!("          {} cents to {}, deadline {}", request.amount, request.email, moment(request.deadline));
+        println!("          {}", request.on_replay_in_words);
+    }
+    for reason in &letter.unreadable {
+        println!("unreadable {reason}");
+    }
+    if let Some(body) = &letter.body {
+        println!("body      {body}");
+    }
+}

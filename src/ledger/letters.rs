@@ -1,0 +1,124 @@
+//! Dead letters: why a message is one, and what would become of its requests if it were put back.
+
+use super::{Millis, Outcome};
+
+/// Why a message became a dead letter. A closed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// A worker could not read it.
+    Unreadable,
+    /// A worker could read it, and the ledger could not store it.
+    Rejected,
+    /// It came back too often: it ends every worker that takes it.
+    DeliveryLimit,
+    /// The broker had another reason, or somebody put it there by hand.
+    Other,
+}
+
+impl Cause {
+    pub const ALL: [Self; 4] = [Self::Unreadable, Self::Rejected, Self::DeliveryLimit, Self::Other];
+
+    /// The name in the database, in messages and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreadable => "unreadable",
+            Self::Rejected => "rejected",
+            Self::DeliveryLimit => "delivery_limit",
+            Self::Other => "other",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == text)
+    }
+}
+
+/// What a replay does for one request of a letter. It cannot do harm: the row that decided decides again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnReplay {
+    /// Allocated before. Nothing moves, its reply is repeated.
+    StaysAllocated,
+    /// Voided before. It never debits.
+    StaysVoided,
+    /// Refused before. It never debits.
+    StaysRefused,
+    /// Undecided, and its deadline has passed.
+    WillBeVoided,
+    /// Undecided, and in time.
+    WillBeDecided,
+    /// Another request has its id, so no worker can apply it.
+    ComesBack,
+}
+
+impl OnReplay {
+    pub const ALL: [Self; 6] = [
+        Self::StaysAllocated,
+        Self::StaysVoided,
+        Self::StaysRefused,
+        Self::WillBeVoided,
+        Self::WillBeDecided,
+        Self::ComesBack,
+    ];
+
+    /// `decided`: what the request's row says, if it has one. `now` and `deadline` are by the same clock.
+    pub fn of(decided: Option<Outcome>, deadline: Millis, now: Millis) -> Self {
+        match decided {
+            Some(Outcome::Allocated) => Self::StaysAllocated,
+            Some(Outcome::Voided) => Self::StaysVoided,
+            Some(Outcome::PayoutsDisabled | Outcome::InsufficientBalance) => Self::StaysRefused,
+            None if now > deadline => Self::WillBeVoided,
+            None => Self::WillBeDecided,
+        }
+    }
+
+    /// The name for programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::StaysAllocated => "stays_allocated",
+            Self::StaysVoided => "stays_voided",
+            Self::StaysRefused => "stays_refused",
+            Self::WillBeVoided => "will_be_voided",
+            Self::WillBeDecided => "will_be_decided",
+            Self::ComesBack => "comes_back",
+        }
+    }
+
+    /// The same for people.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::StaysAllocated => "allocated before: nothing moves again, its reply is repeated",
+            Self::StaysVoided => "voided before: it stays voided, no funds move",
+            Self::StaysRefused => "refused before: it stays refused, no funds move",
+            Self::WillBeVoided => "undecided and past its deadline: it will be voided, no funds move",
+            Self::WillBeDecided => "undecided and in time: it will be decided on its merits, and may debit",
+            Self::ComesBack => "its id belongs to another request: it comes back as a dead letter",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_never_changes_what_was_decided_and_voids_what_is_late() {
+        let (early, late) = (5, 15);
+        for now in [early, late] {
+            assert_eq!(OnReplay::of(Some(Outcome::Allocated), 10, now), OnReplay::StaysAllocated);
+            assert_eq!(OnReplay::of(Some(Outcome::Voided), 10, now), OnReplay::StaysVoided);
+            assert_eq!(OnReplay::of(Some(Outcome::PayoutsDisabled), 10, now), OnReplay::StaysRefused);
+            assert_eq!(OnReplay::of(Some(Outcome::InsufficientBalance), 10, now), OnReplay::StaysRefused);
+        }
+        assert_eq!(OnReplay::of(None, 10, early), OnReplay::WillBeDecided);
+        assert_eq!(OnReplay::of(None, 10, 10), OnReplay::WillBeDecided);
+        assert_eq!(OnReplay::of(None, 10, late), OnReplay::WillBeVoided);
+    }
+
+    #[test]
+    fn every_cause_is_found_by_its_own_name() {
+        for cause in Cause::ALL {
+            assert_eq!(Cause::parse(cause.as_str()), Some(cause));
+        }
+        assert_eq!(Cause::parse("bad luck"), None);
+    }
+}

@@ -1,0 +1,46 @@
+//! Publishing one message at a time, and waiting until the broker has it safe.
+
+use super::{ANSWER_TIMEOUT, Error, Link};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Confirmation};
+
+/// A channel with confirms on.
+pub struct Confirmed {
+    link: Link,
+    channel: Channel,
+}
+
+impl Confirmed {
+    pub async fn open(link: &Link) -> Result<Self, Error> {
+        let channel = link.channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(Self { link: link.clone(), channel })
+    }
+
+    /// Puts a message into a queue as if it came from an intake.
+    pub async fn put(&self, queue: &str, message_id: &str, body: &[u8]) -> Result<(), Error> {
+        self.publish(queue, BasicProperties::default().with_message_id(message_id.into()), body).await
+    }
+
+    /// Returns once the broker has the message safe. One that no queue takes is an error; any error loses the link.
+    pub(super) async fn publish(&self, queue: &str, properties: BasicProperties, body: &[u8]) -> Result<(), Error> {
+        let placed = tokio::select! {
+            placed = self.place(queue, properties, body) => placed,
+            () = self.link.lost() => Err(Error("connection lost".to_owned())),
+            () = tokio::time::sleep(ANSWER_TIMEOUT) => Err(Error("the broker confirms nothing".to_owned())),
+        };
+        placed.inspect_err(|error| self.link.give_up(&error.to_string()))
+    }
+
+    async fn place(&self, queue: &str, properties: BasicProperties, body: &[u8]) -> Result<(), Error> {
+        let properties = properties.with_delivery_mode(2).with_content_type("application/json".into());
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let confirm = self.channel.basic_publish("".into(), queue.into(), options, body, properties).await?;
+        match confirm.await? {
+            Confirmation::Ack(None) => Ok(()),
+            Confirmation::Ack(Some(_)) | Confirmation::Nack(_) | Confirmation::NotRequested => {
+                Err(Error(format!("{queue} did not take a message")))
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Dead letters, from their queue into rows, where a person can choose among them. A look at a letter in the queue would
+//! count as a delivery, and the broker drops what was delivered too often.
+//!
+//! A channel, a connection to Postgres and a task of its own: nothing here holds up a lane. While Postgres is away letters
+//! stay with the broker.
+
+use super::Worker;
+use crate::ledger::{Cause, RequestId};
+use crate::metrics::METRICS;
+use crate::postgres::dead_letters::{self, NewLetter};
+use crate::postgres::{PgConnection, Session};
+use crate::rabbit::dead_letters::{Letter, Letters};
+use crate::retry::Backoff;
+use crate::wire;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// Most letters that are taken from the queue and not yet stored. Few, as each of them counts as delivered once more when
+/// this worker goes.
+pub const PREFETCH: u16 = 8;
+/// Where the broker notes that a message came back too often.
+const DELIVERY_LIMIT: &str = "delivery_limit";
+
+/// Stores letters until the session ends. Gives them back then, as who drops them loses the link that the lanes still use.
+pub async fn store_all(mut letters: Letters, worker: Arc<Worker>, session: CancellationToken) -> Letters {
+    let acknowledger = letters.acknowledger();
+    let mut ledger = worker.settings.postgres.session();
+    loop {
+        let next = tokio::select! { letter = letters.next() => letter, () = session.cancelled() => None };
+        let Some(letter) = next else { return letters };
+        let tag = letter.tag;
+        let stored = store(&mut ledger, &row_of(letter), &session).await;
+        if !stored || acknowledger.ack_through(tag).await.is_err() {
+            return letters;
+        }
+    }
+}
+
+/// Tries until it is stored; false if the session ended first.
+async fn store(ledger: &mut Session, row: &NewLetter, session: &CancellationToken) -> bool {
+    let mut backoff = Backoff::for_connections();
+    loop {
+        let writing = async |connection: &mut PgConnection| dead_letters::write_new(connection, row).await;
+        match ledger.run(writing).await {
+            Ok(is_new) => {
+                if is_new {
+                    METRICS.dead_letters.inc(row.cause.into());
+                }
+                return true;
+            }
+            Err(error) if error.is_retryable() => tracing::warn!(%error, "dead letter not stored yet"),
+            Err(error) => tracing::error!(%error, "dead letter not stored: this needs a person"),
+        }
+        tokio::select! { () = backoff.wait() => {}, () = session.cancelled() => return false }
+    }
+}
+
+fn row_of(letter: Letter) -> NewLetter {
+    let cause = cause_of(&letter);
+    let reason = letter.reason.unwrap_or_else(|| match cause {
+        Cause::DeliveryLimit => format!("came back more than {} times", crate::rabbit::topology::DELIVERY_LIMIT),
+        Cause::Unreadable | Cause::Rejected | Cause::Other => "nobody said why".to_owned(),
+    });
+    NewLetter {
+        letter_id: id_of(letter.message_id.as_deref().unwrap_or_default(), &letter.body),
+        requests: readable(&letter.body),
+        body: letter.body,
+        queue: letter.queue.map(without_nul),
+        cause,
+        reason: without_nul(reason),
+        deaths: letter.deaths,
+        died_at: letter
+            .died_at
+            .and_then(|seconds| OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()),
+    }
+}
+
+/// The broker's word comes first: it also gives up on letters that a worker put.
+fn cause_of(letter: &Letter) -> Cause {
+    match (letter.death.as_deref(), letter.cause.as_deref().and_then(Cause::parse)) {
+        (Some(DELIVERY_LIMIT), _) => Cause::DeliveryLimit,
+        (None, Some(cause)) => cause,
+        (Some(_), _) | (None, None) => Cause::Other,
+    }
+}
+
+/// The same for a letter that is delivered again.
+fn id_of(message_id: &str, body: &[u8]) -> Uuid {
+    let digest: [u8; 32] =
+        Sha256::new().chain_update(message_id).chain_update([0]).chain_update(body).finalize().into();
+    let mut start = [0; 16];
+    start.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(start).into_uuid()
+}
+
+fn readable(body: &[u8]) -> Vec<RequestId> {
+    wire::read_requests(body).map_or_else(|_| vec![], |message| message.requests.iter().map(|one| one.id).collect())
+}
+
+/// Postgres has no text with this character.
+fn without_nul(text: String) -> String {
+    text.replace('\0', "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(death: Option<&str>, cause: Option<&str>) -> Letter {
+        let own = |text: Option<&str>| text.map(str::to_owned);
+        Letter {
+            tag: 1,
+            body: b"no message".to_vec(),
+            message_id: own(Some("m")),
+            cause: own(cause),
+            death: own(death),
+            reason: None,
+            queue: Some("a\0b".to_owned()),
+            deaths: 1,
+            died_at: Some(u64::MAX),
+        }
+    }
+
+    #[test]
+    fn the_cause_is_of_the_closed_list_whatever_the_headers_say() {
+        let rows = [
+            (None, Some("unreadable"), Cause::Unreadable),
+            (None, Some("rejected"), Cause::Rejected),
+            (Some("delivery_limit"), Some("rejected"), Cause::DeliveryLimit),
+            // The broker's word for a consumer that refused a message.
+            (Some("rejected"), None, Cause::Other),
+            (None, Some("bad luck"), Cause::Other),
+            (None, None, Cause::Other),
+        ];
+        for (death, cause, expected) in rows {
+            assert_eq!(row_of(letter(death, cause)).cause, expected, "{death:?} {cause:?}");
+        }
+    }
+
+    #[test]
+    fn a_letter_is_known_again_by_its_message_and_its_body() {
+        assert_eq!(id_of("m", b"body"), id_of("m", b"body"));
+        assert_ne!(id_of("m", b"body"), id_of("n", b"body"));
+        assert_ne!(id_of("m", b"body"), id_of("m", b"other"));
+    }
+
+    #[test]
+    fn whatever_stands_in_the_headers_can_be_stored() {
+        let row = row_of(letter(None, None));
+        assert_eq!((row.queue.as_deref(), row.died_at), (Some("ab"), None));
+    }
+}
