@@ -5,6 +5,7 @@ mod business;
 mod key;
 mod migrate;
 mod ready;
+mod send;
 mod serve;
 
 use crate::config::Database;
@@ -39,6 +40,8 @@ pub enum Command {
     Key(key::Arguments),
     /// Check every balance against the rows, in one snapshot; exits with 1 on any difference
     Audit(audit::Arguments),
+    /// Pay every line of a file once, over HTTP, however often it is run
+    Send(send::Arguments),
     /// Ask a process's side listener whether it is ready; exits with 1 if not
     Ready(ready::Arguments),
 }
@@ -53,6 +56,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Business(arguments) => business::run(arguments).await?,
         Command::Key(arguments) => key::run(arguments).await?,
         Command::Audit(arguments) => return audit::run(arguments).await,
+        Command::Send(arguments) => return Ok(send::run(arguments).await),
         Command::Ready(arguments) => return ready::run(&arguments).await,
     }
     Ok(ExitCode::SUCCESS)

@@ -9,4 +9,5 @@ mod faults;
 mod harness;
 mod house;
 mod outages;
+mod send;
 mod shutdown;
