@@ -38,6 +38,7 @@ pub mod postgres;
 pub mod rabbit;
 pub mod retry;
 pub mod secret;
+pub mod send;
 pub mod shutdown;
 pub mod telemetry;
 pub mod wire;

@@ -34,8 +34,13 @@ impl Backoff {
     }
 
     pub async fn wait(&mut self) {
+        self.wait_at_least(Duration::ZERO).await;
+    }
+
+    /// The same, if the other side has asked for a longer wait.
+    pub async fn wait_at_least(&mut self, least: Duration) {
         let longest = self.0.max_interval;
-        tokio::time::sleep(self.0.next_backoff().unwrap_or(longest)).await;
+        tokio::time::sleep(self.0.next_backoff().unwrap_or(longest).max(least)).await;
     }
 
     pub fn reset(&mut self) {

@@ -7,6 +7,7 @@ mod describe;
 mod key;
 mod migrate;
 mod ready;
+mod send;
 mod serve;
 mod workers;
 
@@ -46,6 +47,8 @@ pub enum Command {
     DeadLetters(dead_letters::Arguments),
     /// Pause and resume all workers
     Workers(workers::Arguments),
+    /// Pay every line of a file once, over HTTP, however often it is run
+    Send(send::Arguments),
     /// Ask a process's side listener whether it is ready; exits with 1 if not
     Ready(ready::Arguments),
 }
@@ -62,6 +65,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Audit(arguments) => return audit::run(arguments).await,
         Command::DeadLetters(arguments) => return dead_letters::run(arguments).await,
         Command::Workers(arguments) => workers::run(arguments).await?,
+        Command::Send(arguments) => return Ok(send::run(arguments).await),
         Command::Ready(arguments) => return ready::run(&arguments).await,
     }
     Ok(ExitCode::SUCCESS)

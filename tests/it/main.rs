@@ -12,4 +12,5 @@ mod letters;
 mod metrics;
 mod outages;
 mod pause;
+mod send;
 mod shutdown;

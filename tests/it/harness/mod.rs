@@ -86,7 +86,7 @@ impl App {
     pub fn spawn(&self, command: &str, settings: &[(&'static str, &str)]) -> Process {
         let mut environment = self.environment();
         environment.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        Process::spawn(command, environment)
+        Process::spawn(&[command], environment)
     }
 
     /// Starts a process and waits until it is ready.

@@ -1,5 +1,6 @@
 //! Processes of the real program.
 
+use super::http::http_client;
 use super::{PATIENCE, eventually};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -57,9 +58,9 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn spawn(command: &str, environment: Vec<(&'static str, String)>) -> Self {
+    pub fn spawn(arguments: &[&str], environment: Vec<(&'static str, String)>) -> Self {
         let mut child =
-            program(&[command], environment).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+            program(arguments, environment).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
         let log = Arc::new(Mutex::new(vec![]));
         let (lines, stderr) = (Arc::clone(&log), child.stderr.take().expect("stderr"));
         std::thread::spawn(move || {
@@ -108,7 +109,7 @@ impl Process {
     /// The status and body of an answer of the side listener; `None` if there is none.
     pub async fn side(&self, path: &str) -> Option<(u16, String)> {
         let url = format!("http://{}{path}", self.address("EARMARK_OPS_LISTEN")?);
-        let response = reqwest::Client::new().get(url).timeout(Duration::from_secs(5)).send().await.ok()?;
+        let response = http_client(Duration::from_secs(5)).get(url).send().await.ok()?;
         Some((response.status().as_u16(), response.text().await.ok()?))
     }
 

@@ -32,6 +32,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 pub enum Protocol {
     Postgres,
     Amqp,
+    /// Anything. A message is whatever was read at once.
+    Opaque,
 }
 
 /// What the proxy does with traffic.
@@ -66,6 +68,8 @@ pub enum Moment {
     Ack,
     /// A basic.deliver from the server (AMQP).
     Deliver,
+    /// Whatever the server says first or next (opaque).
+    Said,
 }
 
 /// The side of the decisive message on which the connection ends.
@@ -532,6 +536,7 @@ impl Framing {
             (Protocol::Postgres, _, false) => Some(1 + word(bytes, 1)?.max(4)),
             (Protocol::Amqp, Peer::Client, true) => Some(8),
             (Protocol::Amqp, _, _) => Some(FRAME_HEAD + word(bytes, 3)? + 1),
+            (Protocol::Opaque, _, _) => (!bytes.is_empty()).then_some(bytes.len()),
         }
     }
 
@@ -540,7 +545,7 @@ impl Framing {
         match (self.protocol, self.peer) {
             (Protocol::Postgres, Peer::Client) => matches!(word(message, 4), Some(SSL_REQUEST | GSSENC_REQUEST)),
             (Protocol::Postgres, Peer::Server) => true,
-            (Protocol::Amqp, _) => false,
+            (Protocol::Amqp | Protocol::Opaque, _) => false,
         }
     }
 }
@@ -600,6 +605,10 @@ impl Ear {
 
     /// Whether to cut before or after this message.
     fn weigh(&mut self, message: &[u8], armed: &Armed) -> Option<Side> {
+        if self.framing.protocol == Protocol::Opaque {
+            let peer = self.framing.peer;
+            return armed.spring(|at| peer == Peer::Server && at == Moment::Said);
+        }
         self.remember(message);
         if self.ending.is_none() {
             match armed.spring(|at| self.is_at(message, at))? {

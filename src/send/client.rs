@@ -1,0 +1,203 @@
+//! The service as its clients see it: one attempt, and what its answer means for the line.
+
+use super::file::Line;
+use super::{Receipt, Refusal};
+use anyhow::{Context, ensure};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, RequestBuilder, StatusCode, Url};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// Where to send, and as whom.
+pub struct Settings {
+    pub url: String,
+    pub api_key: String,
+    /// How long an attempt may take.
+    pub timeout: Duration,
+}
+
+pub struct Client {
+    url: String,
+    http: reqwest::Client,
+}
+
+/// What came of an attempt.
+pub enum Attempt {
+    /// `replayed`: by an earlier attempt under the same key.
+    Paid { receipt: Receipt, replayed: bool },
+    /// Decided, and nothing moved.
+    Refused(Refusal),
+    /// Not decided for all that this answer says. To be sent again as it is.
+    Again { why: String, after: Duration },
+    /// No line can be sent like this.
+    Stop(String),
+}
+
+/// What the service knows of a request.
+pub enum Found {
+    Allocated,
+    Unknown,
+    Again { why: String, after: Duration },
+    Stop(String),
+}
+
+/// An answer, whole.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Client {
+    pub fn new(settings: &Settings) -> anyhow::Result<Self> {
+        let url = Url::parse(&settings.url).context("EARMARK_URL is not a URL")?;
+        ensure!(
+            ["http", "https"].contains(&url.scheme()) && url.has_host(),
+            "EARMARK_URL must begin with https:// or http://"
+        );
+        let key = HeaderValue::from_str(&format!("Bearer {}", settings.api_key.trim()));
+        let mut key = key.ok().context("EARMARK_API_KEY has characters that no key has")?;
+        key.set_sensitive(true);
+        // Harmless if it was installed before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .timeout(settings.timeout)
+            .default_headers(HeaderMap::from_iter([(AUTHORIZATION, key)]))
+            // A key is not for whoever an answer points to.
+            .redirect(Policy::none())
+            .tls_certs_merge(public_roots()?)
+            .build()?;
+        Ok(Self { url: settings.url.trim().trim_end_matches('/').to_owned(), http })
+    }
+
+    /// Sends a line once.
+    pub async fn attempt(&self, key: &str, line: &Line) -> Attempt {
+        let body = serde_json::json!({
+            "email": line.email.as_str(), "amount": line.amount.cents(), "reference": line.reference.as_deref(),
+        });
+        let request = self.http.post(format!("{}/payout/create", self.url)).header("Idempotency-Key", key).json(&body);
+        match ask(request).await {
+            Ok(answer) => answer.judge(),
+            Err(why) => Attempt::Again { why, after: Duration::ZERO },
+        }
+    }
+
+    /// Asks once what became of a request.
+    pub async fn look_up(&self, request_id: &str) -> Found {
+        match ask(self.http.get(format!("{}/payout/requests/{request_id}", self.url))).await {
+            Ok(answer) => answer.judge_look_up(),
+            Err(why) => Found::Again { why, after: Duration::ZERO },
+        }
+    }
+}
+
+/// The authorities that are known to everybody, beside those of this machine: a container often has none, and a company has
+/// its own.
+fn public_roots() -> reqwest::Result<Vec<Certificate>> {
+    webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().map(|root| Certificate::from_der(root)).collect()
+}
+
+async fn ask(request: RequestBuilder) -> Result<Answer, String> {
+    let asking = async {
+        let response = request.send().await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        Ok(Answer { status, headers, body: response.bytes().await?.to_vec() })
+    };
+    asking.await.map_err(|error: reqwest::Error| format!("no answer: {}", innermost(&error)))
+}
+
+/// The cause behind an error, without the URL.
+fn innermost(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), innermost)
+}
+
+impl Answer {
+    /// Each status has its meaning for the money, which the service promises; see `docs/clients.md`.
+    fn judge(self) -> Attempt {
+        match self.status.as_u16() {
+            200 => self.paid(),
+            400 | 403 | 422 => self.refused(),
+            401 => Attempt::Stop(self.unauthorized()),
+            408 | 429 | 500..=599 => Attempt::Again { why: self.trouble(), after: self.retry_after() },
+            _ => Attempt::Stop(self.not_earmark()),
+        }
+    }
+
+    fn judge_look_up(self) -> Found {
+        #[derive(Deserialize)]
+        struct Body {
+            state: String,
+        }
+        match self.status.as_u16() {
+            200 if self.json::<Body>().is_some_and(|body| body.state == "allocated") => Found::Allocated,
+            200 | 404 => Found::Unknown,
+            401 => Found::Stop(self.unauthorized()),
+            408 | 429 | 500..=599 => Found::Again { why: self.trouble(), after: self.retry_after() },
+            _ => Found::Stop(self.not_earmark()),
+        }
+    }
+
+    /// Something else that says 200 has paid nothing.
+    fn paid(self) -> Attempt {
+        #[derive(Deserialize)]
+        struct Body {
+            hash: String,
+        }
+        match (self.json::<Body>(), self.header("earmark-debited")) {
+            (Some(Body { hash }), Some("yes")) => {
+                let receipt = Receipt { hash, request_id: self.request_id() };
+                Attempt::Paid { receipt, replayed: self.header("idempotent-replayed") == Some("true") }
+            }
+            _ => Attempt::Stop(self.not_earmark()),
+        }
+    }
+
+    fn refused(self) -> Attempt {
+        match (self.reason(), self.header("earmark-debited")) {
+            (Some(reason), Some("no")) => Attempt::Refused(Refusal { reason, request_id: self.request_id() }),
+            _ => Attempt::Stop(self.not_earmark()),
+        }
+    }
+
+    /// `{"error": …}`, or messages by field.
+    fn reason(&self) -> Option<String> {
+        let body: serde_json::Map<String, serde_json::Value> = self.json()?;
+        let texts = body.values().flat_map(|value| match value {
+            serde_json::Value::Array(messages) => messages.clone(),
+            other => vec![other.clone()],
+        });
+        let texts: Option<Vec<String>> = texts.map(|text| text.as_str().map(str::to_owned)).collect();
+        texts.map(|texts| texts.join(" ")).filter(|reason| !reason.is_empty())
+    }
+
+    fn json<'a, T: Deserialize<'a>>(&'a self) -> Option<T> {
+        serde_json::from_slice(&self.body).ok()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    fn request_id(&self) -> String {
+        self.header("x-request-id").unwrap_or_default().to_owned()
+    }
+
+    /// In seconds, which is how this service says it. A date, as others may, is left to the backoff.
+    fn retry_after(&self) -> Duration {
+        let seconds = self.header(RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok());
+        Duration::from_secs(seconds.unwrap_or(0))
+    }
+
+    fn trouble(&self) -> String {
+        format!("answered {}", self.status)
+    }
+
+    fn unauthorized(&self) -> String {
+        "the service refuses the key (401): set EARMARK_API_KEY to a secret key that works".to_owned()
+    }
+
+    fn not_earmark(&self) -> String {
+        format!("answered {}, and not as Earmark does: is EARMARK_URL its address?", self.status)
+    }
+}

@@ -1,0 +1,76 @@
+//! What makes a line the same line in the next run.
+
+use super::file::Line;
+use sha2::{Digest as _, Sha256};
+use std::path::Path;
+
+/// Stands for all that counts in a line: what it pays, to whom, and what it is known by.
+pub type Digest = [u8; 32];
+
+/// The part of a path that tells files apart: a folder may be moved between two runs.
+pub fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// Equal for two lines if, and only if, paying one is paying the other.
+pub fn digest(file: &str, line: &Line) -> Digest {
+    let (email, amount) = (line.email.as_str(), line.amount.cents().to_string());
+    match &line.reference {
+        Some(reference) => sha256(&["referenced", reference, email, &amount]),
+        None => sha256(&["numbered", file, &line.number.to_string(), email, &amount]),
+    }
+}
+
+/// The `Idempotency-Key`. A line with a reference is known by that alone, in every file: it may be moved and corrected, and
+/// the service itself refuses it if it was paid as something else. A line without one is known by all that it says.
+pub fn key(file: &str, line: &Line) -> String {
+    let digest = match &line.reference {
+        Some(reference) => sha256(&["reference", reference]),
+        None => digest(file, line),
+    };
+    format!("send-{}", hex::encode(digest))
+}
+
+/// Of several texts; none can run into the next.
+fn sha256(parts: &[&str]) -> Digest {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Amount, Email};
+
+    fn line(number: u64, email: &str, cents: i64, reference: Option<&str>) -> Line {
+        let (email, amount) = (Email::parse(email).unwrap(), Amount::from_cents(cents).unwrap());
+        Line { number, email, amount, reference: reference.map(Into::into) }
+    }
+
+    #[test]
+    fn a_line_without_a_reference_is_known_by_its_file_its_number_and_its_content() {
+        let key_of = |file, number, email, cents| key(file, &line(number, email, cents, None));
+        let key = key_of("a.csv", 2, "ann@example.com", 5);
+        assert_eq!(key, key_of("a.csv", 2, " Ann@Example.com ", 5));
+        assert_ne!(key, key_of("b.csv", 2, "ann@example.com", 5));
+        assert_ne!(key, key_of("a.csv", 3, "ann@example.com", 5));
+        assert_ne!(key, key_of("a.csv", 2, "bob@example.com", 5));
+        assert_ne!(key, key_of("a.csv", 2, "ann@example.com", 6));
+    }
+
+    #[test]
+    fn a_line_with_a_reference_is_known_by_that_alone() {
+        let (one, moved) = (line(2, "ann@example.com", 5, Some("r-1")), line(9, "ann@example.com", 5, Some("r-1")));
+        let corrected = line(2, "ann@example.com", 6, Some("r-1"));
+        assert_eq!((key("a.csv", &one), digest("a.csv", &one)), (key("b.csv", &moved), digest("b.csv", &moved)));
+        assert_eq!(key("a.csv", &one), key("a.csv", &corrected));
+        // What was paid is another line, and not this one.
+        assert_ne!(digest("a.csv", &one), digest("a.csv", &corrected));
+        assert_ne!(key("a.csv", &one), key("a.csv", &line(2, "ann@example.com", 5, Some("r-2"))));
+        assert_ne!(key("a.csv", &one), key("a.csv", &line(2, "ann@example.com", 5, None)));
+    }
+}
