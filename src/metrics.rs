@@ -216,27 +216,17 @@ label! {
     }
 }
 
-label! {
-    /// Why a message ended as a dead letter.
-    DeadLetter: "reason" {
-        /// It is not what an intake writes.
-        Unreadable = "unreadable",
-        /// The ledger cannot take the request.
-        Rejected = "rejected",
-        /// It came back too often; the broker gave up on it.
-        DeliveryLimit = "delivery_limit",
-        Other = "other",
-    }
-}
+/// Why a message ended as a dead letter.
+impl Label for Cause {
+    const NAME: &'static str = "reason";
+    const ALL: &'static [Self] = &Self::ALL;
 
-impl From<Cause> for DeadLetter {
-    fn from(cause: Cause) -> Self {
-        match cause {
-            Cause::Unreadable => Self::Unreadable,
-            Cause::Rejected => Self::Rejected,
-            Cause::DeliveryLimit => Self::DeliveryLimit,
-            Cause::Other => Self::Other,
-        }
+    fn as_str(self) -> &'static str {
+        Self::as_str(self)
+    }
+
+    fn index(self) -> usize {
+        self as usize
     }
 }
 
@@ -249,8 +239,8 @@ label! {
         WorkerReplies = "worker_replies",
         /// Looks at the depth of queues.
         Watch = "watch",
-        /// Puts dead letters back.
-        Replay = "replay",
+        /// Does what a person has asked for.
+        Command = "command",
     }
 }
 
@@ -309,7 +299,7 @@ pub struct Metrics {
     pub batch_retries: IntCounter,
     pub batch_splits: IntCounter,
     pub redeliveries: IntCounter,
-    pub dead_letters: Counters<DeadLetter>,
+    pub dead_letters: Counters<Cause>,
     pub postgres_connects: IntCounter,
     pub pool_wait: Histogram,
     pub rabbitmq_connects: Counters<Role>,
@@ -369,7 +359,7 @@ impl Metrics {
                 "Batches halved, because one of their requests cannot be stored.",
             ),
             redeliveries: make.counter("earmark_redeliveries_total", "Messages that came to a worker once more."),
-            dead_letters: make.counters("earmark_dead_letters_total", "Dead letters, by the reason."),
+            dead_letters: make.counters("earmark_dead_letters_total", "Dead letters stored, by the reason."),
             postgres_connects: make.counter("earmark_postgres_connects_total", "Connections opened to Postgres."),
             pool_wait: make.seconds(
                 "earmark_pool_wait_seconds",

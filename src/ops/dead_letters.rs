@@ -178,7 +178,7 @@ pub async fn replay(
     letters: &[Uuid],
     who: &str,
 ) -> Result<Vec<Uuid>, Failure> {
-    let link = broker.connect(Role::Replay).await?;
+    let link = broker.connect(Role::Command).await?;
     let replayed = replay_over(&link, postgres, topology, letters, who).await;
     link.close().await;
     replayed

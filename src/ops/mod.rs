@@ -1,6 +1,6 @@
 //! What surrounds the work of a process: its side listener (whether it lives, whether it can work, its metrics), its row
-//! in the list of processes, and a look at the queues. Knows neither intake nor worker: it is given functions.
-//! [`dead_letters`] is what people do with messages that could not be applied.
+//! in the list of processes, and a look at the queues. [`dead_letters`] is what people do with messages that could not be
+//! applied. Knows neither intake nor worker: it is given functions.
 
 pub mod dead_letters;
 mod gauges;

@@ -69,7 +69,8 @@ pub struct Intake {
 pub struct Worker {
     pub postgres_up: bool,
     pub consuming: bool,
-    /// Somebody has paused the workers.
+    /// By a person, with all other workers.
+    #[serde(default)]
     pub paused: bool,
     /// Messages taken and not yet acknowledged, by queue.
     pub unacknowledged: Counts,

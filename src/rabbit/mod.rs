@@ -80,8 +80,8 @@ impl Broker {
             Role::IntakeRequests => "earmark intake: requests",
             Role::WorkerRequests => "earmark worker: requests",
             Role::WorkerReplies => "earmark worker: replies",
+            Role::Command => "earmark: a command",
             Role::Watch => "earmark: depth of queues",
-            Role::Replay => "earmark: replay",
         };
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let connecting = Connection::connect_uri(self.uri.clone(), properties);

@@ -1,30 +1,47 @@
 //! The audit that workers make by themselves, so that a difference is known before a person thinks of asking.
 
-use crate::postgres::{Postgres, overview};
+use crate::metrics::METRICS;
+use crate::postgres::overview::{self, Audit};
+use crate::postgres::{Error, PgConnection, Postgres};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How often a worker looks whether an audit is due, at most.
-const LOOK: Duration = Duration::from_secs(60);
+/// How often a worker looks at the last audit, at most.
+const LOOK: Duration = Duration::from_secs(10);
 /// Who made these audits, in their rows.
 const WHO: &str = "worker";
 
-/// Audits whenever the last audit of the ledger, whoever made it, is older than `interval`; one worker at a time.
+/// Audits whenever the last audit of the ledger, whoever made it, is older than `interval`, one worker at a time; never if
+/// that is zero. The figures of the last one go into the metrics in any case.
 pub async fn audit_regularly(postgres: Postgres, interval: Duration, stop: CancellationToken) {
+    let look = if interval.is_zero() { LOOK } else { interval.min(LOOK) };
     while !stop.is_cancelled() {
-        tokio::select! { () = tokio::time::sleep(interval.min(LOOK)) => {}, () = stop.cancelled() => return }
-        let auditing = overview::audit_if_due(&postgres, interval, WHO);
-        match tokio::select! { audited = auditing => audited, () = stop.cancelled() => return } {
-            Ok(None) => {}
-            Ok(Some(audit)) if audit.differences.is_empty() => {
-                tracing::info!(allocations = audit.allocations, "the books balance");
-            }
-            Ok(Some(audit)) => tracing::error!(
-                differences = audit.differences.len(),
-                cents = audit.difference_cents(),
-                "the books do not balance: this needs a person"
-            ),
-            Err(error) => tracing::warn!(%error, "no audit"),
+        tokio::select! { () = tokio::time::sleep(look) => {}, () = stop.cancelled() => return }
+        let looking = audit_and_show(&postgres, interval);
+        if let Err(error) = tokio::select! { looked = looking => looked, () = stop.cancelled() => return } {
+            tracing::warn!(%error, "no audit");
         }
     }
+}
+
+async fn audit_and_show(postgres: &Postgres, interval: Duration) -> Result<(), Error> {
+    if !interval.is_zero()
+        && let Some(audit) = overview::audit_if_due(postgres, interval, WHO).await?
+    {
+        log(&audit);
+    }
+    let reading = async |connection: &mut PgConnection| overview::find_last_audit(connection).await;
+    if let Some(last) = postgres.session().run(reading).await? {
+        METRICS.audit_difference.set(last.difference_cents as f64);
+        METRICS.audit_timestamp.set(last.audited_at.unix_timestamp() as f64);
+    }
+    Ok(())
+}
+
+fn log(audit: &Audit) {
+    if audit.differences.is_empty() {
+        return tracing::info!(allocations = audit.allocations, "the books balance");
+    }
+    let (differences, cents) = (audit.differences.len(), audit.difference_cents());
+    tracing::error!(differences, cents, "the books do not balance: this needs a person");
 }

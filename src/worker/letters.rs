@@ -47,7 +47,7 @@ async fn store(ledger: &mut Session, row: &NewLetter, session: &CancellationToke
         match ledger.run(writing).await {
             Ok(is_new) => {
                 if is_new {
-                    METRICS.dead_letters.inc(row.cause.into());
+                    METRICS.dead_letters.inc(row.cause);
                 }
                 return true;
             }

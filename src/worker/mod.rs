@@ -64,6 +64,7 @@ pub struct Worker {
 pub struct Status {
     pub postgres_up: bool,
     pub consuming: bool,
+    /// By a person, with all others.
     pub paused: bool,
     /// Messages taken and not yet acknowledged, by queue.
     pub unacknowledged: Vec<(String, u64)>,
@@ -72,15 +73,16 @@ pub struct Status {
 impl Worker {
     pub fn new(settings: Settings) -> Arc<Self> {
         let (consuming, held) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Self { settings, consuming, held, postgres_health: Health::default(), pause: Pause::unknown() })
+        let (postgres_health, pause) = (Health::default(), Pause::unknown());
+        Arc::new(Self { settings, consuming, held, postgres_health, pause })
     }
 
     /// How this worker is, for people to look at.
     pub fn status(&self) -> Status {
         Status {
             postgres_up: self.postgres_health.is_up(),
-            consuming: self.consuming.load(Ordering::Relaxed),
             paused: self.pause.is_on(),
+            consuming: self.consuming.load(Ordering::Relaxed),
             unacknowledged: self.held().iter().map(|(queue, held)| (queue.clone(), held.count())).collect(),
         }
     }
@@ -131,9 +133,7 @@ impl Worker {
         beside.spawn(self.postgres_health.clone().watch(postgres.clone(), stop.clone()));
         let (worker, prefix, stopped) = (Arc::clone(self), prefix.to_owned(), stop.clone());
         beside.spawn(async move { worker.pause.watch(&worker.settings.postgres, &prefix, &stopped).await });
-        if !audit_interval.is_zero() {
-            beside.spawn(audits::audit_regularly(postgres.clone(), *audit_interval, stop.clone()));
-        }
+        beside.spawn(audits::audit_regularly(postgres.clone(), *audit_interval, stop.clone()));
         beside
     }
 

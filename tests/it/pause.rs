@@ -73,7 +73,7 @@ async fn a_pause_and_a_shutdown_finish_the_batch_in_hand() {
 #[tokio::test]
 async fn pausing_a_deployment_that_never_ran_is_refused() {
     let app = App::new().await;
-    let refused = app.run(&["workers", "pause", "--queue-prefix", "nobody"]);
+    let refused = app.run(&["workers", "--queue-prefix", "nobody", "pause"]);
     assert_eq!(refused.code(), 1);
     assert!(refused.stderr().contains("EARMARK_QUEUE_PREFIX=nobody"), "{}", refused.stderr());
     app.start("worker").await.terminate().await;
@@ -126,5 +126,9 @@ async fn workers_audit_by_themselves_one_at_a_time_and_say_so_when_the_books_do_
     let gaps = "SELECT count(*) FROM (SELECT audited_at - lag(audited_at) OVER (ORDER BY audited_at) AS gap FROM audits) AS a WHERE gap < '1s'";
     let too_close: i64 = sqlx::query_scalar(gaps).fetch_one(&mut database).await.expect("a count");
     assert_eq!(too_close, 0, "no two audits within the interval");
+    for (series, least) in [("earmark_audit_timestamp_seconds", 1.0), ("earmark_audit_difference_cents", 0.0)] {
+        let shown = async || workers[0].metric(series).await.is_some_and(|value| value >= least);
+        eventually(series, shown).await;
+    }
     app.finish(workers).await;
 }
