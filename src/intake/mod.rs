@@ -296,7 +296,8 @@ impl Session {
     fn publish(&self, request: &Request) {
         // The ids of businesses are random.
         let partition = request.business.as_u128() % self.outgoing.len() as u128;
-        let outgoing = Outgoing { tag: request.id.as_u128(), item: wire::write_request(request) };
+        let (owner, tag) = (request.business.as_u128(), request.id.as_u128());
+        let outgoing = Outgoing { owner, tag, item: wire::write_request(request) };
         if self.outgoing[partition as usize].send(outgoing).is_err() {
             self.waiters.wake(request.id.as_u128(), Event::Trouble);
         }
