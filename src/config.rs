@@ -1,6 +1,7 @@
 //! Every setting: a flag and its environment variable, its unit, its default and the reason for it. `--help` prints these
 //! texts.
 
+use crate::intake::limits::Bounds;
 use crate::intake::submit::Budgets;
 use crate::postgres::{self, Postgres};
 use crate::rabbit::Broker;
@@ -174,6 +175,14 @@ pub struct IntakeSettings {
     /// flight at full throughput, so that a stall of a moment refuses nobody
     #[arg(long, env = "EARMARK_MAX_IN_FLIGHT", default_value = "4096", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_in_flight: u32,
+    /// Most allocations a second for one API key, in lists too; a second's worth may come at once. Beyond it the answer is
+    /// 429. Each intake counts for itself. No bound unless it is set
+    #[arg(long, env = "EARMARK_RATE_LIMIT", value_parser = clap::value_parser!(u32).range(1..))]
+    rate_limit: Option<u32>,
+    /// Most allocations of one API key between admission and answer; the next is a 429. Well below EARMARK_MAX_IN_FLIGHT it
+    /// keeps one platform from taking all of that. Each intake counts for itself. No bound unless it is set
+    #[arg(long, env = "EARMARK_MAX_IN_FLIGHT_PER_KEY", value_parser = clap::value_parser!(u32).range(1..))]
+    max_in_flight_per_key: Option<u32>,
     /// Most requests in one message. Half as many gave a tenth less throughput, twice as many gave no more
     #[arg(long, env = "EARMARK_PACK", default_value = "128", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pack: u16,
@@ -186,6 +195,10 @@ pub struct IntakeSettings {
 }
 
 impl IntakeSettings {
+    pub fn key_bounds(&self) -> Bounds {
+        Bounds { rate: self.rate_limit, in_flight: self.max_in_flight_per_key }
+    }
+
     pub fn packing(&self) -> Packing {
         Packing { pack: usize::from(self.pack), window: usize::from(self.publish_window) }
     }

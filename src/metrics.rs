@@ -49,9 +49,10 @@ label! {
     /// The endpoints of an intake.
     Route: "route" {
         Create = "/payout/create",
+        CreateBulk = "/payout/create/bulk",
         Balance = "/balance",
         PayoutUser = "/payout/user",
-        RequestByKey = "/payout/requests",
+        Requests = "/payout/requests",
         RequestById = "/payout/requests/{request_id}",
         Other = "other",
     }
@@ -115,7 +116,7 @@ label! {
 }
 
 label! {
-    /// Why a request was refused with 503 before anything was published.
+    /// Why a request was refused with 503, or for its API key's sake with 429, before anything was published.
     Refusal: "reason" {
         Draining = "draining",
         PostgresDown = "postgres_down",
@@ -123,6 +124,10 @@ label! {
         /// A memory or disk alarm of the broker, or a connection that was just lost.
         RabbitBlocked = "rabbitmq_blocked",
         TooManyInFlight = "too_many_in_flight",
+        /// 429: beyond EARMARK_RATE_LIMIT.
+        KeyRate = "key_rate",
+        /// 429: beyond EARMARK_MAX_IN_FLIGHT_PER_KEY.
+        KeyInFlight = "key_in_flight",
         /// Its task ended by a panic before anything was published.
         Died = "died",
     }
@@ -324,8 +329,10 @@ impl Metrics {
             ),
             unexpected: make
                 .counters("earmark_unexpected_total", "Answers with 500, by what proves that they never debit."),
-            unavailable: make
-                .counters("earmark_unavailable_total", "Answers with 503, by the reason: nothing was published."),
+            unavailable: make.counters(
+                "earmark_unavailable_total",
+                "Answers with 503 or, for an API key, 429, by the reason: nothing was published.",
+            ),
             unknown: make.counter(
                 "earmark_unknown_total",
                 "Answers with 504: the only ones that do not say whether funds moved.",

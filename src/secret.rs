@@ -104,6 +104,11 @@ pub fn minted_at(id: RequestId) -> Millis {
     (id.as_u128() >> 80) as Millis
 }
 
+/// Below all ids that are minted from this moment on, and above all that were minted before.
+pub fn first_minted_at(moment: Millis) -> RequestId {
+    RequestId::from_u128((moment.clamp(0, (1 << 48) - 1) as u128) << 80)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +148,8 @@ mod tests {
         let uuid = uuid::Uuid::from_u128(minted[0].as_u128());
         assert_eq!((uuid.get_version_num(), uuid.get_variant()), (7, uuid::Variant::RFC4122));
         assert!((clock::now_millis() - minted_at(minted[0])).abs() < 60_000);
+        let moment = minted_at(minted[0]);
+        assert!(first_minted_at(moment) <= minted[0] && minted[0] < first_minted_at(moment + 1));
     }
 
     #[test]

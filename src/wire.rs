@@ -4,12 +4,14 @@
 //! two releases can run side by side.
 
 use crate::ledger::{
-    Amount, BusinessId, Email, IdempotencyKey, KeyClaim, Millis, Outcome, Request, RequestId, UserHash, Verdict,
+    Amount, BusinessId, Email, IdempotencyKey, KeyClaim, Millis, Outcome, Reference, Request, RequestId, UserHash,
+    Verdict,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 /// The version of both envelopes.
@@ -30,6 +32,9 @@ struct RequestItem<'a> {
     key: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "is_zero")]
     epoch: i64,
+    /// Absent in the messages of releases that knew none.
+    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
+    reference: Option<Cow<'a, str>>,
 }
 
 fn is_zero(epoch: &i64) -> bool {
@@ -73,6 +78,7 @@ pub fn write_request(request: &Request) -> Vec<u8> {
         deadline: request.deadline,
         key: request.key.as_ref().map(|claim| claim.key.as_str().into()),
         epoch: request.key.as_ref().map_or(0, |claim| claim.epoch),
+        reference: request.reference.as_ref().map(|reference| reference.as_str().into()),
     };
     to_json(&item)
 }
@@ -129,13 +135,18 @@ fn read_request(text: &str) -> Result<Request, String> {
     let key = match item.key {
         None => None,
         Some(key) => {
-            let key = IdempotencyKey::new(&key).ok_or("key: not an idempotency key")?;
+            let key = IdempotencyKey::parse(&key).ok_or("key: not an idempotency key")?;
             Some(KeyClaim { key, epoch: item.epoch })
         }
     };
     let email = Email::parse(&item.email).map_err(|error| format!("email: {error:?}"))?;
     if email.as_str() != item.email {
         return Err("email: not normalised".to_owned());
+    }
+    let reference = item.reference.as_deref().map(Reference::parse).transpose();
+    let reference = reference.map_err(|error| format!("reference: {error:?}"))?.flatten();
+    if reference.as_ref().map(Reference::as_str) != item.reference.as_deref() {
+        return Err("reference: not trimmed".to_owned());
     }
     Ok(Request {
         id: RequestId::from_u128(item.id.as_u128()),
@@ -144,6 +155,7 @@ fn read_request(text: &str) -> Result<Request, String> {
         amount: Amount::from_cents(item.amount).map_err(|error| format!("amount: {error:?}"))?,
         deadline: item.deadline,
         key,
+        reference,
     })
 }
 
@@ -228,6 +240,41 @@ pub struct AllocatedBody {
     pub hash: String,
 }
 
+/// Most of the answers that are no success: what is wrong, in words.
+#[derive(Debug, Serialize)]
+pub struct ErrorBody {
+    pub error: &'static str,
+    /// 504 alone: the request to ask about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Uuid>,
+}
+
+/// `POST /payout/create/bulk`: what became of each item, in the order of the items.
+#[derive(Debug, Serialize)]
+pub struct BulkBody {
+    pub results: Vec<BulkResult>,
+}
+
+/// One item's answer: what `POST /payout/create` would have said in status, headers and body.
+#[derive(Debug, Serialize)]
+pub struct BulkResult {
+    pub status: u16,
+    /// `yes`, `no` or `unknown`.
+    pub debited: &'static str,
+    /// Absent if the item never became a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Uuid>,
+    /// Whether the one debit is that of an earlier call under the same key.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub replayed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors: Option<FieldErrors>,
+}
+
 /// `GET /balance`, in cents.
 #[derive(Debug, Serialize)]
 pub struct BalanceBody {
@@ -257,8 +304,59 @@ pub struct RequestBody {
     pub amount: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub decided_at: Option<time::OffsetDateTime>,
+}
+
+/// `GET /payout/requests`: a page of the history.
+#[derive(Debug, Serialize)]
+pub struct HistoryBody {
+    pub requests: Vec<RequestBody>,
+    /// Where the next page begins; null if this was the last.
+    pub next_cursor: Option<String>,
+}
+
+/// The columns of the history as CSV.
+pub const CSV_HEADER: &str = "request_id,state,email,amount,hash,reference,decided_at\r\n";
+
+impl RequestBody {
+    /// A line of CSV. What is not known is empty.
+    pub fn write_csv(&self, line: &mut String) {
+        let decided_at = self.decided_at.and_then(|time| time.format(&Rfc3339).ok());
+        let cells = [
+            self.email.as_deref().map(Cow::from),
+            self.amount.map(|cents| cents.to_string().into()),
+            self.hash.as_deref().map(Cow::from),
+            self.reference.as_deref().map(Cow::from),
+            decided_at.map(Cow::from),
+        ];
+        line.push_str(&format!("{},{}", self.request_id, self.state));
+        for cell in cells {
+            line.push(',');
+            push_cell(line, &cell.unwrap_or_default());
+        }
+        line.push_str("\r\n");
+    }
+}
+
+/// Quotes as RFC 4180 wants it. A text that a spreadsheet would take for a formula gets an apostrophe before it: clients
+/// choose addresses and references, and somebody else opens the file.
+fn push_cell(line: &mut String, cell: &str) {
+    let guard = if cell.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
+    if cell.contains(['"', ',']) {
+        line.push_str(&format!("\"{guard}{}\"", cell.replace('"', "\"\"")));
+    } else {
+        line.push_str(guard);
+        line.push_str(cell);
+    }
+}
+
+/// What is wrong with the list of `POST /payout/create/bulk` itself.
+#[derive(Debug, Serialize)]
+pub struct ListErrors {
+    pub allocations: [&'static str; 1],
 }
 
 /// The messages of each field that failed.
@@ -268,6 +366,8 @@ pub struct FieldErrors {
     pub email: Option<[&'static str; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<[&'static str; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<[&'static str; 1]>,
 }
 
 /// Serialises a shape of this module. They hold text and numbers only, which JSON always can.
@@ -287,15 +387,18 @@ mod tests {
             amount: Amount::from_cents(5).unwrap(),
             deadline: 1_700_000_000_000,
             key: Some(KeyClaim { key: IdempotencyKey::new("\"k\\").unwrap(), epoch: 3 }),
+            reference: Reference::parse("\"7\" ä\\").unwrap(),
         }
     }
 
     #[test]
     fn a_request_comes_out_of_a_message_as_it_went_in() {
-        let items = [write_request(&request()), write_request(&Request { key: None, ..request() })];
+        let bare = || Request { key: None, reference: None, ..request() };
+        let items = [write_request(&request()), write_request(&bare())];
+        assert!(!items[1].windows(9).any(|window| window == b"reference"), "as earlier releases wrote it");
         let message = read_requests(&pack_requests("replies", items.iter().map(Vec::as_slice))).unwrap();
         assert_eq!(message.reply_to, "replies");
-        assert_eq!(message.requests, [request(), Request { key: None, ..request() }]);
+        assert_eq!(message.requests, [request(), bare()]);
         assert!(message.unreadable.is_empty());
     }
 
@@ -315,6 +418,33 @@ mod tests {
         assert!(read_requests(b"nonsense").unwrap_err().starts_with("not a message"));
         let newer = read_requests(b"{\"version\":2,\"reply_to\":\"r\",\"requests\":[]}").unwrap_err();
         assert_eq!(newer, "message version 2, this worker reads 1");
+    }
+
+    #[test]
+    fn a_line_of_csv_is_quoted_and_no_formula() {
+        let cell = |text: &str| {
+            let mut line = String::new();
+            push_cell(&mut line, text);
+            line
+        };
+        assert_eq!(cell("plain text"), "plain text");
+        assert_eq!(cell("a,\"b\""), "\"a,\"\"b\"\"\"");
+        assert_eq!(cell("=1+1"), "'=1+1");
+        assert_eq!(cell("@SUM(A1,A2)"), "\"'@SUM(A1,A2)\"");
+        let (request_id, decided_at) = (Uuid::nil(), Some(time::OffsetDateTime::UNIX_EPOCH));
+        let body = RequestBody {
+            request_id,
+            state: "voided",
+            email: None,
+            amount: Some(5),
+            hash: None,
+            reference: Some("-7".to_owned()),
+            decided_at,
+        };
+        let mut line = String::new();
+        body.write_csv(&mut line);
+        assert_eq!(line, "00000000-0000-0000-0000-000000000000,voided,,5,,'-7,1970-01-01T00:00:00Z\r\n");
+        assert_eq!(line.split(',').count(), CSV_HEADER.split(',').count());
     }
 
     #[test]

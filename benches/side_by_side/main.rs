@@ -268,6 +268,7 @@ async fn measure(arguments: Arguments) {
         rows.iter().filter(|row| row.name == "earmark").map(|row| row.requests_per_second).fold(0.0, f64::max);
     rows.extend(workloads(&place, &earmark, &one, &database_url, &arguments, time).await);
     rows.extend(paced(&place, &earmark, &one, saturated, time).await);
+    rows.extend(fairness(&place, &earmark, &one, &database_url, time).await);
     if !arguments.quick {
         rows.extend(growth(&place, &arguments, time).await);
     }
@@ -329,6 +330,19 @@ async fn saturation(
         }
         rows.extend(rounds.into_iter().map(median));
     }
+    rows
+}
+
+/// A business with little to send, alone and beside one that floods the service.
+async fn fairness(place: &Place, earmark: &Target, one: &Workload, database_url: &str, time: Duration) -> Vec<Row> {
+    let small = Workload::even(vec![create_business(database_url).api_key]);
+    let alone = place.run(earmark, "a small business alone", &small, 16, Pace::Closed, time).await;
+    let (flood, beside) = tokio::join!(
+        place.run(earmark, "another that floods", one, 1_024, Pace::Closed, time),
+        place.run(earmark, "the small one beside it", &small, 16, Pace::Closed, time),
+    );
+    let rows = vec![alone, flood, beside];
+    rows.iter().for_each(say);
     rows
 }
 

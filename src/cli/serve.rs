@@ -129,6 +129,7 @@ fn open_intake(
         secret: process.secret()?,
         budgets: process.budgets(),
         max_in_flight: usize::try_from(settings.max_in_flight)?,
+        key_bounds: settings.key_bounds(),
         packing: settings.packing(),
     });
     Ok((intake, settings))

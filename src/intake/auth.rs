@@ -20,11 +20,21 @@ const REMEMBERED: Duration = Duration::from_secs(4);
 /// How many look-ups are remembered, those of unknown keys included.
 const MOST_REMEMBERED: u64 = 100_000;
 
+/// SHA-256 of an API key: what tells one key from another.
+pub type KeyDigest = [u8; 32];
+
+/// Who calls: a business, with one of its keys.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    pub business: BusinessId,
+    pub key: KeyDigest,
+}
+
 /// Knows the businesses by their keys. Clones share what they know.
 #[derive(Clone)]
 pub struct Authenticator {
     postgres: Postgres,
-    known: Cache<[u8; 32], Arc<Known>>,
+    known: Cache<KeyDigest, Arc<Known>>,
 }
 
 /// What a look-up found, and when.
@@ -41,37 +51,38 @@ impl Authenticator {
         Self { postgres, known }
     }
 
-    /// The business whose working secret key the headers carry. Everything else is the same `None`: no header, two
+    /// Who calls with a working secret key in the headers. Everything else is the same `None`: no header, two
     /// headers, another scheme, a public, unknown, malformed or revoked key. `Err` if the database cannot be asked, with
     /// the error if it was tried.
     pub async fn authenticate(
         &self,
         headers: &HeaderMap,
         health: &Health,
-    ) -> Result<Option<BusinessId>, Option<Arc<Error>>> {
+    ) -> Result<Option<Caller>, Option<Arc<Error>>> {
         let Some(key) = bearer(headers).filter(|key| api_key::is_well_formed_secret(key)) else { return Ok(None) };
         let digest = api_key::digest(key);
+        let caller = |known: Arc<Known>| known.business.map(|business| Caller { business, key: digest });
         if let Some(known) = self.known.get(&digest).await {
             if known.since.elapsed() > FRESH && health.is_up() && !known.renewing.swap(true, Ordering::Relaxed) {
                 tokio::spawn(self.clone().renew(digest, Arc::clone(&known)));
             }
-            return Ok(known.business);
+            return Ok(caller(known));
         }
         if !health.is_up() {
             return Err(None);
         }
-        Ok(self.known.try_get_with(digest, self.look_up(digest)).await.map_err(Some)?.business)
+        Ok(caller(self.known.try_get_with(digest, self.look_up(digest)).await.map_err(Some)?))
     }
 
     /// Looks again. If that fails, the old look-up holds until it is forgotten, and somebody else may try.
-    async fn renew(self, digest: [u8; 32], old: Arc<Known>) {
+    async fn renew(self, digest: KeyDigest, old: Arc<Known>) {
         match self.look_up(digest).await {
             Ok(new) => self.known.insert(digest, new).await,
             Err(_) => old.renewing.store(false, Ordering::Relaxed),
         }
     }
 
-    async fn look_up(&self, digest: [u8; 32]) -> Result<Arc<Known>, Error> {
+    async fn look_up(&self, digest: KeyDigest) -> Result<Arc<Known>, Error> {
         let since = Instant::now();
         let found = self.postgres.read(async |connection| api_keys::find_secret(connection, &digest).await).await?;
         let business = found.filter(|(_, stored)| stored.ct_eq(&digest).into()).map(|(business, _)| business);

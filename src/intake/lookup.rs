@@ -1,10 +1,11 @@
 //! The reads: balances, payout users, and what became of a request.
 
 use super::Intake;
+use super::auth::Caller;
 use super::problem::{self, Answer};
+use super::validate::check_address;
 use crate::clock;
-use crate::ledger::email::EmailError;
-use crate::ledger::{BusinessId, Email, IdempotencyKey, RequestId, UserHash};
+use crate::ledger::{BusinessId, IdempotencyKey, RequestId, UserHash};
 use crate::postgres::allocations::{self, Decided};
 use crate::postgres::users::{self, PayoutUser};
 use crate::postgres::{Error, PgConnection, businesses, keys};
@@ -26,7 +27,10 @@ pub enum Failure {
 
 impl Intake {
     /// Reads from the database, and not at all while it is known to be away: nobody waits for what is not there.
-    async fn read<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Failure> {
+    pub(super) async fn read<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+    ) -> Result<T, Failure> {
         if !self.postgres_health.is_up() {
             return Err(Failure::Unreachable);
         }
@@ -42,6 +46,11 @@ impl Intake {
 
 /// The business that calls.
 pub async fn business(intake: &Intake, headers: &HeaderMap) -> Result<BusinessId, Failure> {
+    Ok(caller(intake, headers).await?.business)
+}
+
+/// The business that calls, and the key that it calls with.
+pub async fn caller(intake: &Intake, headers: &HeaderMap) -> Result<Caller, Failure> {
     match intake.authenticator.authenticate(headers, &intake.postgres_health).await {
         Ok(known) => known.ok_or(Failure::Unauthorized),
         Err(Some(error)) => Err(intake.failed(&error)),
@@ -58,15 +67,10 @@ pub async fn balance(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Fai
 
 pub async fn user_by_email(intake: &Intake, headers: &HeaderMap, email: Option<&str>) -> Result<Answer, Failure> {
     let business = business(intake, headers).await?;
-    let email = match Email::parse(email.unwrap_or_default()) {
+    let email = match check_address(email.unwrap_or_default()) {
         Ok(email) => email,
-        Err(error) => {
-            let message = match error {
-                EmailError::Empty => "The email field is required.",
-                EmailError::TooLong => "The email must not be greater than 255 characters.",
-                EmailError::Invalid => "The email must be a valid email address.",
-            };
-            return Ok(problem::invalid_fields(&FieldErrors { email: Some([message]), amount: None }));
+        Err(message) => {
+            return Ok(problem::invalid_fields(FieldErrors { email: Some([message]), ..FieldErrors::default() }));
         }
     };
     let reading = intake.read(async |connection| users::find_by_email(connection, business, &email).await);
@@ -132,20 +136,27 @@ pub async fn request_by_key(
 }
 
 fn show_request(id: RequestId, decided: Option<Decided>) -> Answer {
-    let mut body = RequestBody {
+    let pending = RequestBody {
         request_id: Uuid::from_u128(id.as_u128()),
         state: "pending",
         email: None,
         amount: None,
         hash: None,
+        reference: None,
         decided_at: None,
     };
-    if let Some(decided) = decided {
-        body.state = decided.outcome.as_str();
-        body.email = decided.email;
-        body.amount = decided.cents;
-        body.hash = decided.hash.map(|hash| hex::encode(hash.0));
-        body.decided_at = Some(decided.decided_at);
+    problem::found(&decided.map_or(pending, |decided| show_decided(id, decided)))
+}
+
+/// A decided request, as the API shows it.
+pub fn show_decided(id: RequestId, decided: Decided) -> RequestBody {
+    RequestBody {
+        request_id: Uuid::from_u128(id.as_u128()),
+        state: decided.outcome.as_str(),
+        email: decided.email,
+        amount: decided.cents,
+        hash: decided.hash.map(|hash| hex::encode(hash.0)),
+        reference: decided.reference,
+        decided_at: Some(decided.decided_at),
     }
-    problem::found(&body)
 }

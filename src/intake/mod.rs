@@ -1,9 +1,13 @@
 //! Process 1: HTTP → queue, reply → HTTP.
 //!
 //! [`routes`] checks a request, [`submit`] publishes it and waits, [`replies`] knows who waits for what, [`resolve`]
-//! decides what nobody answered, [`problem`] writes every answer. [`lookup`] has the reads.
+//! decides what nobody answered, [`problem`] writes every answer. [`bulk`] does it for lists; [`lookup`] and [`history`]
+//! have the reads.
 
 pub mod auth;
+pub mod bulk;
+pub mod history;
+pub mod limits;
 pub mod lookup;
 pub mod problem;
 pub mod replies;
@@ -23,7 +27,8 @@ use crate::rabbit::{self, Broker, Error, Link};
 use crate::retry::Backoff;
 use crate::secret::{self, HashSecret, RequestIds};
 use crate::wire;
-use auth::Authenticator;
+use auth::{Authenticator, KeyDigest};
+use limits::{Bounds, KeyLimits};
 use replies::{Event, Waiters};
 use resolve::Resolver;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,6 +50,8 @@ pub struct Settings {
     pub budgets: Budgets,
     /// Most requests between admission and decision.
     pub max_in_flight: usize,
+    /// What one API key may ask for.
+    pub key_bounds: Bounds,
     pub packing: Limits,
 }
 
@@ -75,6 +82,9 @@ pub struct Intake {
     resolver: Resolver,
     max_in_flight: usize,
     in_flight: Arc<Semaphore>,
+    limits: KeyLimits,
+    /// Most requests of one list that are in flight at once.
+    list_window: usize,
     session: RwLock<Option<Arc<Session>>>,
     postgres_health: Health,
     /// Cancelled when no new request is taken any more.
@@ -87,13 +97,24 @@ pub struct Intake {
     tracker: TaskTracker,
 }
 
+/// A place in flight, among all and among those of its key.
+pub struct Permit {
+    _of_all: OwnedSemaphorePermit,
+    _of_key: Option<OwnedSemaphorePermit>,
+}
+
 /// A draining intake accepts connections until nobody new has come for this long, to refuse in words what arrives on
 /// them: a closed listener would reset those who are just connecting. For half of the grace period at most.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 
+/// One list takes at most this part of what may be in flight: there are others.
+const LIST_SHARE: usize = 4;
+
 impl Intake {
     pub fn start(settings: Settings) -> Arc<Self> {
-        let Settings { broker, topology, postgres, secret, budgets, max_in_flight, packing } = settings;
+        let Settings { broker, topology, postgres, secret, budgets, max_in_flight, key_bounds, packing } = settings;
+        let limits = KeyLimits::new(key_bounds);
+        let list_window = (max_in_flight / LIST_SHARE).min(limits.most_in_flight().unwrap_or(usize::MAX)).max(1);
         let (tracker, abandon) = (TaskTracker::new(), CancellationToken::new());
         Arc::new(Self {
             ids: RequestIds::new(secret.clone()),
@@ -101,6 +122,8 @@ impl Intake {
             resolver: Resolver::start(&postgres, tracker.clone(), &abandon),
             max_in_flight,
             in_flight: Arc::new(Semaphore::new(max_in_flight)),
+            limits,
+            list_window,
             session: RwLock::new(None),
             postgres_health: Health::default(),
             draining: CancellationToken::new(),
@@ -156,7 +179,7 @@ impl Intake {
     }
 
     /// Admits a request, or not: everything it needs must be there, and there must be room.
-    fn admit(&self) -> Result<(Arc<Session>, OwnedSemaphorePermit), Refusal> {
+    fn admit(&self, key: KeyDigest) -> Result<(Arc<Session>, Permit), Refusal> {
         if self.draining.is_cancelled() {
             self.told_to_go.fetch_add(1, Ordering::Relaxed);
             return Err(Refusal::Draining);
@@ -165,7 +188,9 @@ impl Intake {
             return Err(Refusal::PostgresDown);
         }
         let session = self.session().ok_or(Refusal::RabbitDown)?;
-        let permit = Arc::clone(&self.in_flight).try_acquire_owned().map_err(|_| Refusal::TooManyInFlight)?;
+        let of_key = self.limits.enter(key).map_err(|_| Refusal::KeyInFlight)?;
+        let of_all = Arc::clone(&self.in_flight).try_acquire_owned().map_err(|_| Refusal::TooManyInFlight)?;
+        let permit = Permit { _of_all: of_all, _of_key: of_key };
         if session.is_impeded() { Err(Refusal::RabbitBlocked) } else { Ok((session, permit)) }
     }
 
@@ -271,7 +296,8 @@ impl Session {
     fn publish(&self, request: &Request) {
         // The ids of businesses are random.
         let partition = request.business.as_u128() % self.outgoing.len() as u128;
-        let outgoing = Outgoing { tag: request.id.as_u128(), item: wire::write_request(request) };
+        let (owner, tag) = (request.business.as_u128(), request.id.as_u128());
+        let outgoing = Outgoing { owner, tag, item: wire::write_request(request) };
         if self.outgoing[partition as usize].send(outgoing).is_err() {
             self.waiters.wake(request.id.as_u128(), Event::Trouble);
         }

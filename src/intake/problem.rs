@@ -11,45 +11,95 @@ use super::submit::NeverPublished;
 use crate::ledger::{RequestId, UserHash};
 use crate::metrics::METRICS;
 use crate::postgres::allocations::Voided;
-use crate::wire::{self, AllocatedBody, FieldErrors};
-use axum::body::Body;
-use axum::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use crate::wire::{self, AllocatedBody, BulkBody, BulkResult, ErrorBody, FieldErrors, ListErrors};
+use axum::body::{Body, Bytes};
+use axum::http::header::{
+    ALLOW, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use axum::http::{Response, StatusCode};
+use futures_util::Stream;
 use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
 use uuid::Uuid;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const DEBITED: HeaderName = HeaderName::from_static("earmark-debited");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
+const UNKNOWN: &str = "The outcome is not known yet.";
+
 /// Whether funds were debited, as far as this answer knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Debited {
     Yes,
     No,
+    /// Some items of a list were, others were not.
+    Partial,
     Unknown,
+}
+
+impl Debited {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::No => "no",
+            Self::Partial => "partial",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Of a list: unknown as soon as one of them is.
+    fn of_all(items: impl Iterator<Item = Self>) -> Self {
+        items
+            .reduce(|all, item| match (all, item) {
+                (Self::Unknown, _) | (_, Self::Unknown) => Self::Unknown,
+                _ if all == item => all,
+                _ => Self::Partial,
+            })
+            .unwrap_or(Self::No)
+    }
+}
+
+/// What an answer says.
+#[derive(Debug)]
+enum Said {
+    Allocated(AllocatedBody),
+    Error(&'static str),
+    /// That nobody knows yet what became of this request.
+    Unknown(Uuid),
+    Fields(Box<FieldErrors>),
+    Json(Vec<u8>),
 }
 
 /// An answer, ready but for the headers that depend on the endpoint.
 #[derive(Debug)]
 pub struct Answer {
     status: StatusCode,
-    body: Vec<u8>,
+    said: Said,
     debited: Debited,
     header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl Answer {
-    fn json<T: Serialize>(status: StatusCode, shape: &T) -> Self {
-        Self { status, body: wire::to_json(shape), debited: Debited::No, header: None }
+    fn new(status: StatusCode, said: Said) -> Self {
+        Self { status, said, debited: Debited::No, header: None }
     }
 
-    fn error(status: StatusCode, message: &str) -> Self {
-        Self::json(status, &serde_json::json!({ "error": message }))
+    fn json<T: Serialize>(status: StatusCode, shape: &T) -> Self {
+        Self::new(status, Said::Json(wire::to_json(shape)))
+    }
+
+    fn error(status: StatusCode, error: &'static str) -> Self {
+        Self::new(status, Said::Error(error))
     }
 
     fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
         Self { header: Some((name, value)), ..self }
+    }
+
+    fn has_header(&self, wanted: &HeaderName) -> bool {
+        self.header.as_ref().is_some_and(|(name, _)| name == wanted)
     }
 
     pub fn status(&self) -> StatusCode {
@@ -58,20 +108,23 @@ impl Answer {
 
     /// The answer of an endpoint that moves no money.
     pub fn into_response(self) -> Response<Body> {
-        let mut response = Response::new(Body::from(self.body));
+        let body = match self.said {
+            Said::Allocated(body) => wire::to_json(&body),
+            Said::Error(error) => wire::to_json(&ErrorBody { error, request_id: None }),
+            Said::Unknown(id) => wire::to_json(&ErrorBody { error: UNKNOWN, request_id: Some(id) }),
+            Said::Fields(body) => wire::to_json(body.as_ref()),
+            Said::Json(body) => body,
+        };
+        let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.headers_mut().extend(self.header);
         response
     }
 
-    /// The answer of `POST /payout/create`, which says on every response which request it was and whether it debited.
+    /// The answer of an endpoint that allocates, which says on every response which request it was and whether it debited.
     pub fn into_create_response(self, request: Uuid) -> Response<Body> {
-        let debited = match self.debited {
-            Debited::Yes => "yes",
-            Debited::No => "no",
-            Debited::Unknown => "unknown",
-        };
+        let debited = self.debited.as_str();
         let mut response = self.into_response();
         response.headers_mut().insert(DEBITED, HeaderValue::from_static(debited));
         if let Ok(id) = HeaderValue::from_str(&request.to_string()) {
@@ -79,6 +132,50 @@ impl Answer {
         }
         response
     }
+
+    /// The same as one of the results of a list.
+    fn into_result(self, request: Option<RequestId>) -> BulkResult {
+        let mut result = BulkResult {
+            status: self.status.as_u16(),
+            debited: self.debited.as_str(),
+            request_id: request.map(|id| Uuid::from_u128(id.as_u128())),
+            replayed: self.has_header(&REPLAYED),
+            hash: None,
+            error: None,
+            errors: None,
+        };
+        match self.said {
+            Said::Allocated(body) => result.hash = Some(body.hash),
+            Said::Error(error) => result.error = Some(error),
+            Said::Unknown(_) => result.error = Some(UNKNOWN),
+            Said::Fields(errors) => result.errors = Some(*errors),
+            Said::Json(_) => {}
+        }
+        result
+    }
+}
+
+/// The answers to all items of a list as one. 200 if the outcome of each is known, else 504. If each was refused before it
+/// was published, and may be sent again, that is the answer to the whole.
+pub fn bulk(mut items: Vec<(Answer, Option<RequestId>)>) -> Answer {
+    if items.iter().all(|(answer, _)| answer.has_header(&RETRY_AFTER))
+        && let Some((refused, _)) = items.pop()
+    {
+        return refused;
+    }
+    let debited = Debited::of_all(items.iter().map(|(answer, _)| answer.debited));
+    let status = if debited == Debited::Unknown { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::OK };
+    let results = items.into_iter().map(|(answer, request)| answer.into_result(request)).collect();
+    Answer { debited, ..Answer::json(status, &BulkBody { results }) }
+}
+
+/// 200 of a read that is streamed as CSV. An error in the middle breaks the body off, so that nobody takes it for whole.
+pub fn csv(lines: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static) -> Response<Body> {
+    let mut response = Response::new(Body::from_stream(lines));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/csv; charset=utf-8; header=present"));
+    headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"requests.csv\""));
+    response
 }
 
 /// 200 of a read.
@@ -89,11 +186,21 @@ pub fn found<T: Serialize>(shape: &T) -> Answer {
 /// 200: debited once. `replayed`: by an earlier request under the same key.
 pub fn allocated(hash: UserHash, replayed: bool) -> Answer {
     let body = AllocatedBody { hash: hex::encode(hash.0) };
-    let answer = Answer { debited: Debited::Yes, ..Answer::json(StatusCode::OK, &body) };
+    let answer = Answer { debited: Debited::Yes, ..Answer::new(StatusCode::OK, Said::Allocated(body)) };
     if replayed { answer.with_header(REPLAYED, HeaderValue::from_static("true")) } else { answer }
 }
 
-pub fn invalid_fields(errors: &FieldErrors) -> Answer {
+pub fn invalid_fields(errors: FieldErrors) -> Answer {
+    Answer::new(StatusCode::BAD_REQUEST, Said::Fields(Box::new(errors)))
+}
+
+/// 400 of a list that is none, by a message.
+pub fn invalid_list(message: &'static str) -> Answer {
+    Answer::json(StatusCode::BAD_REQUEST, &ListErrors { allocations: [message] })
+}
+
+/// 400 of query parameters: a message for each that failed.
+pub fn invalid_parameters(errors: &BTreeMap<&'static str, [&'static str; 1]>) -> Answer {
     Answer::json(StatusCode::BAD_REQUEST, errors)
 }
 
@@ -101,8 +208,13 @@ pub fn not_an_object() -> Answer {
     Answer::error(StatusCode::BAD_REQUEST, "The request body must be a JSON object.")
 }
 
+/// 400 of an item of a list.
+pub fn item_not_an_object() -> Answer {
+    Answer::error(StatusCode::BAD_REQUEST, "The allocation must be a JSON object.")
+}
+
 /// 400 of something other than the body, in words.
-pub fn bad_request(message: &str) -> Answer {
+pub fn bad_request(message: &'static str) -> Answer {
     Answer::error(StatusCode::BAD_REQUEST, message)
 }
 
@@ -132,8 +244,8 @@ pub fn body_too_late() -> Answer {
     Answer::error(StatusCode::REQUEST_TIMEOUT, "The request body did not arrive in time.")
 }
 
-pub fn body_too_large() -> Answer {
-    Answer::error(StatusCode::PAYLOAD_TOO_LARGE, "The request body must not be larger than 8192 bytes.")
+pub fn body_too_large(message: &'static str) -> Answer {
+    Answer::error(StatusCode::PAYLOAD_TOO_LARGE, message)
 }
 
 pub fn unsupported_media_type() -> Answer {
@@ -158,10 +270,44 @@ pub fn unavailable(proof: NeverPublished) -> Answer {
     Answer::error(StatusCode::SERVICE_UNAVAILABLE, message).with_header(RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
+/// 429: the caller's key is beyond its bounds. `wait`: when it may come again, in whole seconds.
+pub fn too_many(proof: NeverPublished, wait: Duration) -> Answer {
+    METRICS.unavailable.inc(proof.why());
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    Answer::error(StatusCode::TOO_MANY_REQUESTS, "Too many requests. No funds were debited by this request.")
+        .with_header(RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+}
+
 /// 504: the one answer that does not say whether funds moved. `GET /payout/requests/{request_id}` does.
 pub fn unknown(request: RequestId) -> Answer {
     METRICS.unknown.inc();
-    let id = Uuid::from_u128(request.as_u128());
-    let body = serde_json::json!({ "error": "The outcome is not known yet.", "request_id": id });
-    Answer { debited: Debited::Unknown, ..Answer::json(StatusCode::GATEWAY_TIMEOUT, &body) }
+    let said = Said::Unknown(Uuid::from_u128(request.as_u128()));
+    Answer { debited: Debited::Unknown, ..Answer::new(StatusCode::GATEWAY_TIMEOUT, said) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_was_debited_in_part_unless_all_of_it_is_the_same_and_unknown_as_soon_as_one_item_is() {
+        let of_all = |items: &[Debited]| Debited::of_all(items.iter().copied());
+        let (yes, no, unknown) = (Debited::Yes, Debited::No, Debited::Unknown);
+        assert_eq!(of_all(&[yes, yes]), yes);
+        assert_eq!(of_all(&[no, no]), no);
+        assert_eq!(of_all(&[yes, no]), Debited::Partial);
+        assert_eq!(of_all(&[no, yes, yes]), Debited::Partial);
+        assert_eq!(of_all(&[yes, no, unknown, yes]), unknown);
+        assert_eq!(of_all(&[unknown, yes]), unknown);
+    }
+
+    #[test]
+    fn a_list_with_one_unknown_outcome_is_never_a_200() {
+        let (one, two) = (RequestId::from_u128(1), RequestId::from_u128(2));
+        let hash = UserHash([7; 32]);
+        let answer = bulk(vec![(allocated(hash, false), Some(one)), (unknown(two), Some(two))]);
+        assert_eq!((answer.status, answer.debited), (StatusCode::GATEWAY_TIMEOUT, Debited::Unknown));
+        let answer = bulk(vec![(allocated(hash, true), Some(one)), (insufficient_balance(), Some(two))]);
+        assert_eq!((answer.status, answer.debited), (StatusCode::OK, Debited::Partial));
+    }
 }

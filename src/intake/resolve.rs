@@ -3,6 +3,7 @@
 //! A few tasks do this, each over a connection of its own, so that no client and no timer can drop a statement half-way.
 //! A request that is given to them is resolved, however long it takes; its caller may stop waiting for that.
 
+use super::Permit;
 use crate::cut::{self, Cut};
 use crate::ledger::{Request, RequestId};
 use crate::metrics::{Late, METRICS, Proof, Voider};
@@ -14,7 +15,7 @@ use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -29,7 +30,7 @@ struct Job {
     request: Request,
     answer: oneshot::Sender<Resolution>,
     /// Held until it is resolved: an intake whose database is away takes no more than it can remember.
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: Option<Permit>,
     /// Shutdown waits for it.
     _tracked: TaskTrackerToken,
 }
@@ -73,7 +74,7 @@ impl Resolver {
     }
 
     /// Hands a request over. The receiver yields how it stands for ever; it fails only if the process ends first.
-    pub fn resolve(&self, request: Request, permit: Option<OwnedSemaphorePermit>) -> oneshot::Receiver<Resolution> {
+    pub fn resolve(&self, request: Request, permit: Option<Permit>) -> oneshot::Receiver<Resolution> {
         let (answer, receiver) = oneshot::channel();
         self.open.lock().insert(request.id.as_u128());
         let job = Job { request, answer, _permit: permit, _tracked: self.tracker.token() };

@@ -5,10 +5,12 @@
 //! answer that is true.
 
 use super::Intake;
+use super::bulk::{self, BulkSubmission};
+use super::history;
 use super::lookup::{self, Failure};
 use super::problem::{self, Answer};
 use super::submit::{self, Submission, Unpublished};
-use super::validate::{Ask, Invalid, read_ask};
+use super::validate::{Ask, Invalid, InvalidList, read_ask, read_list};
 use crate::ledger::{IdempotencyKey, RequestId};
 use crate::metrics::{METRICS, Refusal, Route};
 use axum::Router;
@@ -21,21 +23,30 @@ use axum::routing::{get, post};
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Largest request body, in bytes.
-const MAX_BODY: usize = 8 * 1024;
+/// Largest request body, and what is said to a larger one.
+struct BodyLimit {
+    bytes: usize,
+    message: &'static str,
+}
+
+/// Of one allocation.
+const ONE: BodyLimit = BodyLimit { bytes: 8 * 1024, message: "The request body must not be larger than 8192 bytes." };
+/// Of a list: a kibibyte an item, several times what one needs.
+const MANY: BodyLimit =
+    BodyLimit { bytes: 1024 * 1024, message: "The request body must not be larger than 1048576 bytes." };
 /// How long a request body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub fn router(intake: Arc<Intake>) -> Router {
     Router::new()
         .route("/payout/create", post(create).fallback(create_not_allowed))
+        .route("/payout/create/bulk", post(create_bulk).fallback(create_bulk_not_allowed))
         .route("/balance", get(balance).fallback(read_not_allowed))
         .route("/payout/user", get(payout_user).fallback(read_not_allowed))
-        .route("/payout/requests", get(request_by_key).fallback(read_not_allowed))
+        .route("/payout/requests", get(requests).fallback(read_not_allowed))
         .route("/payout/requests/{request_id}", get(request_by_id).fallback(read_not_allowed))
         .fallback(not_found)
         .with_state(intake)
@@ -43,29 +54,11 @@ pub fn router(intake: Arc<Intake>) -> Router {
 
 /// `POST /payout/create`
 async fn create(State(intake): State<Arc<Intake>>, request: Request) -> Response {
-    let since = Instant::now();
     let caller = CancellationToken::new();
     let _hung_up = caller.clone().drop_guard();
-    let (unpublished, trail) = Unpublished::for_one_request();
-    let task = intake.tracker.spawn({
-        let intake = Arc::clone(&intake);
-        async move { create_in_task(&intake, unpublished, request, caller).await }
-    });
-    let (answer, id) = match task.await {
-        Ok(submitted) => submitted,
-        Err(panic) => {
-            tracing::error!(%panic, "a request's task died");
-            match trail.after_death() {
-                Ok(never) => (problem::unavailable(never), None),
-                Err(published) => {
-                    intake.tracker.track_future(submit::resolve(&intake, published, None, "its task died")).await
-                }
-            }
-        }
-    };
-    if id.is_some() {
-        METRICS.request_duration.observe(since.elapsed().as_secs_f64());
-    }
+    let started =
+        submit::start(&intake, async |intake, unpublished| create_in_task(&intake, unpublished, request, caller).await);
+    let (answer, id) = started.finish(&intake).await;
     let id = id.map_or_else(Uuid::new_v4, |id| Uuid::from_u128(id.as_u128()));
     finish(&intake, Route::Create, answer.into_create_response(id))
 }
@@ -77,33 +70,65 @@ async fn create_in_task(
     caller_gone: CancellationToken,
 ) -> submit::Submitted {
     let (parts, body) = request.into_parts();
-    let business = match lookup::business(intake, &parts.headers).await {
-        Ok(business) => business,
+    let caller = match lookup::caller(intake, &parts.headers).await {
+        Ok(caller) => caller,
         Err(Failure::Unauthorized) => return (problem::unauthorized(), None),
         Err(Failure::Unreachable) => return (problem::unavailable(unpublished.never(Refusal::PostgresDown)), None),
     };
     match read_submission(&parts.headers, body).await {
-        Ok((ask, key)) => submit::submit(intake, unpublished, Submission { business, ask, key, caller_gone }).await,
+        Ok((ask, key)) => match intake.limits.pass(caller.key, 1) {
+            Ok(()) => submit::submit(intake, unpublished, Submission { caller, ask, key, caller_gone }).await,
+            Err(wait) => (problem::too_many(unpublished.never(Refusal::KeyRate), wait), None),
+        },
         Err(answer) => (answer, None),
     }
 }
 
 async fn read_submission(headers: &HeaderMap, body: Body) -> Result<(Ask, Option<IdempotencyKey>), Answer> {
-    let body = read_body(headers, body).await?;
-    if !is_json(headers) {
-        return Err(problem::unsupported_media_type());
-    }
+    let body = read_json(headers, body, &ONE).await?;
     let ask = read_ask(&body).map_err(|invalid| match invalid {
         Invalid::NotAnObject => problem::not_an_object(),
-        Invalid::Fields(errors) => problem::invalid_fields(&errors),
+        Invalid::Fields(errors) => problem::invalid_fields(errors),
     })?;
     Ok((ask, read_key(headers)?))
 }
 
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Answer> {
+/// `POST /payout/create/bulk`. Until the list is read nothing can be published; from then on each item is in a task of its
+/// own.
+async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Response {
+    let caller = CancellationToken::new();
+    let _hung_up = caller.clone().drop_guard();
+    let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk(&intake, request).await);
+    let answer = match reading.await.flatten() {
+        Ok(bulk) => bulk::submit_all(&intake, bulk, &caller).await,
+        Err(answer) => answer,
+    };
+    finish(&intake, Route::CreateBulk, answer.into_create_response(Uuid::new_v4()))
+}
+
+async fn read_bulk(intake: &Intake, request: Request) -> Result<Result<BulkSubmission, Answer>, Failure> {
+    let (parts, body) = request.into_parts();
+    let caller = lookup::caller(intake, &parts.headers).await?;
+    let body = match read_json(&parts.headers, body, &MANY).await {
+        Ok(body) => body,
+        Err(answer) => return Ok(Err(answer)),
+    };
+    let list = read_list(&body).map_err(|invalid| match invalid {
+        InvalidList::NotAnObject => problem::not_an_object(),
+        InvalidList::Items(message) => problem::invalid_list(message),
+    });
+    Ok(list.and_then(|list| Ok(BulkSubmission { caller, list, key: read_key(&parts.headers)? })))
+}
+
+async fn read_json(headers: &HeaderMap, body: Body, limit: &BodyLimit) -> Result<Bytes, Answer> {
+    let body = read_body(headers, body, limit).await?;
+    if is_json(headers) { Ok(body) } else { Err(problem::unsupported_media_type()) }
+}
+
+async fn read_body(headers: &HeaderMap, body: Body, limit: &BodyLimit) -> Result<Bytes, Answer> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(problem::body_too_large());
+    if announced.is_some_and(|length| length > limit.bytes as u64) {
+        return Err(problem::body_too_large(limit.message));
     }
     let collecting = async {
         let mut chunks = body.into_data_stream();
@@ -111,8 +136,8 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Answer> {
         while let Some(chunk) = chunks.next().await {
             // A body that breaks off is not a JSON object; its sender will hardly read this.
             whole.extend_from_slice(&chunk.map_err(|_| problem::not_an_object())?);
-            if whole.len() > MAX_BODY {
-                return Err(problem::body_too_large());
+            if whole.len() > limit.bytes {
+                return Err(problem::body_too_large(limit.message));
             }
         }
         Ok(Bytes::from(whole))
@@ -175,39 +200,63 @@ async fn request_by_id(State(intake): State<Arc<Intake>>, headers: HeaderMap, ur
     .await
 }
 
-/// `GET /payout/requests?idempotency_key=…`
-async fn request_by_key(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
-    let key = query(&uri, "idempotency_key").and_then(|key| IdempotencyKey::from_header(&key));
-    read(&intake, Route::RequestByKey, async move |intake: Arc<Intake>| {
-        lookup::request_by_key(&intake, &headers, key).await
-    })
-    .await
+/// `GET /payout/requests`: with `idempotency_key` the allocation under it, else the history.
+async fn requests(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
+    let parameters = parameters(&uri);
+    if parameters.iter().any(|(name, _)| name == "idempotency_key") {
+        let key = query(&uri, "idempotency_key");
+        let key = key.and_then(|key| IdempotencyKey::parse(&key).or_else(|| IdempotencyKey::from_header(&key)));
+        return read(&intake, Route::Requests, async move |intake: Arc<Intake>| {
+            lookup::request_by_key(&intake, &headers, key).await
+        })
+        .await;
+    }
+    if !history::wants_csv(&headers) {
+        return read(&intake, Route::Requests, async move |intake: Arc<Intake>| {
+            history::page(&intake, &headers, &parameters).await
+        })
+        .await;
+    }
+    let all = look(&intake, async move |intake: Arc<Intake>| history::all(intake, &headers, &parameters).await);
+    finish(&intake, Route::Requests, all.await.flatten().unwrap_or_else(Answer::into_response))
+}
+
+fn parameters(uri: &Uri) -> Vec<(String, String)> {
+    Query::try_from_uri(uri).map(|Query(parameters)| parameters).unwrap_or_default()
 }
 
 /// The one value of a query parameter.
 fn query(uri: &Uri, name: &str) -> Option<String> {
-    let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
-    let mut values = parameters.into_iter().filter(|(key, _)| key == name).map(|(_, value)| value);
+    let mut values = parameters(uri).into_iter().filter(|(key, _)| key == name).map(|(_, value)| value);
     values.next().filter(|_| values.next().is_none())
 }
 
 /// Answers a read.
-async fn read<F>(intake: &Arc<Intake>, route: Route, look: impl FnOnce(Arc<Intake>) -> F) -> Response
+async fn read<F>(intake: &Arc<Intake>, route: Route, work: impl FnOnce(Arc<Intake>) -> F) -> Response
 where
     F: Future<Output = Result<Answer, Failure>> + Send + 'static,
 {
+    let answer = look(intake, work).await.unwrap_or_else(|answer| answer);
+    finish(intake, route, answer.into_response())
+}
+
+/// Does what publishes nothing, in a task of its own; if it fails, gives the answer to that.
+async fn look<T, F>(intake: &Arc<Intake>, work: impl FnOnce(Arc<Intake>) -> F) -> Result<T, Answer>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Failure>> + Send + 'static,
+{
     let (unpublished, _) = Unpublished::for_one_request();
-    let looking = look(Arc::clone(intake));
-    let answer = match intake.tracker.spawn(looking).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(Failure::Unauthorized)) => problem::unauthorized(),
-        Ok(Err(Failure::Unreachable)) => problem::unavailable(unpublished.never(Refusal::PostgresDown)),
+    let looking = work(Arc::clone(intake));
+    match intake.tracker.spawn(looking).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(Failure::Unauthorized)) => Err(problem::unauthorized()),
+        Ok(Err(Failure::Unreachable)) => Err(problem::unavailable(unpublished.never(Refusal::PostgresDown))),
         Err(panic) => {
             tracing::error!(%panic, "a request's task died");
-            problem::unavailable(unpublished.never(Refusal::Died))
+            Err(problem::unavailable(unpublished.never(Refusal::Died)))
         }
-    };
-    finish(intake, route, answer.into_response())
+    }
 }
 
 async fn not_found(State(intake): State<Arc<Intake>>) -> Response {
@@ -216,6 +265,10 @@ async fn not_found(State(intake): State<Arc<Intake>>) -> Response {
 
 async fn create_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
     finish(&intake, Route::Create, problem::method_not_allowed("POST").into_create_response(Uuid::new_v4()))
+}
+
+async fn create_bulk_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
+    finish(&intake, Route::CreateBulk, problem::method_not_allowed("POST").into_create_response(Uuid::new_v4()))
 }
 
 async fn read_not_allowed(State(intake): State<Arc<Intake>>) -> Response {

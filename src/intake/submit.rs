@@ -7,19 +7,20 @@
 //! resolve            void it, or learn what happened → 500 or a late answer · no database in time → 504
 //! ```
 
+use super::auth::Caller;
 use super::problem::{self, Answer};
 use super::replies::Event;
 use super::validate::Ask;
-use super::{Intake, Session};
+use super::{Intake, Permit, Session};
 use crate::clock;
 use crate::cut::{self, Cut};
-use crate::ledger::{BusinessId, IdempotencyKey, KeyClaim, Outcome, Request, RequestId, Verdict};
-use crate::metrics::Refusal;
+use crate::ledger::{IdempotencyKey, KeyClaim, Outcome, Request, RequestId, Verdict};
+use crate::metrics::{METRICS, Refusal};
 use crate::postgres::allocations::Resolution;
 use crate::wire::Reply;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -73,13 +74,16 @@ impl Published {
 
 impl Trail {
     /// What must be resolved after the task has died; the proof if nothing was published. The task must be gone.
-    pub fn after_death(&self) -> Result<NeverPublished, Request> {
+    pub fn after_death(&self) -> Result<NeverPublished, Box<Request>> {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            Some(request) => Err(request),
+            Some(request) => Err(Box::new(request)),
             None => Ok(NeverPublished(Refusal::Died)),
         }
     }
 }
+
+/// When to come again to a key of which as many requests are in flight as may be. What is in flight takes milliseconds.
+const FULL_WAIT: Duration = Duration::from_secs(1);
 
 /// The budgets of one request.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +96,7 @@ pub struct Budgets {
 
 /// What is asked for, by whom, and whether they still listen.
 pub struct Submission {
-    pub business: BusinessId,
+    pub caller: Caller,
     pub ask: Ask,
     pub key: Option<IdempotencyKey>,
     /// Cancelled when the client has hung up.
@@ -102,11 +106,54 @@ pub struct Submission {
 /// An answer, and the id of the request it belongs to, if one was minted.
 pub type Submitted = (Answer, Option<RequestId>);
 
+/// The task of one request: no client that hangs up cancels it, and should it die, what it published is resolved.
+pub struct Started {
+    task: JoinHandle<Submitted>,
+    trail: Trail,
+    since: Instant,
+}
+
+/// Starts the task of one request.
+pub fn start<F>(intake: &Arc<Intake>, work: impl FnOnce(Arc<Intake>, Unpublished) -> F) -> Started
+where
+    F: Future<Output = Submitted> + Send + 'static,
+{
+    let (unpublished, trail) = Unpublished::for_one_request();
+    Started { task: intake.tracker.spawn(work(Arc::clone(intake), unpublished)), trail, since: Instant::now() }
+}
+
+impl Started {
+    /// Its answer, which is true even if the task died.
+    pub async fn finish(self, intake: &Intake) -> Submitted {
+        let submitted = match self.task.await {
+            Ok(submitted) => submitted,
+            Err(panic) => {
+                tracing::error!(%panic, "a request's task died");
+                after_death(intake, &self.trail).await
+            }
+        };
+        if submitted.1.is_some() {
+            METRICS.request_duration.observe(self.since.elapsed().as_secs_f64());
+        }
+        submitted
+    }
+}
+
+async fn after_death(intake: &Intake, trail: &Trail) -> Submitted {
+    match trail.after_death() {
+        Ok(never) => (problem::unavailable(never), None),
+        Err(published) => intake.tracker.track_future(resolve(intake, *published, None, "its task died")).await,
+    }
+}
+
 /// Takes a request from validated to answered. Must run in a task that nobody cancels.
 pub async fn submit(intake: &Intake, unpublished: Unpublished, submission: Submission) -> Submitted {
     cut::at(Cut::I1).await;
-    let (session, permit) = match intake.admit() {
+    let (session, permit) = match intake.admit(submission.caller.key) {
         Ok(admitted) => admitted,
+        Err(Refusal::KeyInFlight) => {
+            return (problem::too_many(unpublished.never(Refusal::KeyInFlight), FULL_WAIT), None);
+        }
         Err(why) => return (problem::unavailable(unpublished.never(why)), None),
     };
     let answer_by = Instant::now() + intake.budgets.reply;
@@ -146,12 +193,13 @@ pub async fn submit(intake: &Intake, unpublished: Unpublished, submission: Submi
 fn new_request(intake: &Intake, submission: &Submission, epoch: i64) -> Request {
     let wait = i64::try_from(intake.budgets.reply.as_millis()).unwrap_or(i64::MAX);
     Request {
-        id: intake.ids.mint(submission.business),
-        business: submission.business,
+        id: intake.ids.mint(submission.caller.business),
+        business: submission.caller.business,
         email: submission.ask.email.clone(),
         amount: submission.ask.amount,
         deadline: clock::now_millis().saturating_add(wait),
         key: submission.key.clone().map(|key| KeyClaim { key, epoch }),
+        reference: submission.ask.reference.clone(),
     }
 }
 
@@ -171,7 +219,7 @@ fn answer_of(reply: &Reply) -> Option<Submitted> {
 }
 
 /// Gives up on a request that was published, and answers with what the ledger says then.
-pub async fn resolve(intake: &Intake, request: Request, permit: Option<OwnedSemaphorePermit>, why: &str) -> Submitted {
+pub async fn resolve(intake: &Intake, request: Request, permit: Option<Permit>, why: &str) -> Submitted {
     let id = request.id;
     tracing::info!(request_id = %uuid::Uuid::from_u128(id.as_u128()), why, "resolving");
     let resolution = intake.resolver.resolve(request, permit);

@@ -1,8 +1,9 @@
-//! The body of `POST /payout/create`: a JSON object, read to the letter.
+//! The bodies of `POST /payout/create` and `POST /payout/create/bulk`: a JSON object, read to the letter.
 
 use crate::ledger::amount::AmountError;
 use crate::ledger::email::EmailError;
-use crate::ledger::{Amount, Email};
+use crate::ledger::reference::ReferenceError;
+use crate::ledger::{Amount, Email, Reference};
 use crate::wire::FieldErrors;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -13,6 +14,7 @@ use std::fmt;
 pub struct Ask {
     pub email: Email,
     pub amount: Amount,
+    pub reference: Option<Reference>,
 }
 
 /// Why a body is refused.
@@ -28,23 +30,68 @@ pub fn read_ask(body: &[u8]) -> Result<Ask, Invalid> {
         [] => Fields::default(),
         _ => Fields::read(body).map_err(|_| Invalid::NotAnObject)?,
     };
-    match (check_email(fields.email), check_amount(fields.amount)) {
-        (Ok(email), Ok(amount)) => Ok(Ask { email, amount }),
-        (email, amount) => {
-            let errors = FieldErrors { email: email.err().map(|text| [text]), amount: amount.err().map(|text| [text]) };
-            Err(Invalid::Fields(errors))
-        }
+    match (check_email(fields.email), check_amount(fields.amount), check_reference(fields.reference)) {
+        (Ok(email), Ok(amount), Ok(reference)) => Ok(Ask { email, amount, reference }),
+        (email, amount, reference) => Err(Invalid::Fields(FieldErrors {
+            email: email.err().map(|text| [text]),
+            amount: amount.err().map(|text| [text]),
+            reference: reference.err().map(|text| [text]),
+        })),
     }
 }
 
+/// The items of a list, each as if it were a body of its own: one bad item spoils no other.
+pub type List = Vec<Result<Ask, Invalid>>;
+
+/// Why a list is refused as a whole.
+#[derive(Debug, PartialEq, Eq)]
+pub enum InvalidList {
+    NotAnObject,
+    /// By this message.
+    Items(&'static str),
+}
+
+/// Most items in a list.
+pub const MOST_ITEMS: usize = 1_000;
+
+/// Reads a list: `{"allocations": […]}`.
+pub fn read_list(body: &[u8]) -> Result<List, InvalidList> {
+    let items = match body {
+        [] => None,
+        _ => read_items(body).map_err(|_| InvalidList::NotAnObject)?,
+    };
+    let Some(items) = items else { return Err(InvalidList::Items("The allocations field is required.")) };
+    let items: Vec<&RawValue> =
+        serde_json::from_str(items).map_err(|_| InvalidList::Items("The allocations must be an array."))?;
+    match items.len() {
+        0 => Err(InvalidList::Items("The allocations field is required.")),
+        1..=MOST_ITEMS => Ok(items.into_iter().map(|item| read_ask(item.get().as_bytes())).collect()),
+        _ => Err(InvalidList::Items("The allocations must not have more than 1000 items.")),
+    }
+}
+
+/// The text of the one field that counts. Its items are read one by one.
+fn read_items(body: &[u8]) -> Result<Option<&str>, serde_json::Error> {
+    let Members(members) = serde_json::from_slice(body)?;
+    let (items, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|(name, _)| name == "allocations");
+    others.iter().try_for_each(|(_, value)| check_nested(value.get(), 1))?;
+    Ok(present(items.first().map(|(_, value)| *value)))
+}
+
+const INVALID_EMAIL: &str = "The email must be a valid email address.";
+
 fn check_email(value: Option<&RawValue>) -> Result<Email, &'static str> {
-    const INVALID: &str = "The email must be a valid email address.";
     let Some(value) = present(value) else { return Err("The email field is required.") };
-    let text: String = serde_json::from_str(value).map_err(|_| INVALID)?;
-    Email::parse(&text).map_err(|error| match error {
+    let text: String = serde_json::from_str(value).map_err(|_| INVALID_EMAIL)?;
+    check_address(&text)
+}
+
+/// An address, or the message that says what is wrong with it.
+pub fn check_address(text: &str) -> Result<Email, &'static str> {
+    Email::parse(text).map_err(|error| match error {
         EmailError::Empty => "The email field is required.",
         EmailError::TooLong => "The email must not be greater than 255 characters.",
-        EmailError::Invalid => INVALID,
+        EmailError::Invalid => INVALID_EMAIL,
     })
 }
 
@@ -64,6 +111,15 @@ fn check_amount(value: Option<&RawValue>) -> Result<Amount, &'static str> {
     })
 }
 
+fn check_reference(value: Option<&RawValue>) -> Result<Option<Reference>, &'static str> {
+    let Some(value) = present(value) else { return Ok(None) };
+    let text: String = serde_json::from_str(value).map_err(|_| "The reference must be a string.")?;
+    Reference::parse(&text).map_err(|error| match error {
+        ReferenceError::TooLong => "The reference must not be greater than 255 characters.",
+        ReferenceError::Invalid => "The reference must not contain control characters.",
+    })
+}
+
 /// The text of a value that is there and not null.
 fn present(value: Option<&RawValue>) -> Option<&str> {
     value.map(RawValue::get).filter(|text| *text != "null")
@@ -74,6 +130,7 @@ fn present(value: Option<&RawValue>) -> Option<&str> {
 struct Fields<'a> {
     email: Option<&'a RawValue>,
     amount: Option<&'a RawValue>,
+    reference: Option<&'a RawValue>,
 }
 
 impl<'a> Fields<'a> {
@@ -85,6 +142,7 @@ impl<'a> Fields<'a> {
             match name.as_str() {
                 "email" => fields.email = Some(value),
                 "amount" => fields.amount = Some(value),
+                "reference" => fields.reference = Some(value),
                 _ => {}
             }
         }
@@ -155,7 +213,7 @@ mod tests {
 
     fn amount_error(amount: &str) -> Option<&'static str> {
         match read_ask(format!(r#"{{"email":"ann@example.com","amount":{amount}}}"#).as_bytes()) {
-            Err(Invalid::Fields(FieldErrors { email: None, amount: Some([error]) })) => Some(error),
+            Err(Invalid::Fields(FieldErrors { email: None, amount: Some([error]), reference: None })) => Some(error),
             Ok(_) => None,
             other => panic!("{amount}: {other:?}"),
         }
@@ -221,9 +279,13 @@ mod tests {
     }
 
     #[test]
-    fn both_fields_are_reported_at_once() {
-        let required = FieldErrors { email: Some(["The email field is required."]), amount: Some([NO_AMOUNT]) };
+    fn all_fields_are_reported_at_once() {
+        let email = Some(["The email field is required."]);
+        let mut required = FieldErrors { email, amount: Some([NO_AMOUNT]), reference: None };
         assert_eq!(read_ask(b""), Err(Invalid::Fields(required)));
+        required =
+            FieldErrors { email, amount: Some([NO_AMOUNT]), reference: Some(["The reference must be a string."]) };
+        assert_eq!(read_ask(br#"{"reference":7}"#), Err(Invalid::Fields(required)));
     }
 
     #[test]
@@ -240,8 +302,62 @@ mod tests {
         ];
         for (email, expected) in rows {
             let answer = read_ask(format!(r#"{{"email":{email},"amount":5}}"#).as_bytes());
-            assert_eq!(answer, Err(Invalid::Fields(FieldErrors { email: Some([expected]), amount: None })), "{email}");
+            let errors = FieldErrors { email: Some([expected]), ..FieldErrors::default() };
+            assert_eq!(answer, Err(Invalid::Fields(errors)), "{email}");
         }
+    }
+
+    #[test]
+    fn a_list_is_read_item_by_item() {
+        let items = |count: usize| {
+            format!("{{\"allocations\":[{}]}}", vec!["{\"email\":\"a@b.co\",\"amount\":1}"; count].join(","))
+        };
+        assert_eq!(
+            read_list(items(1_000).as_bytes()).map(|list| list.iter().filter(|item| item.is_ok()).count()),
+            Ok(1_000)
+        );
+        let too_many = InvalidList::Items("The allocations must not have more than 1000 items.");
+        assert_eq!(read_list(items(1_001).as_bytes()), Err(too_many));
+        for body in ["", "{}", "{\"allocations\":null}", "{\"allocations\":[]}"] {
+            let required = InvalidList::Items("The allocations field is required.");
+            assert_eq!(read_list(body.as_bytes()), Err(required), "{body}");
+        }
+        for body in ["{\"allocations\":{}}", "{\"allocations\":7}", "{\"allocations\":\"x\"}"] {
+            let no_array = InvalidList::Items("The allocations must be an array.");
+            assert_eq!(read_list(body.as_bytes()), Err(no_array), "{body}");
+        }
+        for body in
+            ["[]", "{", "{\"allocations\":[}", "{\"allocations\":[{}],\"allocations\":[{}]}", "{\"x\":\"\\ud800\"}"]
+        {
+            assert_eq!(read_list(body.as_bytes()), Err(InvalidList::NotAnObject), "{body}");
+        }
+        let bad = br#"{"allocations":[{"email":"a@b.co","amount":1},[],{"email":"a@b.co","amount":0},{"x":1,"x":2},"\ud800"]}"#;
+        let list = read_list(bad).unwrap();
+        assert!(list[0].is_ok() && matches!(list[2], Err(Invalid::Fields(_))));
+        for place in [1, 3, 4] {
+            assert_eq!(list[place], Err(Invalid::NotAnObject));
+        }
+    }
+
+    #[test]
+    fn a_reference_is_a_string_and_may_be_left_out() {
+        let read = |reference: &str| {
+            let body = format!(r#"{{"email":"ann@example.com","amount":5,"reference":{reference}}}"#);
+            match read_ask(body.as_bytes()) {
+                Ok(ask) => Ok(ask.reference.map(|reference| reference.as_str().to_owned())),
+                Err(Invalid::Fields(FieldErrors { email: None, amount: None, reference: Some([error]) })) => Err(error),
+                Err(other) => panic!("{reference}: {other:?}"),
+            }
+        };
+        assert_eq!(read("null"), Ok(None));
+        assert_eq!(read("\"\""), Ok(None));
+        assert_eq!(read("\" Invoice 7 \""), Ok(Some("Invoice 7".to_owned())));
+        for reference in ["7", "true", "[\"7\"]", "{}"] {
+            assert_eq!(read(reference), Err("The reference must be a string."), "{reference}");
+        }
+        assert_eq!(read("\"a\\u0000b\""), Err("The reference must not contain control characters."));
+        let long = format!("\"{}\"", "x".repeat(256));
+        assert_eq!(read(&long), Err("The reference must not be greater than 255 characters."));
     }
 
     #[test]

@@ -28,17 +28,31 @@ id!(RequestId);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UserHash(pub [u8; 32]);
 
-/// A client's own name for an operation, scoped to its business: 1 to 255 visible ASCII characters.
+/// A client's own name for an operation, scoped to its business: 1 to 255 visible ASCII characters. What stands at one
+/// place of a list that was sent under a key has a key of its own: the client's, a blank, and the place. No client can
+/// send a key with a blank in it, so these collide with nobody's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey(String);
 
 impl IdempotencyKey {
     pub const MAX_LEN: usize = 255;
 
-    /// Checks a key as it is.
+    /// Checks a client's key as it is.
     pub fn new(key: &str) -> Option<Self> {
         let fits = (1..=Self::MAX_LEN).contains(&key.len());
         (fits && key.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Self(key.to_owned()))
+    }
+
+    /// The key of what stands at this place, counted from 0, of a list that was sent under this key.
+    pub fn of_item(&self, place: u16) -> Self {
+        Self(format!("{} {place}", self.0))
+    }
+
+    /// Reads a key of either kind, as it is stored and carried.
+    pub fn parse(text: &str) -> Option<Self> {
+        let Some((key, place)) = text.split_once(' ') else { return Self::new(text) };
+        let derived = Self::new(key)?.of_item(place.parse().ok()?);
+        (derived.0 == text).then_some(derived)
     }
 
     /// Reads a header's value. The quotes of the draft standard (`"key"`) are not part of the key.
@@ -60,6 +74,18 @@ mod tests {
     fn a_key_is_the_same_with_and_without_the_quotes_of_the_draft_standard() {
         assert_eq!(IdempotencyKey::from_header("\"order-1\""), IdempotencyKey::from_header("order-1"));
         assert_eq!(IdempotencyKey::from_header("order-1").unwrap().as_str(), "order-1");
+    }
+
+    #[test]
+    fn a_key_of_an_item_is_read_back_and_can_be_nobodys_own() {
+        let item = IdempotencyKey::new("friday").unwrap().of_item(7);
+        assert_eq!(item.as_str(), "friday 7");
+        assert_eq!(IdempotencyKey::parse("friday 7"), Some(item));
+        assert_eq!(IdempotencyKey::parse("friday"), IdempotencyKey::new("friday"));
+        assert_eq!(IdempotencyKey::from_header("friday 7"), None);
+        for text in ["friday ", " 7", "friday 07", "friday +7", "friday 7 7", "friday  7", "friday x", "friday 65536"] {
+            assert_eq!(IdempotencyKey::parse(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! Nothing here waits, reads a clock, logs, or knows that a database or a queue exists. It uses `std` and nothing else,
 //! so that a decision can be tested with a table, and read without knowing where its inputs come from.
 //!
-//! Reading order: [`amount`], [`email`], [`ids`] (values that cannot be wrong), [`request`], [`outcome`], [`decide`],
-//! [`letters`].
+//! Reading order: [`amount`], [`email`], [`reference`](mod@reference), [`ids`] (values that cannot be wrong), [`request`],
+//! [`outcome`], [`decide`], [`letters`].
 
 pub mod amount;
 pub mod decide;
@@ -12,6 +12,7 @@ pub mod email;
 pub mod ids;
 pub mod letters;
 pub mod outcome;
+pub mod reference;
 pub mod request;
 
 pub use amount::Amount;
@@ -20,4 +21,5 @@ pub use email::Email;
 pub use ids::{BusinessId, IdempotencyKey, RequestId, UserHash};
 pub use letters::{Cause, OnReplay};
 pub use outcome::{Outcome, Verdict};
+pub use reference::Reference;
 pub use request::{KeyClaim, Millis, Request};

@@ -1,6 +1,6 @@
 //! What is asked: one allocation, once validated.
 
-use super::{Amount, BusinessId, Email, IdempotencyKey, RequestId};
+use super::{Amount, BusinessId, Email, IdempotencyKey, Reference, RequestId};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type Millis = i64;
@@ -15,6 +15,8 @@ pub struct Request {
     /// After this moment nobody waits for the outcome any more, and the request is voided instead of applied.
     pub deadline: Millis,
     pub key: Option<KeyClaim>,
+    /// The client's own name for it. Decides nothing.
+    pub reference: Option<Reference>,
 }
 
 /// The idempotency key that a request was sent under, and the epoch its sender believed the key to be in.

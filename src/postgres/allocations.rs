@@ -6,7 +6,7 @@
 
 use super::users::find_hashes;
 use super::{Error, begin, commit, keys};
-use crate::ledger::{BusinessId, Outcome, Request, RequestId, UserHash};
+use crate::ledger::{BusinessId, Outcome, Reference, Request, RequestId, UserHash};
 use crate::metrics::{METRICS, Proof, Voider};
 use sqlx::PgConnection;
 use std::collections::HashMap;
@@ -34,6 +34,7 @@ pub struct Decided {
     pub cents: Option<i64>,
     /// The payout user's, if it was allocated.
     pub hash: Option<UserHash>,
+    pub reference: Option<String>,
     pub decided_at: OffsetDateTime,
 }
 
@@ -54,7 +55,7 @@ pub async fn find_decided(
     let ids: Vec<Uuid> = requests.iter().map(|(_, id)| Uuid::from_u128(id.as_u128())).collect();
     let rows = sqlx::query!(
         r#"/* find_decided */
-        SELECT a.business_id, a.request_id, a.email, a.amount, a.outcome, a.decided_at, u.hash AS "hash?"
+        SELECT a.business_id, a.request_id, a.email, a.amount, a.outcome, a.reference, a.decided_at, u.hash AS "hash?"
         FROM unnest($1::uuid[], $2::uuid[]) AS wanted (business_id, request_id)
         JOIN allocations a USING (business_id, request_id)
         LEFT JOIN payout_users u ON u.business_id = a.business_id AND u.email = a.email AND a.outcome = 'allocated'"#,
@@ -70,7 +71,8 @@ pub async fn find_decided(
             let outcome = Outcome::parse(&row.outcome)
                 .ok_or_else(|| Error::Fatal("a stored outcome is not one of the closed list".to_owned()))?;
             let hash = row.hash.and_then(|hash| hash.try_into().ok()).map(UserHash);
-            Ok((name, Decided { outcome, email: row.email, cents: row.amount, hash, decided_at: row.decided_at }))
+            let (email, cents, reference, decided_at) = (row.email, row.amount, row.reference, row.decided_at);
+            Ok((name, Decided { outcome, email, cents, hash, reference, decided_at }))
         })
         .collect()
 }
@@ -183,27 +185,31 @@ async fn write_voids(
     let ids: Vec<Uuid> = sorted.iter().map(|request| Uuid::from_u128(request.id.as_u128())).collect();
     let emails: Vec<&str> = sorted.iter().map(|request| request.email.as_str()).collect();
     let cents: Vec<i64> = sorted.iter().map(|request| request.amount.cents()).collect();
+    let references: Vec<Option<&str>> =
+        sorted.iter().map(|request| request.reference.as_ref().map(Reference::as_str)).collect();
     let rows = sqlx::query!(
         r#"/* write_voids */
-        INSERT INTO allocations (business_id, request_id, email, amount, outcome)
-        SELECT v.business_id, v.request_id, v.email, v.amount, 'voided'
-        FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[]) AS v (business_id, request_id, email, amount)
+        INSERT INTO allocations (business_id, request_id, email, amount, outcome, reference)
+        SELECT v.business_id, v.request_id, v.email, v.amount, 'voided', v.reference
+        FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[])
+             AS v (business_id, request_id, email, amount, reference)
         ON CONFLICT DO NOTHING
-        RETURNING business_id, request_id, email, amount, decided_at"#,
+        RETURNING business_id, request_id, email, amount, reference, decided_at"#,
         &businesses,
         &ids,
         &emails as &[&str],
-        &cents
+        &cents,
+        &references as &[Option<&str>]
     )
     .fetch_all(connection)
     .await?;
-    let decided = |email, cents, decided_at| Decided { outcome: Outcome::Voided, email, cents, hash: None, decided_at };
     Ok(rows
         .into_iter()
         .map(|row| {
             let name =
                 (BusinessId::from_u128(row.business_id.as_u128()), RequestId::from_u128(row.request_id.as_u128()));
-            (name, decided(row.email, row.amount, row.decided_at))
+            let (email, cents, reference, decided_at) = (row.email, row.amount, row.reference, row.decided_at);
+            (name, Decided { outcome: Outcome::Voided, email, cents, hash: None, reference, decided_at })
         })
         .collect())
 }

@@ -8,7 +8,7 @@ use super::Error;
 use super::businesses::LockedBusinesses;
 use super::keys::Columns as KeyColumns;
 use super::users::{Hashes, read_hash};
-use crate::ledger::{Account, Accounts, Decision, Outcome, Request, UserHash};
+use crate::ledger::{Account, Accounts, Decision, Outcome, Reference, Request, UserHash};
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -48,8 +48,8 @@ pub async fn settle(
             WHERE (SELECT holds FROM expected)
             ON CONFLICT DO NOTHING RETURNING 1
         ), rows AS (
-            INSERT INTO allocations (business_id, request_id, email, amount, outcome)
-            SELECT * FROM unnest($11::uuid[], $12::uuid[], $13::text[], $14::bigint[], $15::text[])
+            INSERT INTO allocations (business_id, request_id, email, amount, outcome, reference)
+            SELECT * FROM unnest($11::uuid[], $12::uuid[], $13::text[], $14::bigint[], $15::text[], $20::text[])
             WHERE (SELECT holds FROM expected) AND (SELECT count(*) FROM keys) = cardinality($5)
             ON CONFLICT DO NOTHING RETURNING 1
         ), new AS MATERIALIZED (
@@ -81,7 +81,8 @@ pub async fn settle(
         &credits.businesses,
         &credits.emails as &[&str],
         &credits.hashes as &[&[u8]],
-        &credits.cents
+        &credits.cents,
+        &rows.references as &[Option<&str>]
     )
     .fetch_all(connection)
     .await;
@@ -168,8 +169,8 @@ pub async fn write(
     let written = sqlx::query!(
         r#"/* write_batch */
         WITH rows AS (
-            INSERT INTO allocations (business_id, request_id, email, amount, outcome)
-            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[])
+            INSERT INTO allocations (business_id, request_id, email, amount, outcome, reference)
+            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $12::text[])
             ON CONFLICT DO NOTHING RETURNING 1
         ), debits AS (
             UPDATE businesses b SET payout_balance = d.balance
@@ -193,7 +194,8 @@ pub async fn write(
         &credits.businesses,
         &credits.emails as &[&str],
         &credits.hashes as &[&[u8]],
-        &credits.cents
+        &credits.cents,
+        &rows.references as &[Option<&str>]
     )
     .fetch_all(connection)
     .await?;
@@ -213,6 +215,7 @@ struct Rows<'a> {
     emails: Vec<&'a str>,
     cents: Vec<i64>,
     outcomes: Vec<&'static str>,
+    references: Vec<Option<&'a str>>,
 }
 
 impl<'a> Rows<'a> {
@@ -226,6 +229,7 @@ impl<'a> Rows<'a> {
             emails: order.iter().map(|(request, _)| request.email.as_str()).collect(),
             cents: order.iter().map(|(request, _)| request.amount.cents()).collect(),
             outcomes: order.iter().map(|(_, outcome)| outcome.as_str()).collect(),
+            references: order.iter().map(|(request, _)| request.reference.as_ref().map(Reference::as_str)).collect(),
         }
     }
 }

@@ -24,7 +24,7 @@ pub async fn lock_many(connection: &mut PgConnection, sorted: &[(BusinessId, Ide
     rows.into_iter()
         .map(|row| {
             let key =
-                IdempotencyKey::new(&row.key).ok_or_else(|| Error::Fatal("a stored key is not valid".to_owned()))?;
+                IdempotencyKey::parse(&row.key).ok_or_else(|| Error::Fatal("a stored key is not valid".to_owned()))?;
             let state = read_state(row.epoch, row.request_id, row.email, row.amount)?;
             Ok(((BusinessId::from_u128(row.business_id.as_u128()), key), state))
         })

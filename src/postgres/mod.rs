@@ -14,6 +14,7 @@ pub mod businesses;
 pub mod dead_letters;
 mod error;
 mod health;
+pub mod history;
 pub mod keys;
 pub mod overview;
 pub mod partitions;

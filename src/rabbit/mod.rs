@@ -11,6 +11,7 @@ pub mod depth;
 pub mod publisher;
 pub mod replies;
 pub mod topology;
+mod turns;
 
 use crate::metrics::{Label, METRICS, Role};
 use futures_util::StreamExt;

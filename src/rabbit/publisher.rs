@@ -2,11 +2,12 @@
 //!
 //! It packs what waits into one message, and it never lingers: a request that comes alone is sent alone, at once. While
 //! `window` messages are unconfirmed, requests gather, and the next message takes all of them. So packing grows with load
-//! by itself.
+//! by itself. If more wait than one message takes, their owners take turns.
 //!
 //! What the broker says is used to give up early, never as proof: an unroutable message is confirmed, so is one whose
 //! queue was just deleted, and a message that could not be written may be written later.
 
+use super::turns::Turns;
 use super::{ANSWER_TIMEOUT, Error, Link};
 use crate::metrics::METRICS;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -16,9 +17,11 @@ use std::collections::HashMap;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// One thing to publish, opaque but for its tag.
+/// One thing to publish, opaque but for its tag and its owner.
 #[derive(Debug)]
 pub struct Outgoing {
+    /// On whose behalf it is sent.
+    pub owner: u128,
     /// Whom to tell when there is trouble.
     pub tag: u128,
     pub item: Vec<u8>,
@@ -40,6 +43,28 @@ pub struct Limits {
     pub pack: usize,
     /// Most unconfirmed messages.
     pub window: usize,
+}
+
+/// Puts what is sent next into `next`, at most so much, and answers how much it is: nothing when nothing more comes. Waits
+/// only while nothing waits. Loses nothing if it is cancelled.
+async fn fill(
+    next: &mut Vec<Outgoing>,
+    most: usize,
+    waiting: &mut Turns<Outgoing>,
+    incoming: &mut mpsc::UnboundedReceiver<Outgoing>,
+) -> usize {
+    if waiting.is_empty() {
+        // The usual case: all of it fits.
+        if incoming.recv_many(next, most).await < most {
+            return next.len();
+        }
+        next.drain(..).for_each(|item| waiting.push(item.owner, item));
+    }
+    while let Ok(item) = incoming.try_recv() {
+        waiting.push(item.owner, item);
+    }
+    waiting.take(most, next);
+    next.len()
 }
 
 /// The publishing end of a link, with confirms on.
@@ -74,7 +99,8 @@ impl Publisher {
         let _ended = link.lost_when_dropped();
         let mut confirms = FuturesUnordered::new();
         let mut progress = Instant::now();
-        let mut waiting = Vec::with_capacity(self.limits.pack);
+        let mut next = Vec::with_capacity(self.limits.pack);
+        let mut waiting = Turns::new();
         loop {
             let room = confirms.len() < self.limits.window;
             tokio::select! {
@@ -88,19 +114,19 @@ impl Publisher {
                 () = tokio::time::sleep_until(progress + ANSWER_TIMEOUT), if !confirms.is_empty() => {
                     return link.give_up("the broker confirms nothing");
                 }
-                count = incoming.recv_many(&mut waiting, self.limits.pack), if room => {
+                count = fill(&mut next, self.limits.pack, &mut waiting, &mut incoming), if room => {
                     if count == 0 {
                         return;
                     }
                     if confirms.is_empty() {
                         progress = Instant::now();
                     }
-                    let published = tokio::select! { published = self.publish(&waiting, &pack) => published, () = link.lost() => return };
+                    let published = tokio::select! { published = self.publish(&next, &pack) => published, () = link.lost() => return };
                     match published {
                         Ok((message_id, confirm)) => confirms.push(async move { (message_id, confirm.await) }),
                         Err(error) => return self.link.give_up(&error.to_string()),
                     }
-                    waiting.clear();
+                    next.clear();
                 }
             }
         }

@@ -127,6 +127,7 @@ mod tests {
             amount: Amount::from_cents(1).unwrap(),
             deadline: 0,
             key: None,
+            reference: None,
         };
         let content =
             RequestMessage { reply_to: "replies".to_owned(), requests: vec![request; requests], unreadable: vec![] };

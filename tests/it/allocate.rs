@@ -122,6 +122,7 @@ pub fn request(business: &Business, email: &str, cents: i64) -> Request {
         amount: Amount::from_cents(cents).expect("an amount"),
         deadline: earmark::clock::now_millis() + 60_000,
         key: None,
+        reference: None,
     }
 }
 

@@ -124,7 +124,19 @@ fn the_ledger_uses_the_standard_library_and_itself() {
             code.lines().filter_map(|line| line.trim().strip_prefix("use ").or(line.trim().strip_prefix("pub use ")))
         {
             let first = line.split("::").next().unwrap_or_default();
-            let own = ["std", "super", "crate", "amount", "decide", "email", "ids", "letters", "outcome", "request"];
+            let own = [
+                "std",
+                "super",
+                "crate",
+                "amount",
+                "decide",
+                "email",
+                "ids",
+                "letters",
+                "outcome",
+                "reference",
+                "request",
+            ];
             assert!(own.contains(&first) || file.ends_with("tests.rs"), "{file} uses {first}");
         }
         for word in ["async ", "await", "tracing::", "Instant", "SystemTime", "std::fs", "std::net", "std::env"] {

@@ -2,13 +2,16 @@
 //! are the promises.
 
 mod allocate;
+mod bulk;
 mod commands;
 mod contract;
 mod deploy;
 mod faults;
 mod harness;
+mod history;
 mod house;
 mod letters;
+mod limits;
 mod metrics;
 mod outages;
 mod pause;

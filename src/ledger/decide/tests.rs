@@ -17,6 +17,7 @@ fn request(id: u128, of: u128, email: &str, cents: i64) -> Request {
         amount: Amount::from_cents(cents).unwrap(),
         deadline: NOW,
         key: None,
+        reference: None,
     }
 }
 

@@ -57,6 +57,11 @@ impl Client {
         self.http.request(method, format!("{}{path}", self.url))
     }
 
+    /// A request with the key.
+    pub fn authorized(&self, method: Method, path: &str) -> RequestBuilder {
+        self.request(method, path).bearer_auth(&self.key)
+    }
+
     pub async fn send(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -64,13 +69,11 @@ impl Client {
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        Self::send(self.request(Method::GET, path).bearer_auth(&self.key)).await.expect("an answer")
+        Self::send(self.authorized(Method::GET, path)).await.expect("an answer")
     }
 
     pub fn create_request(&self, email: &str, amount: i64) -> RequestBuilder {
-        self.request(Method::POST, "/payout/create")
-            .bearer_auth(&self.key)
-            .json(&json!({"email": email, "amount": amount}))
+        self.authorized(Method::POST, "/payout/create").json(&json!({"email": email, "amount": amount}))
     }
 
     /// `POST /payout/create`, whatever comes of it.
@@ -84,6 +87,19 @@ impl Client {
 
     pub async fn create_with_key(&self, key: &str, email: &str, amount: i64) -> Answer {
         Self::send(self.create_request(email, amount).header("Idempotency-Key", key)).await.expect("an answer")
+    }
+
+    pub fn bulk_request(&self, allocations: &Value) -> RequestBuilder {
+        self.authorized(Method::POST, "/payout/create/bulk").json(&json!({"allocations": allocations}))
+    }
+
+    /// `POST /payout/create/bulk`
+    pub async fn create_all(&self, allocations: &Value) -> Answer {
+        Self::send(self.bulk_request(allocations)).await.expect("an answer")
+    }
+
+    pub async fn create_all_with_key(&self, key: &str, allocations: &Value) -> Answer {
+        Self::send(self.bulk_request(allocations).header("Idempotency-Key", key)).await.expect("an answer")
     }
 
     pub async fn payout_balance(&self) -> i64 {

@@ -209,6 +209,14 @@ impl App {
         self.discard().await;
     }
 
+    /// The same for a deployment whose rows the test has made up, so that its books cannot balance.
+    pub async fn discard_running(self, processes: impl IntoIterator<Item = Process>) {
+        for process in processes {
+            process.terminate().await;
+        }
+        self.discard().await;
+    }
+
     /// Takes the deployment off the servers, whatever is in it.
     pub async fn discard(self) {
         self.delete_queues(&self.prefix).await;

@@ -1,0 +1,175 @@
+//! `GET /payout/requests`: what was decided for a business, newest first, as pages of JSON or all of it as CSV.
+//!
+//! A page begins below the id that the page before it ended with, so what is decided meanwhile neither repeats a request
+//! nor hides one that was there.
+
+use super::Intake;
+use super::lookup::{Failure, business, show_decided};
+use super::problem::{self, Answer};
+use super::validate::check_address;
+use crate::ledger::{BusinessId, Outcome, Reference, RequestId};
+use crate::postgres::history::{Filter, Page, read_page};
+use crate::secret::first_minted_at;
+use crate::wire::{CSV_HEADER, HistoryBody};
+use axum::body::{Body, Bytes};
+use axum::http::header::ACCEPT;
+use axum::http::{HeaderMap, Response};
+use futures_util::stream::{self, Stream};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// How many requests a page holds unless its caller says otherwise.
+const USUAL_LIMIT: usize = 50;
+/// Most requests in a page of JSON; as many are read at once for CSV.
+const MOST: usize = 1_000;
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct Ask {
+    filter: Filter,
+    limit: usize,
+}
+
+/// Reads the query parameters; a message for each that failed. Others than these are ignored.
+pub fn read_ask(parameters: &[(String, String)]) -> Result<Ask, BTreeMap<&'static str, [&'static str; 1]>> {
+    let mut reading = Reading { parameters, errors: BTreeMap::new() };
+    let limit = reading.one("limit", |text| {
+        let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
+        limit.ok_or("The limit must be an integer between 1 and 1000.")
+    });
+    let cursor = reading.one("cursor", |text| read_cursor(text).ok_or("The cursor is not valid."));
+    let outcome = reading.one("state", |text| {
+        Outcome::parse(text)
+            .ok_or("The state must be one of allocated, insufficient_balance, payouts_disabled and voided.")
+    });
+    let email = reading.one("email", check_address);
+    let reference = reading.one("reference", |text| match Reference::parse(text) {
+        Ok(Some(reference)) => Ok(reference),
+        Ok(None) | Err(_) => Err("The reference must be 1 to 255 characters without control characters."),
+    });
+    let from = reading.one("from", |text| read_moment(text).ok_or("The from must be a time by RFC 3339."));
+    let to = reading.one("to", |text| read_moment(text).ok_or("The to must be a time by RFC 3339."));
+    if !reading.errors.is_empty() {
+        return Err(reading.errors);
+    }
+    let end = [to, cursor].into_iter().flatten().min();
+    let filter = Filter {
+        outcome,
+        email,
+        reference,
+        first: from.unwrap_or(RequestId::from_u128(0)),
+        end: end.unwrap_or(RequestId::from_u128(u128::MAX)),
+    };
+    Ok(Ask { filter, limit: limit.unwrap_or(USUAL_LIMIT) })
+}
+
+struct Reading<'a> {
+    parameters: &'a [(String, String)],
+    errors: BTreeMap<&'static str, [&'static str; 1]>,
+}
+
+impl Reading<'_> {
+    /// The value of a parameter. One that is there twice is refused: to ignore it would show more than was asked for.
+    fn one<T>(&mut self, name: &'static str, read: impl FnOnce(&str) -> Result<T, &'static str>) -> Option<T> {
+        let mut values = self.parameters.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
+        let value = values.next()?;
+        let read = if values.next().is_some() { Err("Each parameter may be given once.") } else { read(value) };
+        read.map_err(|message| self.errors.insert(name, [message])).ok()
+    }
+}
+
+/// A cursor is the id that the page before it ended with.
+fn write_cursor(id: RequestId) -> String {
+    format!("{:032x}", id.as_u128())
+}
+
+fn read_cursor(text: &str) -> Option<RequestId> {
+    let is_ours = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_ours.then(|| u128::from_str_radix(text, 16).ok())?.map(RequestId::from_u128)
+}
+
+fn read_moment(text: &str) -> Option<RequestId> {
+    let nanos = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp_nanos();
+    Some(first_minted_at(i64::try_from(nanos.div_euclid(1_000_000)).ok()?))
+}
+
+/// Whether CSV is among the media types that the caller accepts.
+pub fn wants_csv(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut kinds = accepted.flat_map(|value| value.split(',')).filter_map(|range| range.split(';').next());
+    kinds.any(|kind| kind.trim().eq_ignore_ascii_case("text/csv"))
+}
+
+/// One page.
+pub async fn page(intake: &Intake, headers: &HeaderMap, parameters: &[(String, String)]) -> Result<Answer, Failure> {
+    let business = business(intake, headers).await?;
+    let ask = match read_ask(parameters) {
+        Ok(ask) => ask,
+        Err(errors) => return Ok(problem::invalid_parameters(&errors)),
+    };
+    let page = read(intake, business, &ask.filter, ask.limit).await?;
+    let requests = page.requests.into_iter().map(|(id, decided)| show_decided(id, decided)).collect();
+    Ok(problem::found(&HistoryBody { requests, next_cursor: page.next.map(write_cursor) }))
+}
+
+/// All of it, page after page as the caller takes it.
+pub async fn all(
+    intake: Arc<Intake>,
+    headers: &HeaderMap,
+    parameters: &[(String, String)],
+) -> Result<Result<Response<Body>, Answer>, Failure> {
+    let business = business(&intake, headers).await?;
+    let ask = match read_ask(parameters) {
+        Ok(ask) => ask,
+        Err(errors) => return Ok(Err(problem::invalid_parameters(&errors))),
+    };
+    // The first page is read before the answer begins, so that a database that is away is still a 503.
+    let first = read(&intake, business, &ask.filter, MOST).await?;
+    Ok(Ok(problem::csv(lines(Export { intake, business, filter: ask.filter }, first))))
+}
+
+async fn read(intake: &Intake, business: BusinessId, filter: &Filter, limit: usize) -> Result<Page, Failure> {
+    intake.read(async |connection| read_page(connection, business, filter, limit).await).await
+}
+
+#[derive(Clone)]
+struct Export {
+    intake: Arc<Intake>,
+    business: BusinessId,
+    filter: Filter,
+}
+
+impl Export {
+    /// In a task of its own, as the caller may hang up in the middle of a statement.
+    async fn read_next(&self, end: RequestId) -> std::io::Result<Page> {
+        let (intake, business) = (Arc::clone(&self.intake), self.business);
+        let filter = Filter { end, ..self.filter.clone() };
+        let reading = self.intake.tracker.spawn(async move { read(&intake, business, &filter, MOST).await });
+        let page = reading.await.map_err(std::io::Error::other)?;
+        page.map_err(|_| std::io::Error::other("the rest of the history cannot be read"))
+    }
+}
+
+/// A piece for each page. Nothing is read before it is taken.
+fn lines(export: Export, first: Page) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    enum Next {
+        Page(Page),
+        Below(RequestId),
+        Nothing,
+    }
+    stream::try_unfold((Next::Page(first), CSV_HEADER.to_owned()), move |(next, mut text)| {
+        let export = export.clone();
+        async move {
+            let page = match next {
+                Next::Page(page) => page,
+                Next::Below(end) => export.read_next(end).await?,
+                Next::Nothing => return Ok(None),
+            };
+            page.requests.into_iter().for_each(|(id, decided)| show_decided(id, decided).write_csv(&mut text));
+            let next = page.next.map_or(Next::Nothing, Next::Below);
+            Ok(Some((Bytes::from(text), (next, String::new()))))
+        }
+    })
+}

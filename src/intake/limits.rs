@@ -1,0 +1,139 @@
+//! What one API key may ask for, so that no platform starves another: a rate, and a number in flight. Both are off unless
+//! they are set, and each intake counts for itself.
+
+use super::auth::KeyDigest;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// Everything that is saved up by keeping still is a second's worth.
+const BURST: Duration = Duration::from_secs(1);
+
+/// The bounds of each key; `None` is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bounds {
+    /// Allocations a second.
+    pub rate: Option<u32>,
+    /// Allocations between admission and decision.
+    pub in_flight: Option<u32>,
+}
+
+/// Counts for each key. Only keys that work come here, so there are never more than were issued.
+#[derive(Debug)]
+pub struct KeyLimits {
+    bounds: Bounds,
+    keys: Mutex<HashMap<KeyDigest, Count>>,
+}
+
+#[derive(Debug)]
+struct Count {
+    /// When all that was let through so far would have come at the bounded rate.
+    paid_until: Instant,
+    in_flight: Arc<Semaphore>,
+}
+
+impl KeyLimits {
+    pub fn new(bounds: Bounds) -> Self {
+        Self { bounds, keys: Mutex::default() }
+    }
+
+    /// Most allocations of one key that can be in flight at once, if that is bounded.
+    pub fn most_in_flight(&self) -> Option<usize> {
+        self.bounds.in_flight.map(|most| most as usize)
+    }
+
+    /// Counts so many allocations against the key's rate, or says how long to wait.
+    pub fn pass(&self, key: KeyDigest, allocations: usize) -> Result<(), Duration> {
+        let Some(rate) = self.bounds.rate else { return Ok(()) };
+        self.with(key, |count| pass(&mut count.paid_until, Instant::now(), rate, allocations))
+    }
+
+    /// A place in flight for one allocation of the key: `Ok(None)` if places are not counted, `Err` if all are taken.
+    pub fn enter(&self, key: KeyDigest) -> Result<Option<OwnedSemaphorePermit>, Full> {
+        if self.bounds.in_flight.is_none() {
+            return Ok(None);
+        }
+        let places = self.with(key, |count| Arc::clone(&count.in_flight));
+        places.try_acquire_owned().map(Some).map_err(|_| Full)
+    }
+
+    fn with<T>(&self, key: KeyDigest, work: impl FnOnce(&mut Count) -> T) -> T {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        work(keys.entry(key).or_insert_with(|| Count {
+            paid_until: Instant::now(),
+            in_flight: Arc::new(Semaphore::new(self.bounds.in_flight.unwrap_or_default() as usize)),
+        }))
+    }
+}
+
+/// As many allocations of the key are in flight as may be.
+#[derive(Debug)]
+pub struct Full;
+
+/// A list longer than a second's worth passes when a whole second is saved up, and is paid for afterwards; it would never
+/// pass otherwise.
+fn pass(paid_until: &mut Instant, now: Instant, rate: u32, allocations: usize) -> Result<(), Duration> {
+    let cost = |count: usize| BURST.mul_f64(count as f64 / f64::from(rate));
+    let from = now.max(*paid_until);
+    let at_once = cost(allocations.min(rate as usize));
+    match (from + at_once).checked_duration_since(now + BURST) {
+        Some(wait) if !wait.is_zero() => Err(wait),
+        _ => {
+            *paid_until = from + cost(allocations);
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_second_s_worth_passes_at_once_and_then_as_many_as_the_rate_allows() {
+        let now = Instant::now();
+        let mut paid = now;
+        for _ in 0..10 {
+            assert!(pass(&mut paid, now, 10, 1).is_ok());
+        }
+        let wait = pass(&mut paid, now, 10, 1).unwrap_err();
+        assert_eq!(wait.as_millis(), 100);
+        assert!(pass(&mut paid, now + wait, 10, 1).is_ok());
+        assert!(pass(&mut paid, now + wait, 10, 1).is_err());
+        // No more than a second's worth is ever saved up.
+        let later = now + 60 * SECOND;
+        assert_eq!((0..99).take_while(|_| pass(&mut paid, later, 10, 1).is_ok()).count(), 10);
+    }
+
+    #[test]
+    fn a_long_list_passes_when_a_second_is_saved_up_and_is_paid_for_afterwards() {
+        let now = Instant::now();
+        let mut paid = now;
+        assert!(pass(&mut paid, now, 10, 1).is_ok());
+        assert_eq!(pass(&mut paid, now, 10, 1_000).unwrap_err().as_millis(), 100, "one of the ten is used");
+        let then = now + SECOND;
+        assert!(pass(&mut paid, then, 10, 1_000).is_ok());
+        let wait = pass(&mut paid, then, 10, 1).unwrap_err();
+        assert_eq!(wait.as_millis(), 99_100);
+        assert!(pass(&mut paid, then + wait, 10, 1).is_ok());
+    }
+
+    #[test]
+    fn what_is_refused_costs_nothing_and_each_key_has_its_own() {
+        let limits = KeyLimits::new(Bounds { rate: Some(5), in_flight: Some(1) });
+        let (one, two) = ([1; 32], [2; 32]);
+        assert!(limits.pass(one, 5).is_ok());
+        for _ in 0..1_000 {
+            assert!(limits.pass(one, 5).is_err_and(|wait| wait <= SECOND));
+        }
+        assert!(limits.pass(two, 5).is_ok());
+        let held = limits.enter(one).unwrap();
+        assert!(held.is_some() && limits.enter(one).is_err() && limits.enter(two).is_ok());
+        drop(held);
+        assert!(limits.enter(one).is_ok());
+    }
+}

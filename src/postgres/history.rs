@@ -1,0 +1,222 @@
+//! The decided requests of a business, newest first, a page at a time.
+//!
+//! A request's id begins with the time at which it was made, so the order of the ids is the order in time, and a page is a
+//! range of the primary key. Each statement goes by one index; what else is asked for is looked at row by row. So that
+//! this is never more than [`SCAN`] rows, a page may end early: it then says where to go on, like a full one.
+
+use super::Error;
+use super::allocations::Decided;
+use crate::ledger::{BusinessId, Email, Outcome, Reference, RequestId, UserHash};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// Most rows that are looked at for one page: some 20 ms when they are in memory.
+pub const SCAN: i64 = 10_000;
+
+/// Which requests are wanted: all that have everything that is given.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    pub outcome: Option<Outcome>,
+    pub email: Option<Email>,
+    pub reference: Option<Reference>,
+    /// The lowest id that is wanted.
+    pub first: RequestId,
+    /// The lowest id that is not wanted any more.
+    pub end: RequestId,
+}
+
+/// Some decided requests, newest first.
+#[derive(Debug)]
+pub struct Page {
+    pub requests: Vec<(RequestId, Decided)>,
+    /// Where the next page ends, as [`Filter::end`]; `None` if nothing is left.
+    pub next: Option<RequestId>,
+}
+
+/// A row, as all of the statements give it.
+struct Row {
+    request_id: Uuid,
+    outcome: String,
+    email: Option<String>,
+    amount: Option<i64>,
+    reference: Option<String>,
+    decided_at: OffsetDateTime,
+    hash: Option<Vec<u8>>,
+    /// Whether it is wanted. One that is not ends the scan.
+    matches: bool,
+    /// How many rows were looked at, this one included.
+    seen: i64,
+}
+
+/// Reads the newest `limit` requests that are wanted, or fewer.
+pub async fn read_page(
+    connection: &mut PgConnection,
+    business: BusinessId,
+    filter: &Filter,
+    limit: usize,
+) -> Result<Page, Error> {
+    let most = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+    let refused = filter.outcome.filter(|&outcome| outcome != Outcome::Allocated);
+    let rows = match (&filter.reference, &filter.email, refused) {
+        (Some(reference), _, _) => find_by_reference(connection, business, filter, reference, most).await?,
+        (None, Some(email), _) => find_by_email(connection, business, filter, email, most).await?,
+        (None, None, Some(refused)) => find_refused(connection, business, filter, refused, most).await?,
+        (None, None, None) => find_by_time(connection, business, filter, most).await?,
+    };
+    to_page(rows, limit)
+}
+
+fn to_page(rows: Vec<Row>, limit: usize) -> Result<Page, Error> {
+    let end_of_scan = rows.last().filter(|row| row.seen == SCAN).map(|row| to_id(row.request_id));
+    let wanted = rows.iter().filter(|row| row.matches).count();
+    let requests = rows.into_iter().filter(|row| row.matches).take(limit).map(to_decided);
+    let requests = requests.collect::<Result<Vec<_>, _>>()?;
+    let next = if wanted > limit { requests.last().map(|(id, _)| *id) } else { end_of_scan };
+    Ok(Page { requests, next })
+}
+
+fn to_id(id: Uuid) -> RequestId {
+    RequestId::from_u128(id.as_u128())
+}
+
+fn to_decided(row: Row) -> Result<(RequestId, Decided), Error> {
+    let outcome = Outcome::parse(&row.outcome)
+        .ok_or_else(|| Error::Fatal("a stored outcome is not one of the closed list".to_owned()))?;
+    let hash = row.hash.and_then(|hash| hash.try_into().ok()).map(UserHash);
+    let Row { request_id, email, amount, reference, decided_at, .. } = row;
+    Ok((to_id(request_id), Decided { outcome, email, cents: amount, hash, reference, decided_at }))
+}
+
+/// By the primary key.
+async fn find_by_time(
+    connection: &mut PgConnection,
+    business: BusinessId,
+    filter: &Filter,
+    most: i64,
+) -> Result<Vec<Row>, Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"/* find_requests_by_time */
+        SELECT s.request_id, s.outcome, s.email, s.amount, s.reference, s.decided_at, u.hash AS "hash?",
+               s.matches AS "matches!", s.seen AS "seen!"
+        FROM (
+            SELECT a.*, $5::text IS NULL OR a.outcome = $5 AS matches,
+                   row_number() OVER (ORDER BY a.request_id DESC) AS seen
+            FROM allocations a
+            WHERE a.business_id = $1 AND a.request_id >= $2 AND a.request_id < $3
+            ORDER BY a.request_id DESC LIMIT $6
+        ) s LEFT JOIN payout_users u ON u.business_id = $1 AND u.email = s.email AND s.outcome = 'allocated'
+        WHERE s.matches OR s.seen = $6
+        ORDER BY s.request_id DESC LIMIT $4"#,
+        Uuid::from_u128(business.as_u128()),
+        Uuid::from_u128(filter.first.as_u128()),
+        Uuid::from_u128(filter.end.as_u128()),
+        most,
+        filter.outcome.map(Outcome::as_str),
+        SCAN
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// By the index of those that were not allocated.
+async fn find_refused(
+    connection: &mut PgConnection,
+    business: BusinessId,
+    filter: &Filter,
+    refused: Outcome,
+    most: i64,
+) -> Result<Vec<Row>, Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"/* find_refused_requests */
+        SELECT a.request_id, a.outcome, a.email, a.amount, a.reference, a.decided_at, NULL::bytea AS hash,
+               true AS "matches!", 0::bigint AS "seen!"
+        FROM allocations a
+        WHERE a.business_id = $1 AND a.request_id >= $2 AND a.request_id < $3
+          AND a.outcome = $5 AND a.outcome <> 'allocated'
+        ORDER BY a.request_id DESC LIMIT $4"#,
+        Uuid::from_u128(business.as_u128()),
+        Uuid::from_u128(filter.first.as_u128()),
+        Uuid::from_u128(filter.end.as_u128()),
+        most,
+        refused.as_str()
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// By the index of the addresses.
+async fn find_by_email(
+    connection: &mut PgConnection,
+    business: BusinessId,
+    filter: &Filter,
+    email: &Email,
+    most: i64,
+) -> Result<Vec<Row>, Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"/* find_requests_by_email */
+        SELECT s.request_id, s.outcome, s.email, s.amount, s.reference, s.decided_at, u.hash AS "hash?",
+               s.matches AS "matches!", s.seen AS "seen!"
+        FROM (
+            SELECT a.*, $5::text IS NULL OR a.outcome = $5 AS matches,
+                   row_number() OVER (ORDER BY a.request_id DESC) AS seen
+            FROM allocations a
+            WHERE a.business_id = $1 AND a.email = $7 AND a.request_id >= $2 AND a.request_id < $3
+            ORDER BY a.request_id DESC LIMIT $6
+        ) s LEFT JOIN payout_users u ON u.business_id = $1 AND u.email = s.email AND s.outcome = 'allocated'
+        WHERE s.matches OR s.seen = $6
+        ORDER BY s.request_id DESC LIMIT $4"#,
+        Uuid::from_u128(business.as_u128()),
+        Uuid::from_u128(filter.first.as_u128()),
+        Uuid::from_u128(filter.end.as_u128()),
+        most,
+        filter.outcome.map(Outcome::as_str),
+        SCAN,
+        email.as_str()
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}
+
+/// By the index of the references.
+async fn find_by_reference(
+    connection: &mut PgConnection,
+    business: BusinessId,
+    filter: &Filter,
+    reference: &Reference,
+    most: i64,
+) -> Result<Vec<Row>, Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"/* find_requests_by_reference */
+        SELECT s.request_id, s.outcome, s.email, s.amount, s.reference, s.decided_at, u.hash AS "hash?",
+               s.matches AS "matches!", s.seen AS "seen!"
+        FROM (
+            SELECT a.*, ($5::text IS NULL OR a.outcome = $5) AND ($7::text IS NULL OR a.email IS NOT DISTINCT FROM $7)
+                        AS matches,
+                   row_number() OVER (ORDER BY a.request_id DESC) AS seen
+            FROM allocations a
+            WHERE a.business_id = $1 AND a.reference = $8 AND a.request_id >= $2 AND a.request_id < $3
+            ORDER BY a.request_id DESC LIMIT $6
+        ) s LEFT JOIN payout_users u ON u.business_id = $1 AND u.email = s.email AND s.outcome = 'allocated'
+        WHERE s.matches OR s.seen = $6
+        ORDER BY s.request_id DESC LIMIT $4"#,
+        Uuid::from_u128(business.as_u128()),
+        Uuid::from_u128(filter.first.as_u128()),
+        Uuid::from_u128(filter.end.as_u128()),
+        most,
+        filter.outcome.map(Outcome::as_str),
+        SCAN,
+        filter.email.as_ref().map(Email::as_str),
+        reference.as_str()
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows)
+}

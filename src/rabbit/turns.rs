@@ -1,0 +1,84 @@
+//! What waits to be published, owner by owner in turn. Who sends a flood then waits behind the own flood, and not the
+//! others with it.
+
+use std::collections::{HashMap, VecDeque};
+
+/// Waiting items. Those of one owner stay in order.
+#[derive(Debug)]
+pub struct Turns<T> {
+    waiting: HashMap<u128, VecDeque<T>>,
+    /// The owners with something waiting, whose turn is next in front.
+    next: VecDeque<u128>,
+}
+
+impl<T> Turns<T> {
+    pub fn new() -> Self {
+        Self { waiting: HashMap::new(), next: VecDeque::new() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.next.is_empty()
+    }
+
+    pub fn push(&mut self, owner: u128, item: T) {
+        let own = self.waiting.entry(owner).or_default();
+        if own.is_empty() {
+            self.next.push_back(owner);
+        }
+        own.push_back(item);
+    }
+
+    /// Takes up to so many into `taken`: one of each owner in turn, again and again.
+    pub fn take(&mut self, most: usize, taken: &mut Vec<T>) {
+        while taken.len() < most
+            && let Some(owner) = self.next.pop_front()
+            && let Some(own) = self.waiting.get_mut(&owner)
+        {
+            taken.extend(own.pop_front());
+            if own.is_empty() {
+                self.waiting.remove(&owner);
+            } else {
+                self.next.push_back(owner);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(turns: &mut Turns<u32>, most: usize) -> Vec<u32> {
+        let mut taken = vec![];
+        turns.take(most, &mut taken);
+        taken
+    }
+
+    #[test]
+    fn a_flood_of_one_owner_delays_the_others_by_one_item_each() {
+        let mut turns = Turns::new();
+        (0..100).for_each(|item| turns.push(1, item));
+        turns.push(2, 1_000);
+        turns.push(2, 1_001);
+        turns.push(3, 2_000);
+        assert_eq!(taken(&mut turns, 5), [0, 1_000, 2_000, 1, 1_001]);
+        turns.push(3, 2_001);
+        assert_eq!(taken(&mut turns, 3), [2, 2_001, 3]);
+    }
+
+    #[test]
+    fn all_that_was_put_in_comes_out_once_and_in_order_for_each_owner() {
+        let mut turns = Turns::new();
+        let mut left: Vec<(u128, u32)> = (0..1_000).map(|item| (u128::from(item * item % 7), item)).collect();
+        left.iter().for_each(|&(owner, item)| turns.push(owner, item));
+        let mut seen = HashMap::<u32, u32>::new();
+        while !turns.is_empty() {
+            for item in taken(&mut turns, 64) {
+                let owner = item * item % 7;
+                assert!(seen.insert(owner, item).is_none_or(|before| before < item));
+                left.retain(|&(_, other)| other != item);
+            }
+        }
+        assert!(left.is_empty() && turns.waiting.is_empty());
+    }
+}

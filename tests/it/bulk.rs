@@ -1,0 +1,319 @@
+//! Lists of allocations in one call, and references.
+
+use crate::harness::http::{Answer, Client};
+use crate::harness::process::Process;
+use crate::harness::{App, Business, eventually};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+async fn serving(payout_balance: i64) -> (App, Process, Business, Client) {
+    let app = App::new().await;
+    let business = app.create_business(payout_balance);
+    let process = app.start("serve").await;
+    let client = app.client(&process, &business);
+    (app, process, business, client)
+}
+
+/// Status, debited, and what is said, of each result.
+fn told(answer: &Answer) -> Vec<(u64, String, String)> {
+    let shown = answer.json();
+    let results = shown["results"].as_array().unwrap_or_else(|| panic!("no results: {answer:?}"));
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    results
+        .iter()
+        .map(|result| {
+            let said = if result["errors"].is_object() { result["errors"].to_string() } else { text(&result["error"]) };
+            (result["status"].as_u64().expect("a status"), text(&result["debited"]), said)
+        })
+        .collect()
+}
+
+fn assert_outer(answer: &Answer, status: u16, debited: &str) {
+    assert_eq!((answer.status, answer.header("earmark-debited")), (status, Some(debited)), "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    assert!(uuid::Uuid::parse_str(&answer.request_id()).is_ok());
+}
+
+#[tokio::test]
+async fn each_item_of_a_list_is_decided_as_if_it_were_posted_alone() {
+    let (app, process, _, client) = serving(1_000).await;
+    let answer = client
+        .create_all(&json!([
+            {"email": " Ann@example.com", "amount": 600, "reference": "Invoice 1"},
+            {"email": "nope", "amount": 0, "reference": 7},
+            [],
+            {"email": "bob@example.com", "amount": 1_001},
+            {"email": "ann@example.com", "amount": 400, "note": "ignored"},
+        ]))
+        .await;
+    assert_outer(&answer, 200, "partial");
+    let errors = json!({
+        "email": ["The email must be a valid email address."],
+        "amount": ["The amount must be at least 1."],
+        "reference": ["The reference must be a string."],
+    });
+    let no = || "no".to_owned();
+    let told = told(&answer);
+    assert_eq!(told[0], (200, "yes".to_owned(), String::new()));
+    assert_eq!(told[1], (400, no(), errors.to_string()));
+    assert_eq!(told[2], (400, no(), "The allocation must be a JSON object.".to_owned()));
+    assert_eq!(told[3], (400, no(), "Insufficient payout balance".to_owned()));
+    assert_eq!((told[4].0, told.len()), (200, 5));
+    let results = answer.json()["results"].clone();
+    assert_eq!(results[0]["hash"], client.get("/payout/user?email=ann@example.com").await.json()["hash"]);
+    assert!(results[1].get("request_id").is_none(), "it never became a request: {results}");
+    let looked_up =
+        client.get(&format!("/payout/requests/{}", results[0]["request_id"].as_str().expect("an id"))).await;
+    assert_eq!(
+        (&looked_up.json()["state"], &looked_up.json()["reference"]),
+        (&json!("allocated"), &json!("Invoice 1"))
+    );
+    let refused = client.get(&format!("/payout/requests/{}", results[3]["request_id"].as_str().expect("an id"))).await;
+    assert_eq!((&refused.json()["state"], refused.json().get("reference")), (&json!("insufficient_balance"), None));
+    assert_eq!((client.payout_balance().await, client.user_balance("ann@example.com").await), (0, 1_000));
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn a_repeat_under_the_same_key_finishes_what_is_missing_and_repeats_nothing() {
+    let (app, process, business, client) = serving(150).await;
+    let list = json!([
+        {"email": "ann@example.com", "amount": 100},
+        {"email": "bob@example.com", "amount": 10_000},
+        {"email": "ann@example.com", "amount": 50},
+    ]);
+    let first = client.create_all_with_key("friday", &list).await;
+    assert_outer(&first, 200, "partial");
+    assert_eq!(told(&first).iter().map(|item| item.0).collect::<Vec<_>>(), [200, 400, 200]);
+    app.run(&["business", "fund", &business.id, "--amount", "20000"]).expect_success();
+    let again = client.create_all_with_key("friday", &list).await;
+    assert_outer(&again, 200, "yes");
+    assert_eq!(told(&again).iter().map(|item| item.0).collect::<Vec<_>>(), [200, 200, 200]);
+    let (before, after) = (first.json()["results"].clone(), again.json()["results"].clone());
+    for place in [0, 2] {
+        assert_eq!(after[place]["replayed"], json!(true));
+        assert_eq!(after[place]["request_id"], before[place]["request_id"], "the request that was allocated");
+    }
+    assert_eq!(after[1].get("replayed"), None);
+    // Another list under the key: what changed is refused, what is the same is told again.
+    let mut other = list.clone();
+    other[0]["amount"] = json!(101);
+    other[1]["reference"] = json!("named later");
+    assert_eq!(
+        told(&client.create_all_with_key("friday", &other).await).iter().map(|item| item.0).collect::<Vec<_>>(),
+        [422, 200, 200],
+        "an Idempotency-Key stands for an address and an amount; the reference is not compared"
+    );
+    // The keys of the items are nobody else's.
+    assert_eq!(client.create_with_key("friday", "eve@example.com", 7).await.status, 200);
+    assert_eq!(client.create_with_key("friday 0", "eve@example.com", 7).await.status, 400);
+    let found = client.get("/payout/requests?idempotency_key=friday%201").await.json();
+    assert_eq!(found["request_id"], after[1]["request_id"]);
+    let balances = ["ann", "bob", "eve"].map(|name| format!("{name}@example.com"));
+    let mut seen = vec![];
+    for email in &balances {
+        seen.push(client.user_balance(email).await);
+    }
+    assert_eq!(seen, [150, 10_000, 7]);
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn a_list_is_an_array_of_one_to_a_thousand_items_in_at_most_a_mebibyte() {
+    let (app, process, _, client) = serving(1_000_000).await;
+    let items = |count: usize| Value::from(vec![json!({"email": "ann@example.com", "amount": 3}); count]);
+    let answer = client.create_all(&items(1_000)).await;
+    assert_outer(&answer, 200, "yes");
+    let ids: BTreeSet<String> = answer.json()["results"]
+        .as_array()
+        .expect("results")
+        .iter()
+        .map(|item| item["request_id"].to_string())
+        .collect();
+    assert_eq!((ids.len(), client.user_balance("ann@example.com").await), (1_000, 3_000));
+    for (list, message) in [
+        (items(1_001), "The allocations must not have more than 1000 items."),
+        (items(0), "The allocations field is required."),
+        (Value::Null, "The allocations field is required."),
+        (json!("x"), "The allocations must be an array."),
+    ] {
+        let answer = client.create_all(&list).await;
+        assert_outer(&answer, 400, "no");
+        assert_eq!(answer.json(), json!({"allocations": [message]}));
+    }
+    let padded =
+        client.create_all(&json!([{"email": "ann@example.com", "amount": 3, "note": "x".repeat(1 << 20)}])).await;
+    assert_outer(&padded, 413, "no");
+    let broken = Client::send(client.bulk_request(&items(1)).body("{\"allocations\":[")).await.expect("an answer");
+    assert_outer(&broken, 400, "no");
+    assert_eq!(broken.json(), json!({"error": "The request body must be a JSON object."}));
+    assert_outer(&Client::send(client.bulk_request(&items(1)).bearer_auth("x")).await.expect("an answer"), 401, "no");
+    let bad_key = client.bulk_request(&items(1)).header("Idempotency-Key", "a b");
+    assert_outer(&Client::send(bad_key).await.expect("an answer"), 400, "no");
+    assert_eq!(client.user_balance("ann@example.com").await, 3_000);
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn a_list_longer_than_what_may_be_in_flight_goes_through_in_one_call() {
+    let app = App::new().await;
+    let business = app.create_business(1_000_000);
+    let process = app.start_with("serve", &[("EARMARK_MAX_IN_FLIGHT", "8")]).await;
+    let client = app.client(&process, &business);
+    let list = (0..100).map(|user| json!({"email": format!("user{user}@example.com"), "amount": 7}));
+    let answer = client.create_all(&list.collect()).await;
+    assert_outer(&answer, 200, "yes");
+    assert_eq!(client.payout_balance().await, 1_000_000 - 700);
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn an_item_for_which_there_is_no_room_is_a_503_of_that_item() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let intake = app.start_with("intake", &[("EARMARK_MAX_IN_FLIGHT", "1")]).await;
+    let client = app.client(&intake, &business);
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.create("ann@example.com", 1).await }
+    });
+    app.until_queue_holds(&app.work_queue(), 1).await;
+    let good = json!({"email": "bob@example.com", "amount": 1});
+    let answer = client.create_all(&json!([{"email": "x", "amount": 1}, good])).await;
+    assert_outer(&answer, 200, "no");
+    let message = "Service temporarily unavailable. No funds were debited by this request.".to_owned();
+    assert_eq!(told(&answer)[1], (503, "no".to_owned(), message));
+    let refused = client.create_all(&json!([good, good])).await;
+    assert_outer(&refused, 503, "no");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let worker = app.start("worker").await;
+    assert_eq!(waiting.await.expect("joined").status, 200);
+    assert_outer(&client.create_all(&json!([good, good])).await, 200, "yes");
+    app.finish([intake, worker]).await;
+}
+
+#[tokio::test]
+async fn a_list_of_which_nothing_was_published_is_a_503() {
+    let (app, process, _, client) = serving(1_000).await;
+    app.delete_queue(&app.work_queue()).await;
+    process.signal("TERM");
+    process.until_logged("intake drains").await;
+    let answer =
+        client.create_all(&json!([{"email": "ann@example.com", "amount": 1}, {"email": "b@b.co", "amount": 1}])).await;
+    assert_outer(&answer, 503, "no");
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    let message = "Service temporarily unavailable. No funds were debited by this request.";
+    assert_eq!(answer.json(), json!({"error": message}));
+    drop(process);
+    assert_eq!(app.count("allocated").await, 0);
+    app.discard().await;
+}
+
+#[tokio::test]
+async fn items_that_nobody_decided_in_time_are_voided_one_by_one_and_the_call_says_so() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    // No worker.
+    let intake = app.start_with("intake", &[("EARMARK_REPLY_TIMEOUT", "300ms")]).await;
+    let client = app.client(&intake, &business);
+    let answer =
+        client.create_all(&json!([{"email": "ann@example.com", "amount": 1}, {"email": "x", "amount": 1}])).await;
+    assert_outer(&answer, 200, "no");
+    let told = told(&answer);
+    let voided = "An unexpected error occurred. No funds were debited.".to_owned();
+    assert_eq!(told[0], (500, "no".to_owned(), voided));
+    assert_eq!(told[1].0, 400);
+    let worker = app.start("worker").await;
+    eventually("the queue is empty", async || app.ready_messages(&app.work_queue()).await == 0).await;
+    assert_eq!((client.payout_balance().await, app.count("voided").await), (1_000, 1));
+    app.finish([intake, worker]).await;
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_of_one_item_is_a_504_of_the_whole_with_all_results() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    // No worker, and a row lock of ours keeps the void from being written in time.
+    let settings =
+        [("EARMARK_REPLY_TIMEOUT", "300ms"), ("EARMARK_RESOLVE_TIMEOUT", "600ms"), ("EARMARK_SETTLE_TIMEOUT", "500ms")];
+    let intake = app.start_with("intake", &settings).await;
+    let client = app.client(&intake, &business);
+    let mut database = app.database().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE allocations IN SHARE MODE").execute(&mut database).await.expect("locked");
+    let answer =
+        client.create_all(&json!([{"email": "ann@example.com", "amount": 1}, {"email": "x", "amount": 1}])).await;
+    assert_outer(&answer, 504, "unknown");
+    let told = told(&answer);
+    assert_eq!(told[0], (504, "unknown".to_owned(), "The outcome is not known yet.".to_owned()));
+    assert_eq!((told[1].0, told[1].1.as_str()), (400, "no"));
+    sqlx::raw_sql("ROLLBACK").execute(&mut database).await.expect("unlocked");
+    let id = answer.json()["results"][0]["request_id"].as_str().expect("an id").to_owned();
+    eventually("the look-up is final", async || {
+        client.get(&format!("/payout/requests/{id}")).await.json()["state"] == "voided"
+    })
+    .await;
+    let worker = app.start("worker").await;
+    eventually("the queue is empty", async || app.ready_messages(&app.work_queue()).await == 0).await;
+    app.finish([intake, worker]).await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_cancels_no_item() {
+    let app = App::new().await;
+    let business = app.create_business(100_000);
+    let intake = app.start("intake").await;
+    let client = app.client(&intake, &business);
+    let list = Value::from(vec![json!({"email": "ann@example.com", "amount": 10}); 50]);
+    let calling = tokio::spawn({
+        let client = client.clone();
+        async move { client.create_all(&list).await }
+    });
+    eventually("all are published", async || app.ready_messages(&app.work_queue()).await > 0).await;
+    calling.abort();
+    let worker = app.start("worker").await;
+    eventually("all are allocated", async || client.user_balance("ann@example.com").await == 500).await;
+    app.finish([intake, worker]).await;
+}
+
+#[tokio::test]
+async fn a_reference_is_kept_with_whatever_was_decided() {
+    let (app, process, business, client) = serving(100).await;
+    let post = async |reference: Value, amount: i64| {
+        let body = json!({"email": "ann@example.com", "amount": amount, "reference": reference});
+        Client::send(client.create_request("", 0).json(&body)).await.expect("an answer")
+    };
+    let state = async |answer: Answer| {
+        let shown = client.get(&format!("/payout/requests/{}", answer.request_id())).await.json();
+        (shown["state"].as_str().expect("a state").to_owned(), shown.get("reference").cloned())
+    };
+    let seven = || Some(json!("Rechnung „7“, Käse"));
+    assert_eq!(state(post(json!("  Rechnung „7“, Käse "), 10).await).await, ("allocated".to_owned(), seven()));
+    assert_eq!(
+        state(post(json!("Rechnung „7“, Käse"), 1_000).await).await,
+        ("insufficient_balance".to_owned(), seven())
+    );
+    assert_eq!(state(post(Value::Null, 1).await).await, ("allocated".to_owned(), None));
+    assert_eq!(state(post(json!(" "), 1).await).await, ("allocated".to_owned(), None));
+    app.run(&["business", "disable-payouts", &business.id]).expect_success();
+    assert_eq!(state(post(json!("x"), 10).await).await, ("payouts_disabled".to_owned(), Some(json!("x"))));
+    for (reference, message) in [
+        (json!(7), "The reference must be a string."),
+        (json!("x".repeat(256)), "The reference must not be greater than 255 characters."),
+        (json!("a\u{0}b"), "The reference must not contain control characters."),
+    ] {
+        let answer = post(reference, 10).await;
+        assert_eq!((answer.status, answer.json()), (400, json!({"reference": [message]})));
+    }
+    process.terminate().await;
+    // A void has it too.
+    let intake = app.start_with("intake", &[("EARMARK_REPLY_TIMEOUT", "200ms")]).await;
+    let body = json!({"email": "ann@example.com", "amount": 5, "reference": "late"});
+    let client = client.at(intake.url());
+    let answer = Client::send(client.create_request("", 0).json(&body)).await.expect("an answer");
+    assert_eq!(answer.status, 500);
+    let shown = client.get(&format!("/payout/requests/{}", answer.request_id())).await.json();
+    assert_eq!((&shown["state"], &shown["reference"]), (&json!("voided"), &json!("late")));
+    let worker = app.start("worker").await;
+    eventually("the queue is empty", async || app.ready_messages(&app.work_queue()).await == 0).await;
+    app.finish([intake, worker]).await;
+}
