@@ -8,6 +8,7 @@ mod contract;
 mod deploy;
 mod faults;
 mod harness;
+mod health;
 mod history;
 mod house;
 mod letters;
