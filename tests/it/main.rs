@@ -14,6 +14,7 @@ mod house;
 mod letters;
 mod limits;
 mod metrics;
+mod observability;
 mod outages;
 mod pause;
 mod send;
