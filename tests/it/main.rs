@@ -13,6 +13,7 @@ mod history;
 mod house;
 mod letters;
 mod limits;
+mod manifests;
 mod metrics;
 mod observability;
 mod outages;
