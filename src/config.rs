@@ -94,7 +94,7 @@ pub struct Process {
     /// workers before the intakes
     #[arg(long, env = "EARMARK_PARTITIONS", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub partitions: u16,
-    /// Where /livez and /readyz are served: address:port. Without it there is no side listener
+    /// Where /livez, /readyz and /metrics are served: address:port. Without it there is no side listener
     #[arg(long, env = "EARMARK_OPS_LISTEN")]
     pub ops_listen: Option<SocketAddr>,
     /// How long a request waits for its outcome before it is resolved in the database. Also its deadline: a worker voids

@@ -305,6 +305,8 @@ pub struct Metrics {
     pub batch_splits: IntCounter,
     pub redeliveries: IntCounter,
     pub dead_letters: Counters<Cause>,
+    /// Dead letters of the deployment that nobody has replayed or dropped.
+    pub dead_letters_open: IntGauge,
     pub postgres_connects: IntCounter,
     pub pool_wait: Histogram,
     pub rabbitmq_connects: Counters<Role>,
@@ -367,6 +369,10 @@ impl Metrics {
             ),
             redeliveries: make.counter("earmark_redeliveries_total", "Messages that came to a worker once more."),
             dead_letters: make.counters("earmark_dead_letters_total", "Dead letters stored, by the reason."),
+            dead_letters_open: make.register(IntGauge::new(
+                "earmark_dead_letters_open",
+                "Dead letters of the whole deployment that wait for a person.",
+            )),
             postgres_connects: make.counter("earmark_postgres_connects_total", "Connections opened to Postgres."),
             pool_wait: make.seconds(
                 "earmark_pool_wait_seconds",
@@ -400,8 +406,8 @@ impl Metrics {
     }
 
     /// Registers something that is not recorded where it happens, but read when somebody asks.
-    pub fn register(&self, collector: Box<dyn Collector>) {
-        self.registry.register(collector).expect("a metric of a new name");
+    pub fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        register(&self.registry, made)
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.
@@ -418,6 +424,12 @@ const REQUEST_SECONDS: [f64; 22] = [
 /// Upper bounds in seconds for work on the database: from a statement without load to the settle timeout.
 const SETTLE_SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0];
 
+fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let made = made.expect("a metric is named as it should be");
+    registry.register(Box::new(made.clone())).expect("a metric of a new name");
+    made
+}
+
 /// Makes metrics, and registers them.
 struct Maker {
     registry: Registry,
@@ -425,9 +437,7 @@ struct Maker {
 
 impl Maker {
     fn register<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
-        let made = made.expect("a metric is named as it should be");
-        self.registry.register(Box::new(made.clone())).expect("a metric of a new name");
-        made
+        register(&self.registry, made)
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {

@@ -77,7 +77,7 @@ async fn run(
         tokio::spawn(ops::serve(listener, Arc::clone(&describe), stopped.clone()));
     }
     let Some(all_queues) = wait_for_ledger(&process, &postgres, &stop).await? else { return Ok(()) };
-    tokio::spawn(depths.watch(process.broker()?, all_queues.clone(), stopped.clone()));
+    let watching = tokio::spawn(depths.watch(process.broker()?, all_queues.clone(), stopped.clone()));
     let present =
         tokio::spawn(ops::presence::keep(postgres.clone(), describe::presence(kind), describe, stopped.clone()));
     let listener = match &intake {
@@ -98,7 +98,7 @@ async fn run(
         }
     }
     stopped.cancel();
-    present.await?;
+    let _ = tokio::join!(present, watching);
     Ok(())
 }
 

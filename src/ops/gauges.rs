@@ -3,7 +3,7 @@
 
 use super::state::State;
 use crate::metrics::METRICS;
-use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 static GAUGES: LazyLock<Mutex<Gauges>> = LazyLock::new(|| Mutex::new(Gauges::new()));
@@ -15,7 +15,8 @@ struct Gauges {
     in_flight: IntGauge,
     oldest: Gauge,
     consuming: IntGauge,
-    messages: GaugeVec,
+    paused: IntGauge,
+    messages: IntGaugeVec,
     consumers: IntGaugeVec,
 }
 
@@ -29,39 +30,30 @@ pub fn text(state: &State) -> String {
 
 impl Gauges {
     fn new() -> Self {
-        let int = |name: &str, help: &str| IntGauge::new(name, help).expect("a name");
-        let ints =
-            |name: &str, help: &str, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels).expect("a name");
+        let one = |name: &str, help: &str| METRICS.register(IntGauge::new(name, help));
+        let some =
+            |name: &str, help: &str, labels: &[&str]| METRICS.register(IntGaugeVec::new(Opts::new(name, help), labels));
         let oldest =
             "Age of the oldest request that is not decided yet, as far as this process knows; 0 if there is none.";
         let messages = "Messages in a queue: ready, as the broker says, and unacknowledged, as held by this process.";
-        let gauges = Self {
-            ready: int("earmark_ready", "1 if the process can work, as /readyz says."),
-            connected: ints("earmark_connected", "1 if this part of the process has its connections.", &["role", "to"]),
-            blocked: int(
+        Self {
+            ready: one("earmark_ready", "1 if the process can work, as /readyz says."),
+            connected: some("earmark_connected", "1 if this part of the process has its connections.", &["role", "to"]),
+            blocked: one(
                 "earmark_rabbitmq_blocked",
                 "1 while the broker accepts no messages (a memory or disk alarm).",
             ),
-            in_flight: int("earmark_requests_in_flight", "Requests between admission and decision."),
-            oldest: Gauge::new("earmark_oldest_request_age_seconds", oldest).expect("a name"),
-            consuming: int("earmark_consuming", "1 while this process has its consumers, or stands by."),
-            messages: GaugeVec::new(Opts::new("earmark_queue_messages", messages), &["queue", "state"])
-                .expect("a name"),
-            consumers: ints(
+            in_flight: one("earmark_requests_in_flight", "Requests between admission and decision."),
+            oldest: METRICS.register(Gauge::new("earmark_oldest_request_age_seconds", oldest)),
+            consuming: one("earmark_consuming", "1 while this process has its consumers, or stands by."),
+            paused: one("earmark_paused", "1 while a person has paused the workers, and this process has one."),
+            messages: some("earmark_queue_messages", messages, &["queue", "state"]),
+            consumers: some(
                 "earmark_queue_consumers",
                 "Consumers of a queue, those that stand by among them.",
                 &["queue"],
             ),
-        };
-        METRICS.register(Box::new(gauges.ready.clone()));
-        METRICS.register(Box::new(gauges.connected.clone()));
-        METRICS.register(Box::new(gauges.blocked.clone()));
-        METRICS.register(Box::new(gauges.in_flight.clone()));
-        METRICS.register(Box::new(gauges.oldest.clone()));
-        METRICS.register(Box::new(gauges.consuming.clone()));
-        METRICS.register(Box::new(gauges.messages.clone()));
-        METRICS.register(Box::new(gauges.consumers.clone()));
-        gauges
+        }
     }
 
     fn set(&self, state: &State) {
@@ -75,6 +67,7 @@ impl Gauges {
         }
         if let Some(worker) = &state.worker {
             self.consuming.set(i64::from(worker.consuming));
+            self.paused.set(i64::from(worker.paused));
         }
     }
 
@@ -95,11 +88,13 @@ impl Gauges {
         self.messages.reset();
         self.consumers.reset();
         for queue in &state.queues {
-            self.messages.with_label_values(&[queue.name.as_str(), "ready"]).set(f64::from(queue.ready));
+            self.messages.with_label_values(&[queue.name.as_str(), "ready"]).set(i64::from(queue.ready));
             self.consumers.with_label_values(&[queue.name.as_str()]).set(i64::from(queue.consumers));
         }
         for (queue, count) in state.worker.iter().flat_map(|worker| &worker.unacknowledged) {
-            self.messages.with_label_values(&[queue.as_str(), "unacknowledged"]).set(*count as f64);
+            self.messages
+                .with_label_values(&[queue.as_str(), "unacknowledged"])
+                .set(i64::try_from(*count).unwrap_or(i64::MAX));
         }
     }
 }

@@ -1,12 +1,16 @@
-//! The process says every second that it is there and how it is, in a row that every console and command can read.
+//! The process says every second that it is there and how it is, in a row that every console and command can read. On
+//! the way it looks how many dead letters wait for a person.
 
 use super::state::Describe;
+use crate::metrics::METRICS;
 use crate::postgres::processes::{self, Presence};
-use crate::postgres::{Error, Postgres, Session};
+use crate::postgres::{Error, PgConnection, Postgres, Session, dead_letters};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// So many rounds between two looks at the dead letters.
+const ROUNDS_BETWEEN_COUNTS: u64 = 5;
 /// So many rounds between two looks for processes that nobody has heard of for a day.
 const ROUNDS_BETWEEN_REMOVALS: u64 = 3600;
 
@@ -32,7 +36,16 @@ async fn write(session: &mut Session, presence: &Presence, describe: &Describe, 
     let state = serde_json::to_string(&describe()).unwrap_or_default();
     let writing = async |connection: &mut _| {
         processes::write_presence(connection, presence, &state).await?;
+        if round.is_multiple_of(ROUNDS_BETWEEN_COUNTS) {
+            count_letters(connection).await?;
+        }
         if round.is_multiple_of(ROUNDS_BETWEEN_REMOVALS) { processes::remove_unseen(connection).await } else { Ok(()) }
     };
     session.run(writing).await
+}
+
+async fn count_letters(connection: &mut PgConnection) -> Result<(), Error> {
+    let open = dead_letters::count_open(connection).await?;
+    METRICS.dead_letters_open.set(open.iter().map(|(_, count)| count).sum());
+    Ok(())
 }

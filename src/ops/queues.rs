@@ -1,7 +1,7 @@
 //! The depth of the deployment's queues, asked for every second.
 
 use super::state::Queue;
-use crate::rabbit::depth::Gauge;
+use crate::rabbit::depth::{Depth, Gauge};
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{Broker, Error};
 use crate::retry::Backoff;
@@ -31,34 +31,35 @@ impl Depths {
         queues.push(topology.dead_letter_queue());
         let mut backoff = Backoff::for_connections();
         while !stop.is_cancelled() {
-            let watching = self.watch_once(&broker, &queues, &mut backoff);
-            let ended = tokio::select! { ended = watching => ended, () = stop.cancelled() => return };
-            self.set(vec![]);
-            if let Err(error) = ended {
+            if let Err(error) = self.watch_once(&broker, &queues, &mut backoff, &stop).await {
                 tracing::debug!(%error, "the depth of the queues is not known");
             }
+            self.set(vec![]);
             tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }
         }
     }
 
-    async fn watch_once(&self, broker: &Broker, queues: &[String], backoff: &mut Backoff) -> Result<(), Error> {
+    async fn watch_once(
+        &self,
+        broker: &Broker,
+        queues: &[String],
+        backoff: &mut Backoff,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
         let gauge = Gauge::open(broker).await?;
-        loop {
-            let depths = match gauge.read(queues).await {
-                Ok(depths) => depths,
-                Err(error) => {
-                    gauge.close().await;
-                    return Err(error);
-                }
-            };
-            backoff.reset();
-            let shown = depths.into_iter().map(|depth| Queue {
-                name: depth.queue,
-                ready: depth.ready,
-                consumers: depth.consumers,
-            });
-            self.set(shown.collect());
-            tokio::time::sleep(INTERVAL).await;
-        }
+        let watching = async {
+            loop {
+                self.set(gauge.read(queues).await?.into_iter().map(shown).collect());
+                backoff.reset();
+                tokio::time::sleep(INTERVAL).await;
+            }
+        };
+        let ended = tokio::select! { ended = watching => ended, () = stop.cancelled() => Ok(()) };
+        gauge.close().await;
+        ended
     }
+}
+
+fn shown(depth: Depth) -> Queue {
+    Queue { name: depth.queue, ready: depth.ready, consumers: depth.consumers }
 }

@@ -59,7 +59,8 @@ fn list(json: &str) -> Vec<String> {
 /// The arguments of every call of the program: commands and health checks.
 fn calls() -> Vec<Vec<String>> {
     let settings = compose();
-    let mut calls: Vec<Vec<String>> = values(&settings, ".command").into_iter().map(list).collect();
+    let own = |(path, _): &&(String, String)| path.ends_with(".command") && !path.contains(".prometheus.");
+    let mut calls: Vec<Vec<String>> = settings.iter().filter(own).map(|(_, command)| list(command)).collect();
     calls.extend(instructions("CMD").iter().map(|command| list(command)));
     let checks = values(&settings, ".healthcheck.test").into_iter().map(list);
     let own: Vec<Vec<String>> = checks.filter(|check| check[1] == "earmark").map(|check| check[2..].to_vec()).collect();
@@ -171,5 +172,25 @@ fn a_container_is_given_longer_to_stop_than_the_program_takes() {
     }
     for period in values(&settings, "x-process.stop_grace_period") {
         assert!(seconds(period) > grace, "{period} is not longer than {grace}s");
+    }
+}
+
+#[test]
+fn prometheus_and_grafana_come_up_when_asked_for_and_find_what_they_need() {
+    let settings = compose();
+    for service in ["prometheus", "grafana"] {
+        assert_eq!(values(&settings, &format!("services.{service}.profiles")), [r#"["observability"]"#]);
+        for volume in values(&settings, &format!("services.{service}.volumes.-")) {
+            let outside = volume.split(':').next().unwrap_or_default();
+            let is_there = !outside.starts_with("./") || Path::new(env!("CARGO_MANIFEST_DIR")).join(outside).exists();
+            assert!(is_there, "{service} mounts {outside}, which is not there");
+        }
+    }
+    let scraping = file("deploy/prometheus/prometheus.yml");
+    assert!(scraping.contains(r#"names: ["intake", "worker"]"#));
+    for address in values(&settings, "x-process.environment.EARMARK_OPS_LISTEN") {
+        let (host, port) = address.rsplit_once(':').expect("an address");
+        assert_eq!(host, "0.0.0.0", "another container can ask");
+        assert!(scraping.contains(&format!("port: {port}\n")));
     }
 }

@@ -9,4 +9,4 @@ mod history;
 mod keys;
 mod load;
 mod moments;
-mod site;
+pub mod site;

@@ -1,0 +1,194 @@
+//! The manifests for Kubernetes, and other YAML for deployment, against the program.
+
+use crate::harness::process::Run;
+use std::collections::BTreeSet;
+use std::path::Path;
+use yaml_rust2::{Yaml, YamlLoader};
+
+const MANIFESTS: [&str; 5] = ["intake", "keda", "migrate", "secret.example", "worker"];
+
+fn load(name: &str) -> Vec<Yaml> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name));
+    let text = text.unwrap_or_else(|error| panic!("{name}: {error}"));
+    YamlLoader::load_from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The documents of a kind, of all manifests.
+fn all(kind: &str) -> Vec<Yaml> {
+    let documents = MANIFESTS.into_iter().flat_map(|name| load(&format!("deploy/kubernetes/{name}.yaml")));
+    let found: Vec<Yaml> = documents.filter(|document| document["kind"].as_str() == Some(kind)).collect();
+    assert!(!found.is_empty(), "no {kind}");
+    found
+}
+
+fn items(list: &Yaml) -> &[Yaml] {
+    list.as_vec().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn text(value: &Yaml) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("no text: {value:?}"))
+}
+
+/// The one container of a Deployment or a Job.
+fn container(workload: &Yaml) -> &Yaml {
+    match items(&workload["spec"]["template"]["spec"]["containers"]) {
+        [one] => one,
+        others => panic!("{} containers", others.len()),
+    }
+}
+
+fn workloads() -> Vec<Yaml> {
+    [all("Deployment"), all("Job")].concat()
+}
+
+/// The value of a variable that is written in the manifest itself.
+fn variable<'a>(container: &'a Yaml, name: &str) -> Option<&'a str> {
+    items(&container["env"]).iter().find(|variable| variable["name"].as_str() == Some(name))?["value"].as_str()
+}
+
+fn help(command: &str) -> String {
+    Run::of(&[command, "--help"], vec![]).expect_success().stdout()
+}
+
+fn is_setting(help: &str, name: &str) -> bool {
+    help.contains(&format!("[env: {name}]")) || help.contains(&format!("[env: {name}="))
+}
+
+/// The port that a probe or a Service means by its name.
+fn port(container: &Yaml, name: &str) -> i64 {
+    let ports = items(&container["ports"]);
+    let named =
+        ports.iter().find(|port| port["name"].as_str() == Some(name)).unwrap_or_else(|| panic!("no port {name}"));
+    named["containerPort"].as_i64().expect("a number")
+}
+
+#[test]
+fn every_manifest_is_in_the_list_and_every_file_for_deployment_is_yaml() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes");
+    let there: BTreeSet<String> = std::fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().trim_end_matches(".yaml").to_owned())
+        .collect();
+    assert_eq!(there, MANIFESTS.map(str::to_owned).into());
+    for name in MANIFESTS {
+        for document in load(&format!("deploy/kubernetes/{name}.yaml")) {
+            assert!(document["apiVersion"].as_str().is_some() && document["metadata"]["name"].as_str().is_some());
+        }
+    }
+    let others = ["docker-compose.yml", "deploy/prometheus/prometheus.yml", "deploy/prometheus/alerts.yml"];
+    let provisioning = ["dashboards/earmark.yml", "datasources/prometheus.yml"];
+    let provisioning = provisioning.map(|name| format!("deploy/grafana/provisioning/{name}"));
+    for name in others.map(str::to_owned).into_iter().chain(provisioning) {
+        assert_eq!(load(&name).len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn every_container_runs_a_command_of_the_program_with_settings_that_it_reads() {
+    let secret = &all("Secret")[0]["stringData"];
+    let secrets: BTreeSet<&str> = secret.as_hash().expect("names").keys().map(text).collect();
+    for workload in workloads() {
+        let container = container(&workload);
+        let help = help(text(&container["args"][0]));
+        for variable in items(&container["env"]) {
+            let name = text(&variable["name"]);
+            assert!(is_setting(&help, name), "{name}");
+            let key = &variable["valueFrom"]["secretKeyRef"]["key"];
+            assert!(key.as_str().is_none_or(|key| secrets.contains(key)), "{key:?}");
+        }
+    }
+    for command in ["intake", "worker"] {
+        let help = help(command);
+        for name in &secrets {
+            assert!(is_setting(&help, name), "{command} does not read {name}");
+        }
+        for name in ["DATABASE_URL", "AMQP_URL", "EARMARK_HASH_SECRET"] {
+            assert!(secrets.contains(name), "{name} is required");
+        }
+    }
+    for trigger in all("TriggerAuthentication") {
+        for reference in items(&trigger["spec"]["secretTargetRef"]) {
+            assert!(secrets.contains(text(&reference["key"])));
+        }
+    }
+    assert!(
+        secret.as_hash().expect("values").values().all(|value| text(value).is_empty()),
+        "an example has no secrets"
+    );
+}
+
+#[test]
+fn every_probe_asks_the_side_listener_where_it_listens() {
+    for deployment in all("Deployment") {
+        let container = container(&deployment);
+        for (probe, path) in [("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+            assert_eq!(text(&container[probe]["httpGet"]["path"]), path);
+            assert_eq!(text(&container[probe]["httpGet"]["port"]), "ops");
+        }
+        let listens = |name: &str, setting: &str| {
+            let expected = format!("0.0.0.0:{}", port(container, name));
+            assert_eq!(variable(container, setting), Some(expected.as_str()));
+        };
+        listens("ops", "EARMARK_OPS_LISTEN");
+        if variable(container, "EARMARK_LISTEN").is_some() {
+            listens("http", "EARMARK_LISTEN");
+        }
+        let scraped = &deployment["spec"]["template"]["metadata"]["annotations"]["prometheus.io/port"];
+        assert_eq!(text(scraped), port(container, "ops").to_string());
+    }
+    for service in all("Service") {
+        assert_eq!(text(&service["spec"]["ports"][0]["targetPort"]), "http");
+    }
+}
+
+#[test]
+fn every_pod_is_given_longer_to_stop_than_the_program_takes() {
+    let help = help("intake");
+    let (_, after) = help.split_once("[env: EARMARK_SHUTDOWN_GRACE").expect("the setting is in the help");
+    let (_, after) = after.split_once("[default: ").expect("the setting has a default");
+    let grace: i64 = after.split("s]").next().unwrap_or_default().parse().expect("whole seconds");
+    for deployment in all("Deployment") {
+        let container = container(&deployment);
+        assert_eq!(variable(container, "EARMARK_SHUTDOWN_GRACE"), None, "the default holds");
+        let before = items(&container["lifecycle"]["preStop"]["exec"]["command"]);
+        let before: i64 = before.get(1).map_or(0, |seconds| text(seconds).parse().expect("seconds"));
+        let given = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_i64().expect("seconds");
+        assert!(given > before + grace, "{given}s for {before}s and {grace}s");
+    }
+}
+
+#[test]
+fn there_are_always_two_workers_and_a_budget_that_keeps_one() {
+    let deployments = all("Deployment");
+    let mut budgets = all("PodDisruptionBudget").into_iter();
+    for deployment in &deployments {
+        assert!(deployment["spec"]["replicas"].as_i64() >= Some(2), "{:?}", deployment["metadata"]["name"]);
+        let labels = &deployment["spec"]["selector"]["matchLabels"];
+        assert_eq!(&deployment["spec"]["template"]["metadata"]["labels"], labels);
+        let budget = budgets.find(|budget| &budget["spec"]["selector"]["matchLabels"] == labels).expect("a budget");
+        assert_eq!(budget["spec"]["minAvailable"].as_i64(), Some(1));
+    }
+    let partitions: BTreeSet<_> =
+        deployments.iter().map(|deployment| variable(container(deployment), "EARMARK_PARTITIONS")).collect();
+    let partitions: Vec<i64> = partitions.into_iter().map(|set| set.expect("set").parse().expect("a number")).collect();
+    let [partitions] = partitions[..] else { panic!("intake and worker differ: {partitions:?}") };
+    for scaled in all("ScaledObject") {
+        let name = text(&scaled["spec"]["scaleTargetRef"]["name"]);
+        assert!(deployments.iter().any(|deployment| deployment["metadata"]["name"].as_str() == Some(name)));
+        assert!(scaled["spec"]["minReplicaCount"].as_i64() >= Some(2));
+        assert_eq!(scaled["spec"]["maxReplicaCount"].as_i64(), Some(partitions + 1), "more would stand by");
+        assert_eq!(items(&scaled["spec"]["triggers"]).len() as i64, partitions, "a trigger for each work queue");
+    }
+}
+
+#[test]
+fn every_image_is_of_this_version_and_every_container_without_privileges() {
+    let image = format!("earmark:{}", env!("CARGO_PKG_VERSION"));
+    for workload in workloads() {
+        let container = container(&workload);
+        assert_eq!(text(&container["image"]), image);
+        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"].as_bool(), Some(false));
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"].as_bool(), Some(true));
+        assert_eq!(workload["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"].as_bool(), Some(true));
+    }
+}
