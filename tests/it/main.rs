@@ -16,4 +16,5 @@ mod metrics;
 mod outages;
 mod pause;
 mod send;
+mod shell;
 mod shutdown;
