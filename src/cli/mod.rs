@@ -4,9 +4,12 @@ mod audit;
 mod business;
 mod dead_letters;
 mod describe;
+mod doctor;
 mod key;
 mod migrate;
+mod queues;
 mod ready;
+mod request;
 mod send;
 mod serve;
 mod workers;
@@ -45,8 +48,14 @@ pub enum Command {
     Audit(audit::Arguments),
     /// List, show, replay and drop messages that could not be applied
     DeadLetters(dead_letters::Arguments),
-    /// Pause and resume all workers
+    /// Show what waits: depth, consumers, the age of the oldest request
+    Queues(queues::Arguments),
+    /// List all workers, pause and resume them
     Workers(workers::Arguments),
+    /// Show what became of a request, by its id alone
+    Request(request::Arguments),
+    /// Check settings, servers, queues, clocks and processes, and say how to mend each; exits with 1 on a failure
+    Doctor(doctor::Arguments),
     /// Pay every line of a file once, over HTTP, however often it is run
     Send(send::Arguments),
     /// Ask a process's side listener whether it is ready; exits with 1 if not
@@ -64,6 +73,9 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Key(arguments) => key::run(arguments).await?,
         Command::Audit(arguments) => return audit::run(arguments).await,
         Command::DeadLetters(arguments) => return dead_letters::run(arguments).await,
+        Command::Queues(arguments) => queues::run(arguments).await?,
+        Command::Request(arguments) => request::run(arguments).await?,
+        Command::Doctor(arguments) => return doctor::run(arguments).await,
         Command::Workers(arguments) => workers::run(arguments).await?,
         Command::Send(arguments) => return Ok(send::run(arguments).await),
         Command::Ready(arguments) => return ready::run(&arguments).await,

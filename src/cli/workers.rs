@@ -1,6 +1,7 @@
 use super::print_json;
 use crate::config::{Database, Operator, Prefix};
-use crate::postgres::{PgConnection, Postgres, partitions};
+use crate::ops::processes::{self, Running};
+use crate::postgres::{Postgres, partitions};
 use anyhow::ensure;
 use clap::{Args, Subcommand};
 
@@ -19,6 +20,8 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// List them, as they say they are
+    List,
     /// Have all workers finish the batch in hand and take nothing more. Requests that wait meanwhile end in 500, undebited
     Pause {
         #[command(flatten)]
@@ -34,27 +37,37 @@ enum Command {
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { database, prefix, json, command } = arguments;
     let (postgres, prefix) = (database.open()?, prefix.name()?);
-    let pausing = async |connection: &mut PgConnection| match &command {
-        Command::Pause { operator } => partitions::write_paused(connection, prefix, &operator.by).await,
-        Command::Resume { .. } => partitions::write_resumed(connection, prefix).await,
+    let known = match &command {
+        Command::List => true,
+        Command::Pause { operator } => {
+            tracing::info!(who = operator.by, prefix, "pausing workers");
+            postgres.read(async |connection| partitions::write_paused(connection, prefix, &operator.by).await).await?
+        }
+        Command::Resume { operator } => {
+            tracing::info!(who = operator.by, prefix, "resuming workers");
+            postgres.read(async |connection| partitions::write_resumed(connection, prefix).await).await?
+        }
     };
-    let known = postgres.read(pausing).await?;
     ensure!(known, "no process has ever run with EARMARK_QUEUE_PREFIX={prefix}");
-    match &command {
-        Command::Pause { operator } => tracing::info!(who = operator.by, prefix, "workers paused"),
-        Command::Resume { operator } => tracing::info!(who = operator.by, prefix, "workers resumed"),
-    }
     show(&postgres, prefix, json).await
 }
 
 async fn show(postgres: &Postgres, prefix: &str, json: bool) -> anyhow::Result<()> {
     let paused = postgres.read(async |connection| partitions::find_pause(connection, prefix).await).await?;
+    let mut workers = processes::list(postgres).await?;
+    workers.retain(|process| process.state.worker.is_some());
     if json {
-        return print_json(&serde_json::json!({ "prefix": prefix, "paused": paused }));
+        return print_json(&serde_json::json!({ "prefix": prefix, "paused": paused, "workers": workers }));
     }
     match paused {
         Some(paused) => println!("paused by {} since {}", paused.paused_by, super::moment(paused.paused_at)),
-        None => println!("working"),
+        None => println!("not paused"),
+    }
+    println!("{:<7}  {:<24}  {:>8}  {:<9}  {:<20}  STATE", "KIND", "HOST", "PID", "VERSION", "STARTED");
+    for worker in workers {
+        let Running { kind, host, pid, version, started_at, .. } = &worker;
+        let (started, state) = (super::moment(*started_at), worker.in_words());
+        println!("{kind:<7}  {host:<24}  {pid:>8}  {version:<9}  {started:<20}  {state}");
     }
     Ok(())
 }

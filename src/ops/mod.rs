@@ -5,7 +5,9 @@
 pub mod dead_letters;
 mod gauges;
 pub mod presence;
+pub mod processes;
 pub mod queues;
+pub mod requests;
 pub mod state;
 
 use axum::Router;

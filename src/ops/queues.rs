@@ -27,8 +27,7 @@ impl Depths {
 
     /// Asks every second until `stop`, the dead-letter queue too; connects again whenever that fails.
     pub async fn watch(self, broker: Broker, topology: Topology, stop: CancellationToken) {
-        let mut queues = topology.work_queues();
-        queues.push(topology.dead_letter_queue());
+        let queues = topology.all_queues();
         let mut backoff = Backoff::for_connections();
         while !stop.is_cancelled() {
             if let Err(error) = self.watch_once(&broker, &queues, &mut backoff, &stop).await {

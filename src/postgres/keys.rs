@@ -107,6 +107,22 @@ pub async fn find_allocated(
     Ok(request.flatten().map(|id| RequestId::from_u128(id.as_u128())))
 }
 
+/// The key that a request was allocated under, with its epoch. Looks through all keys of the business.
+pub async fn find_of_request(
+    connection: &mut PgConnection,
+    business: BusinessId,
+    request: RequestId,
+) -> Result<Option<(String, i64)>, Error> {
+    let row = sqlx::query!(
+        "/* find_key_of_request */ SELECT key, epoch FROM idempotency_keys WHERE business_id = $1 AND request_id = $2",
+        Uuid::from_u128(business.as_u128()),
+        Uuid::from_u128(request.as_u128())
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|row| (row.key, row.epoch)))
+}
+
 fn read_state(
     epoch: i64,
     request: Option<Uuid>,

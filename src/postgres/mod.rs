@@ -15,6 +15,7 @@ pub mod dead_letters;
 mod error;
 mod health;
 pub mod history;
+pub mod inspection;
 pub mod keys;
 pub mod overview;
 pub mod partitions;

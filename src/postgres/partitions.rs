@@ -20,6 +20,15 @@ pub async fn write_most(connection: &mut PgConnection, prefix: &str, partitions:
     Ok(most.unsigned_abs())
 }
 
+/// The largest number of work queues that a deployment has ever used; one if no process of it ever ran.
+pub async fn find_most(connection: &mut PgConnection, prefix: &str) -> Result<u16, Error> {
+    let most =
+        sqlx::query_scalar!("/* find_partitions */ SELECT partitions FROM queue_prefixes WHERE prefix = $1", prefix)
+            .fetch_optional(connection)
+            .await?;
+    Ok(most.map_or(1, i16::unsigned_abs))
+}
+
 /// Since when workers are paused, and by whom.
 #[derive(Clone, Debug, Serialize)]
 pub struct Paused {

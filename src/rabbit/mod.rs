@@ -8,6 +8,7 @@ pub mod confirmed;
 pub mod consumer;
 pub mod dead_letters;
 pub mod depth;
+pub mod inspection;
 pub mod publisher;
 pub mod replies;
 pub mod topology;

@@ -38,7 +38,14 @@ impl Topology {
         (0..self.partitions).map(|partition| self.work_queue(partition)).collect()
     }
 
-    /// Messages wait here for a person.
+    /// All that is shared: the work queues and the dead-letter queue.
+    pub fn all_queues(&self) -> Vec<String> {
+        let mut queues = self.work_queues();
+        queues.push(self.dead_letter_queue());
+        queues
+    }
+
+    /// Messages wait here until a worker has stored them for a person.
     pub fn dead_letter_queue(&self) -> String {
         format!("{}.dead-letters", self.prefix)
     }

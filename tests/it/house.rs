@@ -55,7 +55,7 @@ fn allowed(room: &str) -> &'static [&'static str] {
         "postgres" => &["ledger", "metrics"],
         "rabbit" => &["metrics"],
         "secret" => &["clock", "ledger"],
-        "ops" => &["clock", "ledger", "metrics", "postgres", "rabbit", "retry", "wire"],
+        "ops" => &["clock", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "wire"],
         "worker" => &["clock", "cut", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "wire"],
         "intake" => &["api_key", "clock", "cut", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "wire"],
         "send" => &["ledger", "retry"],

@@ -19,4 +19,5 @@ mod observability;
 mod outages;
 mod pause;
 mod send;
+mod shell;
 mod shutdown;

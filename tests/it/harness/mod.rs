@@ -82,11 +82,20 @@ impl App {
         Run::of(arguments, self.environment())
     }
 
-    /// Starts a process, with settings that differ from the usual ones.
-    pub fn spawn(&self, command: &str, settings: &[(&'static str, &str)]) -> Process {
+    /// The same, with settings that differ from the usual ones.
+    pub fn run_with(&self, arguments: &[&str], settings: &[(&'static str, &str)]) -> Run {
+        Run::of(arguments, self.environment_with(settings))
+    }
+
+    fn environment_with(&self, settings: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
         let mut environment = self.environment();
         environment.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        Process::spawn(&[command], environment)
+        environment
+    }
+
+    /// Starts a process, with settings that differ from the usual ones.
+    pub fn spawn(&self, command: &str, settings: &[(&'static str, &str)]) -> Process {
+        Process::spawn(&[command], self.environment_with(settings))
     }
 
     /// Starts a process and waits until it is ready.

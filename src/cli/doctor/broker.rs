@@ -1,0 +1,69 @@
+//! The broker: there, new enough, with the queues as this program declares them, and messages go through.
+
+use super::Check;
+use crate::postgres::{Postgres, partitions};
+use crate::rabbit::topology::Topology;
+use crate::rabbit::{Broker, Error};
+
+/// The oldest RabbitMQ with everything that the queues ask for (at-least-once dead letters).
+const OLDEST: (u32, u32) = (3, 10);
+
+pub async fn check(broker: &Broker, postgres: &Postgres, prefix: &str, partitions: u16) -> Vec<Check> {
+    // Without a database to ask, the setting has to do.
+    let most = postgres.read(async |connection| partitions::find_most(connection, prefix).await).await;
+    let topology = Topology::new(prefix, most.unwrap_or(1).max(partitions));
+    let took = match broker.round_trip(&topology).await {
+        Ok(took) => took,
+        Err(error) => return vec![unreachable(&error)],
+    };
+    let mut checks = vec![
+        Check::ok("rabbitmq", format!("a message went through in {} ms", took.as_millis())),
+        version(broker.version().await.as_deref()),
+    ];
+    checks.extend(queues(broker, &topology).await);
+    checks
+}
+
+fn unreachable(error: &Error) -> Check {
+    let mend = "start the broker, correct AMQP_URL, give its user all rights to EARMARK_QUEUE_PREFIX, or end its alarm";
+    Check::failure("rabbitmq", error.to_string(), mend)
+}
+
+fn version(found: Option<&str>) -> Check {
+    let Some(text) = found else {
+        return Check::ok("rabbitmq", "its version is not asked for over TLS");
+    };
+    let mut numbers = text.split('.').map(|part| part.parse().unwrap_or(0));
+    let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if number < OLDEST {
+        return Check::failure("rabbitmq", format!("{text} is older than 3.10"), "upgrade the broker");
+    }
+    Check::ok("rabbitmq", format!("version {text}"))
+}
+
+/// Nothing is declared that is not there: this may be the wrong prefix.
+async fn queues(broker: &Broker, topology: &Topology) -> Vec<Check> {
+    let mut checks = vec![];
+    for queue in topology.all_queues() {
+        match broker.find_queue(&queue).await {
+            Ok(Some(depth)) => checks
+                .push(Check::ok("queue", format!("{queue}: {} ready, {} consumers", depth.ready, depth.consumers))),
+            Ok(None) => {
+                let mend = "correct EARMARK_QUEUE_PREFIX, or start a worker, which declares it";
+                return vec![Check::warning("queue", format!("{queue} is not there"), mend)];
+            }
+            Err(error) => {
+                let mend = "look at the node that leads it: `rabbitmq-queues quorum_status`";
+                return vec![Check::failure("queue", format!("{queue}: {error}"), mend)];
+            }
+        }
+    }
+    checks.push(match broker.check_declared(topology).await {
+        Ok(()) => Check::ok("queues", "declared as this program declares them"),
+        Err(error) => {
+            let mend = "empty the queue, delete it, and let a worker declare it again";
+            Check::failure("queues", error.to_string(), mend)
+        }
+    });
+    checks
+}

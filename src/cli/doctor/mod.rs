@@ -1,0 +1,101 @@
+//! One line for each thing that must be as it should be: found, and how to mend it if it is not.
+
+mod broker;
+mod ledger;
+mod processes;
+
+use super::print_json;
+use crate::config::Process;
+use clap::Args;
+use serde::Serialize;
+use std::process::ExitCode;
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    process: Process,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Ok,
+    Warning,
+    Failure,
+}
+
+/// What was checked, and what was found.
+#[derive(Debug, Serialize)]
+struct Check {
+    check: &'static str,
+    level: Level,
+    found: String,
+    /// How to mend it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mend: Option<&'static str>,
+}
+
+impl Check {
+    fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self { check, level: Level::Ok, found: found.into(), mend: None }
+    }
+
+    fn warning(check: &'static str, found: impl Into<String>, mend: &'static str) -> Self {
+        Self { check, level: Level::Warning, found: found.into(), mend: Some(mend) }
+    }
+
+    fn failure(check: &'static str, found: impl Into<String>, mend: &'static str) -> Self {
+        Self { check, level: Level::Failure, found: found.into(), mend: Some(mend) }
+    }
+}
+
+pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let process = arguments.process;
+    let mut checks = settings(&process);
+    // A setting that cannot be read is said already; what needs it is left out.
+    if let (Ok(postgres), Ok(prefix)) = (process.postgres(1), process.queue_prefix()) {
+        checks.extend(ledger::check(&postgres).await);
+        if let Ok(broker) = process.broker() {
+            checks.extend(broker::check(&broker, &postgres, prefix, process.partitions).await);
+        }
+        checks.extend(processes::check(&postgres, prefix).await);
+    }
+    let failed = checks.iter().any(|check| check.level == Level::Failure);
+    if arguments.json {
+        print_json(&serde_json::json!({ "ok": !failed, "checks": checks }))?;
+    } else {
+        checks.iter().for_each(print);
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn settings(process: &Process) -> Vec<Check> {
+    let results = [
+        process.check(),
+        process.secret().map(drop),
+        process.queue_prefix().map(drop),
+        process.broker().map(drop),
+        process.postgres(1).map(drop),
+    ];
+    let failures: Vec<Check> = results
+        .into_iter()
+        .filter_map(Result::err)
+        .map(|error| Check::failure("settings", format!("{error:#}"), "see `earmark serve --help`"))
+        .collect();
+    if failures.is_empty() { vec![Check::ok("settings", "they fit together")] } else { failures }
+}
+
+fn print(check: &Check) {
+    let level = match check.level {
+        Level::Ok => "ok",
+        Level::Warning => "warning",
+        Level::Failure => "FAILURE",
+    };
+    println!("{level:<8} {:<14} {}", check.check, check.found);
+    if let Some(mend) = check.mend {
+        println!("{:<24}{mend}", "");
+    }
+}

@@ -1,0 +1,72 @@
+use super::{moment, print_json};
+use crate::config::Database;
+use crate::ledger::RequestId;
+use crate::ops::requests::{self, Timeline};
+use anyhow::ensure;
+use clap::Args;
+use humantime::parse_duration;
+use std::time::Duration;
+use uuid::Uuid;
+
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    database: Database,
+    /// Its id, as in `X-Request-Id` or in a log
+    request: Uuid,
+    /// The intake's setting, for the deadline
+    #[arg(long, env = "EARMARK_REPLY_TIMEOUT", default_value = "5s", value_parser = parse_duration)]
+    reply_timeout: Duration,
+    /// Show address and idempotency key as they are
+    #[arg(long)]
+    reveal: bool,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let Arguments { database, request, reply_timeout, reveal, json } = arguments;
+    ensure!(request.get_version_num() == 7, "{request} is not the id of a request: those are UUIDs of version 7");
+    let id = RequestId::from_u128(request.as_u128());
+    let timeline = requests::timeline(&database.open()?, id, reply_timeout, reveal).await?;
+    if json {
+        return print_json(&timeline);
+    }
+    print(&timeline);
+    Ok(())
+}
+
+fn print(timeline: &Timeline) {
+    println!("request   {}", timeline.request_id);
+    if let Some(business) = timeline.business_id {
+        println!("business  {business} {}", timeline.business_name.as_deref().unwrap_or_default());
+    }
+    if let (Some(amount), Some(email)) = (timeline.amount, &timeline.email) {
+        println!("asks      {amount} cents to {email}");
+    }
+    if let Some(epoch) = timeline.epoch {
+        println!("key       {}, epoch {epoch}", timeline.key.as_deref().unwrap_or("(hidden)"));
+    }
+    println!("{}  minted", moment(timeline.minted_at));
+    println!("{}  deadline", moment(timeline.deadline));
+    for letter in &timeline.letters {
+        println!(
+            "{}  dead letter {} ({}): {}",
+            moment(letter.arrived_at),
+            letter.letter_id,
+            letter.cause,
+            letter.reason
+        );
+        if let (Some(at), Some(by)) = (letter.replayed_at, &letter.replayed_by) {
+            println!("{}  replayed by {by}", moment(at));
+        }
+        if let (Some(at), Some(by)) = (letter.dropped_at, &letter.dropped_by) {
+            println!("{}  dropped by {by}", moment(at));
+        }
+    }
+    match timeline.decided_at {
+        Some(at) => println!("{}  {}", moment(at), timeline.state),
+        None => println!("{:<20}  undecided: it waits, was never published, or was never issued", ""),
+    }
+}

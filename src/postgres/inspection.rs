@@ -1,0 +1,68 @@
+//! What a check of the whole asks the server: how it is set, what time it has, what this program may do there.
+
+use super::Error;
+use serde::Serialize;
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+/// How the server is.
+#[derive(Clone, Debug, Serialize)]
+pub struct Server {
+    /// In words, such as `15.4`.
+    pub version: String,
+    /// Such as 150004.
+    pub version_number: i32,
+    #[serde(with = "time::serde::rfc3339")]
+    pub clock: OffsetDateTime,
+    pub fsync: String,
+    pub full_page_writes: String,
+    pub synchronous_commit: String,
+    /// It is a standby: nothing can be written.
+    pub in_recovery: bool,
+    /// Connections that can still be opened, by anybody.
+    pub connections_left: i64,
+}
+
+pub async fn read_server(connection: &mut PgConnection) -> Result<Server, Error> {
+    Ok(sqlx::query_as!(
+        Server,
+        r#"/* read_server */
+        SELECT current_setting('server_version') AS "version!", current_setting('server_version_num')::int AS "version_number!",
+               clock_timestamp() AS "clock!", current_setting('fsync') AS "fsync!",
+               current_setting('full_page_writes') AS "full_page_writes!",
+               current_setting('synchronous_commit') AS "synchronous_commit!", pg_is_in_recovery() AS "in_recovery!",
+               current_setting('max_connections')::bigint - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
+                   AS "connections_left!""#
+    )
+    .fetch_one(connection)
+    .await?)
+}
+
+/// What this program's user may not do and must: `UPDATE on businesses`.
+pub async fn find_missing_privileges(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"/* find_missing_privileges */
+        SELECT privilege || ' on ' || t.name AS "missing!"
+        FROM (VALUES ('businesses', 'SELECT,INSERT,UPDATE'), ('api_keys', 'SELECT,INSERT,UPDATE'), ('payout_users', 'SELECT,INSERT,UPDATE'),
+                     ('allocations', 'SELECT,INSERT'), ('idempotency_keys', 'SELECT,INSERT,UPDATE'), ('deposits', 'SELECT,INSERT'),
+                     ('queue_prefixes', 'SELECT,INSERT,UPDATE'), ('processes', 'SELECT,INSERT,UPDATE,DELETE'),
+                     ('dead_letters', 'SELECT,INSERT,UPDATE'), ('audits', 'SELECT,INSERT')) AS t (name, privileges)
+        CROSS JOIN LATERAL unnest(string_to_array(t.privileges, ',')) AS privilege
+        WHERE NOT has_table_privilege(t.name, privilege) ORDER BY 1"#
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// The append-only tables whose guard somebody has switched off or removed.
+pub async fn find_unguarded(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"/* find_unguarded */
+        SELECT name AS "name!" FROM unnest(ARRAY['allocations', 'deposits']) AS name
+        WHERE NOT EXISTS (
+            SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(name) AND t.tgname = name || '_append_only' AND t.tgenabled IN ('O', 'A')
+        ) ORDER BY 1"#
+    )
+    .fetch_all(connection)
+    .await?)
+}

@@ -1,0 +1,99 @@
+//! What a check of the whole asks the broker: what it is, whether the queues are declared as this program declares them,
+//! and whether a message goes through.
+
+use super::confirmed::Confirmed;
+use super::consumer::Consumer;
+use super::depth::{Depth, Gauge};
+use super::topology::Topology;
+use super::{Broker, Error, OPEN_TIMEOUT};
+use crate::metrics::Role;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// The first bytes of AMQP 0-9-1; the broker answers with what it is.
+const GREETING: &[u8] = b"AMQP\x00\x00\x09\x01";
+/// How its answer names its version: the name's length, the name, and the type of a long text.
+const VERSION_FIELD: &[u8] = b"\x07versionS";
+
+impl Broker {
+    /// The broker's version as it says it in its greeting, which the library does not pass on. `None` over TLS.
+    pub async fn version(&self) -> Option<String> {
+        if self.uri.scheme != lapin::uri::AMQPScheme::AMQP {
+            return None;
+        }
+        tokio::time::timeout(OPEN_TIMEOUT, self.greet()).await.ok()?
+    }
+
+    async fn greet(&self) -> Option<String> {
+        let authority = &self.uri.authority;
+        let mut stream = TcpStream::connect((authority.host.as_str(), authority.port)).await.ok()?;
+        stream.write_all(GREETING).await.ok()?;
+        let mut answer = vec![];
+        while version_in(&answer).is_none() {
+            let read = stream.read_buf(&mut answer).await.ok()?;
+            if read == 0 || answer.len() > 8192 {
+                return None;
+            }
+        }
+        version_in(&answer)
+    }
+
+    /// How one queue stands; `None` if it is not there. Over a connection of its own, as a no costs the channel.
+    pub async fn find_queue(&self, queue: &str) -> Result<Option<Depth>, Error> {
+        let gauge = Gauge::open(self).await?;
+        let depths = gauge.read(&[queue.to_owned()]).await;
+        gauge.close().await;
+        match depths {
+            Ok(mut depths) => Ok(depths.pop()),
+            Err(error) if error.0.contains("NOT_FOUND") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Declares everything once more, which the broker refuses in words if it was declared otherwise.
+    pub async fn check_declared(&self, topology: &Topology) -> Result<(), Error> {
+        let link = self.connect(Role::Command).await?;
+        let declared = super::open(&[&link], topology.declare(&link)).await;
+        link.close().await;
+        declared
+    }
+
+    /// Sends a message through a queue of its own; answers how long that took.
+    pub async fn round_trip(&self, topology: &Topology) -> Result<Duration, Error> {
+        let link = self.connect(Role::Command).await?;
+        let since = Instant::now();
+        let queue = topology.reply_queue(rand::random());
+        let sending = async {
+            let mut consumer = Consumer::open_replies(&link, topology, &queue).await?;
+            Confirmed::open(&link).await?.put(&queue, "check", b"check").await?;
+            consumer.next().await.map(drop).ok_or_else(|| Error("the message did not come back".to_owned()))
+        };
+        super::open(&[&link], sending).await?;
+        let took = since.elapsed();
+        link.close().await;
+        Ok(took)
+    }
+}
+
+fn version_in(answer: &[u8]) -> Option<String> {
+    let at = answer.windows(VERSION_FIELD.len()).position(|window| window == VERSION_FIELD)?;
+    let rest = &answer[at + VERSION_FIELD.len()..];
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let text = rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    String::from_utf8(text.to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_out_of_a_greeting_that_has_arrived_whole() {
+        let greeting = b"...\x08platformS\x00\x00\x00\x06Erlang\x07versionS\x00\x00\x00\x063.10.8...";
+        assert_eq!(version_in(greeting).as_deref(), Some("3.10.8"));
+        assert_eq!(version_in(&greeting[..30]), None);
+        assert_eq!(version_in(b""), None);
+    }
+}
