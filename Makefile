@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help services services-down run test chaos mutants bench bench-quick lint
+.PHONY: help services services-down run test chaos mutants bench bench-quick big-send lint
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
@@ -18,6 +18,9 @@ test: ## Run the tests with servers of their own; ARGS="..." goes to cargo test
 
 chaos: ## Faults of every kind, from a seed: TIME=20m SEED=1 (default: 20m, a new seed)
 	@EARMARK_CHAOS_TIME=$(or $(TIME),20m) $(if $(SEED),EARMARK_CHAOS_SEED=$(SEED)) scripts/test --test it -- --ignored --exact faults::campaign::chaos --nocapture
+
+big-send: ## Send a file of 10,000 lines while client, service and servers are killed (a minute, plus the build)
+	@scripts/test --test it -- --ignored --exact send::crashes::ten_thousand_lines_are_paid_once_while_everything_is_killed --nocapture
 
 mutants: ## Break the protocol on purpose, and see that the fault harness notices
 	@scripts/mutants

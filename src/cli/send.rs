@@ -30,11 +30,11 @@ pub struct Arguments {
     #[arg(long)]
     yes: bool,
     /// How many lines are on their way at the same time. 32 make more than a thousand lines a second and leave room for others
-    #[arg(long, env = "EARMARK_CONCURRENCY", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, env = "EARMARK_SEND_CONCURRENCY", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
     /// How long an attempt may take before it is made anew. Longer than the service takes to settle what became of a request:
     /// its reply and resolve timeouts together
-    #[arg(long, env = "EARMARK_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, env = "EARMARK_SEND_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
     timeout: Duration,
     /// Print one line of JSON
     #[arg(long)]
@@ -99,9 +99,11 @@ fn read(path: &Path) -> anyhow::Result<Vec<file::Line>> {
 /// What a journal calls paid must have been paid there, and by this business: else it speaks of another deployment.
 async fn see_that_it_is_known(batch: &Batch, client: &Client) -> anyhow::Result<()> {
     let Some(receipt) = batch.any_receipt() else { return Ok(()) };
-    let known = send::knows(client, receipt, &Progress::new(0)).await.map_err(|reason| anyhow!(reason))?;
+    let progress = Progress::new(0);
+    let known = send::knows(client, receipt, &progress).await;
+    progress.finish();
     ensure!(
-        known,
+        known.map_err(|reason| anyhow!(reason))?,
         "the journal has payments that the service does not know for this key: use the address and the business of the \
          earlier run; or give the file another name, to pay all of it here"
     );

@@ -3,6 +3,7 @@
 
 mod allocate;
 mod bulk;
+mod clients;
 mod commands;
 mod contract;
 mod deploy;

@@ -1,5 +1,7 @@
 //! `earmark send`: every line of a file is paid once, whatever breaks and however often it is run.
 
+mod crashes;
+
 use crate::harness::process::{Process, Run};
 use crate::harness::proxy::{Moment, Protocol, Proxy, Side, Trap};
 use crate::harness::{App, Business, eventually};
@@ -117,16 +119,17 @@ fn sum(count: usize) -> i64 {
     (0..count).map(amount).sum()
 }
 
-/// From outside: each of so many payout users has been paid once, and nobody else anything.
-async fn assert_each_paid_once(app: &App, count: usize) {
+/// From outside: each of so many payout users has been paid once, and nobody else anything but what is said.
+async fn assert_each_paid_once(app: &App, count: usize, others: impl IntoIterator<Item = (String, i64)>) {
     let rows: Vec<(String, i64)> = sqlx::query_as("SELECT email, balance FROM payout_users")
         .fetch_all(&mut app.database().await)
         .await
         .expect("balances");
     let found: BTreeMap<String, i64> = rows.into_iter().collect();
-    let expected: BTreeMap<String, i64> = (0..count).map(|at| (email(at), amount(at))).collect();
-    assert!(found == expected, "{:?}", found.iter().filter(|(email, balance)| expected.get(*email) != Some(balance)));
-    assert_eq!(app.count("allocated").await, count as i64);
+    let expected: BTreeMap<String, i64> = (0..count).map(|at| (email(at), amount(at))).chain(others).collect();
+    let wrong: Vec<_> = found.iter().filter(|(email, balance)| expected.get(*email) != Some(balance)).collect();
+    assert!(wrong.is_empty() && found.len() == expected.len(), "{} of {}: {wrong:?}", found.len(), expected.len());
+    assert_eq!(app.count("allocated").await, expected.len() as i64);
 }
 
 /// Requests that were decided in any way.
@@ -181,7 +184,7 @@ async fn a_file_is_paid_once_however_often_it_is_sent() {
     let all = json!({"lines": 200, "cents": sum(200)});
     let summary = payer.send("payouts.csv").await;
     assert_eq!((&summary["total"], &summary["paid"], &summary["replayed_lines"]), (&all, &all, &json!(0)), "{summary}");
-    assert_each_paid_once(&app, 200).await;
+    assert_each_paid_once(&app, 200, []).await;
     let client = app.client(&process, &business);
     for (at, row) in payer.results("payouts.results.csv").iter().enumerate() {
         let (line, amount) = ((at + 2).to_string(), amount(at).to_string());
@@ -199,7 +202,7 @@ async fn a_file_is_paid_once_however_often_it_is_sent() {
     fs::remove_file(payer.path("payouts.csv.journal")).expect("removed");
     let summary = payer.send("payouts.csv").await;
     assert_eq!((&summary["paid"], &summary["replayed_lines"]), (&all, &json!(200)));
-    assert_each_paid_once(&app, 200).await;
+    assert_each_paid_once(&app, 200, []).await;
     // People read sums and what to do, and a log has no address in it.
     let run = payer.run("payouts.csv", &[]).await;
     assert_eq!(run.code(), 0, "nothing is left to ask about: {}", run.stderr());
@@ -226,7 +229,7 @@ async fn a_file_that_was_changed_after_it_was_begun_is_refused_with_the_line_nam
         assert_eq!(run.code(), 2);
         assert!(run.stderr().contains("could be paid twice") && run.stderr().contains(named), "{}", run.stderr());
     }
-    assert_each_paid_once(&app, 3).await;
+    assert_each_paid_once(&app, 3, []).await;
     // Nor is another business told that its lines are paid.
     payer.write("payouts.csv", &text);
     let stranger = payer.with_key(&app.create_business(1_000).secret_key);
@@ -259,7 +262,7 @@ async fn lines_with_references_may_move_and_be_corrected_and_are_paid_once() {
     assert_eq!(summary["refused"], json!({reused: {"lines": 1, "cents": 1000}}), "{summary}");
     let row = &payer.results("payouts.results.csv")[0];
     assert_eq!((row["status"].as_str(), row["error"].as_str(), row["reference"].as_str()), ("refused", reused, "r-0"));
-    assert_each_paid_once(&app, 30).await;
+    assert_each_paid_once(&app, 30, []).await;
     app.finish([process]).await;
 }
 
@@ -286,7 +289,7 @@ async fn a_run_that_is_killed_at_any_moment_is_gone_on_with_and_pays_each_line_o
     assert!(kills >= 3, "too quick to be killed: {kills}");
     let summary = payer.send("payouts.csv").await;
     assert_eq!(summary["paid"], json!({"lines": LINES, "cents": sum(LINES)}), "{summary}");
-    assert_each_paid_once(&app, LINES).await;
+    assert_each_paid_once(&app, LINES, []).await;
     app.finish([process]).await;
 }
 
@@ -314,7 +317,7 @@ async fn an_interrupted_run_finishes_what_is_in_flight_and_says_how_to_go_on() {
     assert_eq!((count("paid"), count("undecided")), (3, 47));
     assert_eq!(app.count("allocated").await, 3, "what is not paid was not sent");
     assert_eq!(payer.send("payouts.csv").await["paid"]["lines"], 50);
-    assert_each_paid_once(&app, 50).await;
+    assert_each_paid_once(&app, 50, []).await;
     app.finish([process]).await;
 }
 
@@ -345,7 +348,7 @@ async fn what_the_balance_did_not_cover_is_paid_after_a_top_up() {
     assert_eq!((total, refused["lines"].as_u64() > Some(0)), (Some(40), true), "{summary}");
     app.run(&["business", "fund", &business.id, "--amount", "100"]).expect_success();
     assert_eq!(payer.send("payouts.csv").await["paid"], json!({"lines": 40, "cents": sum(40)}));
-    assert_each_paid_once(&app, 40).await;
+    assert_each_paid_once(&app, 40, []).await;
     app.finish([process]).await;
 }
 
@@ -357,7 +360,7 @@ async fn a_service_that_is_busy_is_given_the_time_it_asks_for() {
     let payer = Payer::of(&business, &process.url());
     payer.write_payouts("payouts.csv", 30);
     assert_eq!(payer.send("payouts.csv").await["paid"]["lines"], 30);
-    assert_each_paid_once(&app, 30).await;
+    assert_each_paid_once(&app, 30, []).await;
     app.finish([process]).await;
 }
 
@@ -431,7 +434,7 @@ async fn answers_that_are_lost_after_the_debit_make_nobody_paid_twice() {
     assert_eq!(run.ended().await.code(), Some(0), "{:#?}", run.log());
     let rows = payer.results("payouts.results.csv");
     assert_eq!(rows.iter().filter(|row| row["status"] == "paid").count(), 300);
-    assert_each_paid_once(&app, 300).await;
+    assert_each_paid_once(&app, 300, []).await;
     app.finish([process]).await;
 }
 

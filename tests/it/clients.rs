@@ -1,0 +1,103 @@
+//! The examples in `docs/clients.md`, taken from its text and run: each pays once, whatever is lost, and stops at a refusal.
+
+use crate::harness::proxy::{Moment, Protocol, Proxy, Side, Trap};
+use crate::harness::{App, SECRET};
+use earmark::ledger::{BusinessId, Email};
+use earmark::secret::HashSecret;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// The one block of this language in the document.
+fn example(language: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/clients.md");
+    let text = std::fs::read_to_string(path).expect("the document");
+    let fence = format!("\n```{language}\n");
+    let mut blocks = text.split(&fence).skip(1);
+    let block = blocks.next().and_then(|rest| rest.split("\n```").next()).unwrap_or_else(|| panic!("no {language}"));
+    assert!(blocks.next().is_none(), "two blocks of {language}");
+    block.to_owned()
+}
+
+fn is_installed(interpreter: &str) -> bool {
+    let asking = Command::new(interpreter).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if asking.is_err() {
+        eprintln!("skipped: {interpreter} is not installed");
+    }
+    asking.is_ok()
+}
+
+/// The deployment that an example runs against: every connection to it goes through a proxy.
+struct Stage {
+    folder: std::path::PathBuf,
+    url: String,
+    key: String,
+}
+
+impl Stage {
+    /// Runs an example once, in a folder that it finds again the next time.
+    async fn run(&self, interpreter: &'static str, file: &'static str) -> Output {
+        let mut command = Command::new(interpreter);
+        command.arg(file).current_dir(&self.folder).env("EARMARK_URL", &self.url).env("EARMARK_API_KEY", &self.key);
+        command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1").stdin(Stdio::null());
+        tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it runs")
+    }
+}
+
+/// Refused while there is no balance, paid once after a top-up though the first answer is lost, and told the same when it is
+/// run once more.
+async fn pays_once(language: &str, interpreter: &'static str, file: &'static str) {
+    let code = example(language);
+    if !is_installed(interpreter) {
+        return;
+    }
+    let app = App::new().await;
+    let (business, process) = (app.create_business(0), app.start("serve").await);
+    let upstream = process.url().trim_start_matches("http://").parse().expect("an address");
+    let proxy = Proxy::start(Protocol::Opaque, upstream).await.expect("a proxy");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{language}", app.prefix));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join(file), code).expect("written");
+    let stage = Stage { folder, url: format!("http://{}", proxy.address()), key: business.secret_key.clone() };
+
+    let refused = stage.run(interpreter, file).await;
+    let said = format!("{}{}", String::from_utf8_lossy(&refused.stdout), String::from_utf8_lossy(&refused.stderr));
+    assert!(!refused.status.success() && said.contains("Insufficient payout balance"), "{said}");
+
+    app.run(&["business", "fund", &business.id, "--amount", "2500"]).expect_success();
+    proxy.arm(Trap { at: Moment::Said, side: Side::Before });
+    let id = BusinessId::from_u128(uuid::Uuid::parse_str(&business.id).expect("an id").as_u128());
+    let secret: HashSecret = SECRET.parse().expect("a secret");
+    let hash = hex::encode(secret.user_hash(id, &Email::parse("ann@example.com").expect("an address")).0);
+    for _ in 0..2 {
+        let paid = stage.run(interpreter, file).await;
+        assert!(paid.status.success(), "{}", String::from_utf8_lossy(&paid.stderr));
+        assert!(String::from_utf8_lossy(&paid.stdout).contains(&hash), "{}", String::from_utf8_lossy(&paid.stdout));
+        assert!(!proxy.is_armed(), "the first answer was lost");
+    }
+    let client = app.client(&process, &business);
+    assert_eq!((client.user_balance("ann@example.com").await, client.payout_balance().await), (1_250, 1_250));
+    std::fs::remove_dir_all(&stage.folder).expect("removed");
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn the_example_in_curl_pays_once() {
+    if is_installed("curl") {
+        pays_once("sh", "sh", "pay.sh").await;
+    }
+}
+
+#[tokio::test]
+async fn the_example_in_python_pays_once() {
+    pays_once("python", "python3", "pay.py").await;
+}
+
+#[tokio::test]
+async fn the_example_in_javascript_pays_once() {
+    pays_once("javascript", "node", "pay.mjs").await;
+}
+
+#[tokio::test]
+async fn the_example_in_php_pays_once() {
+    pays_once("php", "php", "pay.php").await;
+}
