@@ -13,6 +13,7 @@ mod house;
 mod letters;
 mod limits;
 mod metrics;
+mod openapi;
 mod outages;
 mod pause;
 mod send;
