@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help services services-down run test chaos mutants bench bench-quick big-send lint
+.PHONY: help services services-down run test schemathesis openapi chaos mutants bench bench-quick big-send lint
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
@@ -15,6 +15,12 @@ run: ## Build, start everything, send one sample allocation, serve until Ctrl-C
 
 test: ## Run the tests with servers of their own; ARGS="..." goes to cargo test
 	@scripts/test $(ARGS)
+
+openapi: ## Write docs/openapi.json anew
+	@cargo run --quiet -- openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json
+
+schemathesis: ## Try the OpenAPI document against the real service (installs schemathesis into .local/)
+	@scripts/schemathesis $(ARGS)
 
 chaos: ## Faults of every kind, from a seed: TIME=20m SEED=1 (default: 20m, a new seed)
 	@EARMARK_CHAOS_TIME=$(or $(TIME),20m) $(if $(SEED),EARMARK_CHAOS_SEED=$(SEED)) scripts/test --test it -- --ignored --exact faults::campaign::chaos --nocapture

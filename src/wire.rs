@@ -7,6 +7,7 @@ use crate::ledger::{
     Amount, BusinessId, Email, IdempotencyKey, KeyClaim, Millis, Outcome, Reference, Request, RequestId, UserHash,
     Verdict,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -235,13 +236,13 @@ fn read_reply(item: &ReplyItem) -> Option<Reply> {
 }
 
 /// 200 of `POST /payout/create`: the payout user's hash, in hexadecimal.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct AllocatedBody {
     pub hash: String,
 }
 
 /// Most of the answers that are no success: what is wrong, in words.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ErrorBody {
     pub error: &'static str,
     /// 504 alone: the request to ask about.
@@ -250,16 +251,17 @@ pub struct ErrorBody {
 }
 
 /// `POST /payout/create/bulk`: what became of each item, in the order of the items.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct BulkBody {
     pub results: Vec<BulkResult>,
 }
 
 /// One item's answer: what `POST /payout/create` would have said in status, headers and body.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct BulkResult {
     pub status: u16,
-    /// `yes`, `no` or `unknown`.
+    /// Whether funds were debited.
+    #[schemars(extend("enum" = ["yes", "no", "unknown"]))]
     pub debited: &'static str,
     /// Absent if the item never became a request.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -276,27 +278,30 @@ pub struct BulkResult {
 }
 
 /// `GET /balance`, in cents.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct BalanceBody {
     pub balance: i64,
     pub payout_balance: i64,
 }
 
 /// `GET /payout/user`. Balance in cents, hash in hexadecimal.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct PayoutUserBody {
     pub email: String,
     pub hash: String,
     pub balance: i64,
+    #[schemars(extend("enum" = ["active", "inactive"]))]
     pub status: String,
     #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
     pub created_at: time::OffsetDateTime,
 }
 
 /// `GET /payout/requests/{request_id}`. Amount in cents. What is not known is left out.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct RequestBody {
     pub request_id: Uuid,
+    #[schemars(extend("enum" = ["allocated", "insufficient_balance", "payouts_disabled", "voided", "pending"]))]
     pub state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
@@ -307,11 +312,12 @@ pub struct RequestBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub decided_at: Option<time::OffsetDateTime>,
 }
 
 /// `GET /payout/requests`: a page of the history.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct HistoryBody {
     pub requests: Vec<RequestBody>,
     /// Where the next page begins; null if this was the last.
@@ -354,13 +360,13 @@ fn push_cell(line: &mut String, cell: &str) {
 }
 
 /// What is wrong with the list of `POST /payout/create/bulk` itself.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ListErrors {
     pub allocations: [&'static str; 1],
 }
 
 /// The messages of each field that failed.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FieldErrors {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<[&'static str; 1]>,

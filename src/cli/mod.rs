@@ -7,6 +7,7 @@ mod describe;
 mod doctor;
 mod key;
 mod migrate;
+mod openapi;
 mod queues;
 mod ready;
 mod request;
@@ -58,6 +59,8 @@ pub enum Command {
     Doctor(doctor::Arguments),
     /// Pay every line of a file once, over HTTP, however often it is run
     Send(send::Arguments),
+    /// Print the OpenAPI document of the API
+    Openapi,
     /// Ask a process's side listener whether it is ready; exits with 1 if not
     Ready(ready::Arguments),
 }
@@ -71,6 +74,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(database) => migrate::run(&database).await?,
         Command::Business(arguments) => business::run(arguments).await?,
         Command::Key(arguments) => key::run(arguments).await?,
+        Command::Openapi => openapi::run()?,
         Command::Audit(arguments) => return audit::run(arguments).await,
         Command::DeadLetters(arguments) => return dead_letters::run(arguments).await,
         Command::Queues(arguments) => queues::run(arguments).await?,

@@ -4,10 +4,10 @@
 //! nor hides one that was there.
 
 use super::Intake;
-use super::lookup::{Failure, business, show_decided};
+use super::lookup::{self, Failure, business, show_decided};
 use super::problem::{self, Answer};
 use super::validate::check_address;
-use crate::ledger::{BusinessId, Outcome, Reference, RequestId};
+use crate::ledger::{BusinessId, IdempotencyKey, Outcome, Reference, RequestId};
 use crate::postgres::history::{Filter, Page, read_page};
 use crate::secret::first_minted_at;
 use crate::wire::{CSV_HEADER, HistoryBody};
@@ -21,9 +21,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// How many requests a page holds unless its caller says otherwise.
-const USUAL_LIMIT: usize = 50;
+pub const USUAL_LIMIT: usize = 50;
 /// Most requests in a page of JSON; as many are read at once for CSV.
-const MOST: usize = 1_000;
+pub const MOST: usize = 1_000;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -100,6 +100,19 @@ pub fn wants_csv(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut kinds = accepted.flat_map(|value| value.split(',')).filter_map(|range| range.split(';').next());
     kinds.any(|kind| kind.trim().eq_ignore_ascii_case("text/csv"))
+}
+
+/// The one allocation under a key. The other parameters choose nothing then, but those that nobody understands are refused.
+pub async fn by_key(intake: &Intake, headers: &HeaderMap, parameters: &[(String, String)]) -> Result<Answer, Failure> {
+    let business = business(intake, headers).await?;
+    if let Err(errors) = read_ask(parameters) {
+        return Ok(problem::invalid_parameters(&errors));
+    }
+    let mut keys = parameters.iter().filter(|(name, _)| name == "idempotency_key").map(|(_, key)| key);
+    let key = keys.next().filter(|_| keys.next().is_none());
+    let key = key.and_then(|key| IdempotencyKey::parse(key).or_else(|| IdempotencyKey::from_header(key)));
+    let Some(key) = key else { return Ok(problem::bad_request("The idempotency_key parameter is required.")) };
+    lookup::request_by_key(intake, business, key).await
 }
 
 /// One page.

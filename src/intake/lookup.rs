@@ -120,13 +120,7 @@ pub async fn request_by_id(intake: &Intake, headers: &HeaderMap, id: Option<Requ
 }
 
 /// The allocation under a key.
-pub async fn request_by_key(
-    intake: &Intake,
-    headers: &HeaderMap,
-    key: Option<IdempotencyKey>,
-) -> Result<Answer, Failure> {
-    let business = business(intake, headers).await?;
-    let Some(key) = key else { return Ok(problem::bad_request("The idempotency_key parameter is required.")) };
+pub async fn request_by_key(intake: &Intake, business: BusinessId, key: IdempotencyKey) -> Result<Answer, Failure> {
     let finding = intake.read(async |connection| {
         let Some(id) = keys::find_allocated(connection, business, &key).await? else { return Ok(None) };
         Ok(Some((id, allocations::find_one(connection, business, id).await?)))

@@ -2,13 +2,15 @@
 //!
 //! [`routes`] checks a request, [`submit`] publishes it and waits, [`replies`] knows who waits for what, [`resolve`]
 //! decides what nobody answered, [`problem`] writes every answer. [`bulk`] does it for lists; [`lookup`] and [`history`]
-//! have the reads.
+//! have the reads. [`openapi`] describes all of it, [`page`] shows that to people.
 
 pub mod auth;
 pub mod bulk;
 pub mod history;
 pub mod limits;
 pub mod lookup;
+pub mod openapi;
+mod page;
 pub mod problem;
 pub mod replies;
 pub mod resolve;

@@ -7,6 +7,7 @@
 //! What dies before anything was published is a 503 and not a 500: a 500 speaks for all that was sent under its
 //! `Idempotency-Key`, and nobody has looked at the key.
 
+use super::page;
 use super::submit::NeverPublished;
 use crate::ledger::{RequestId, UserHash};
 use crate::metrics::METRICS;
@@ -14,7 +15,8 @@ use crate::postgres::allocations::Voided;
 use crate::wire::{self, AllocatedBody, BulkBody, BulkResult, ErrorBody, FieldErrors, ListErrors};
 use axum::body::{Body, Bytes};
 use axum::http::header::{
-    ALLOW, CONTENT_DISPOSITION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    ALLOW, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{Response, StatusCode};
 use futures_util::Stream;
@@ -27,7 +29,20 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const DEBITED: HeaderName = HeaderName::from_static("earmark-debited");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-const UNKNOWN: &str = "The outcome is not known yet.";
+/// What errors say, for the answers and for the document that describes them.
+pub mod said {
+    pub const UNAUTHORIZED: &str = "Unauthorized";
+    pub const PAYOUTS_DISABLED: &str = "Payouts are currently disabled. Please enable them in Settings.";
+    pub const NOT_FOUND: &str = "Not found";
+    pub const METHOD_NOT_ALLOWED: &str = "Method not allowed";
+    pub const BODY_TOO_LATE: &str = "The request body did not arrive in time.";
+    pub const UNSUPPORTED_MEDIA_TYPE: &str = "The Content-Type must be application/json.";
+    pub const KEY_REUSED: &str = "This Idempotency-Key was used before with another email or amount.";
+    pub const UNEXPECTED: &str = "An unexpected error occurred. No funds were debited.";
+    pub const UNAVAILABLE: &str = "Service temporarily unavailable. No funds were debited by this request.";
+    pub const TOO_MANY: &str = "Too many requests. No funds were debited by this request.";
+    pub const UNKNOWN: &str = "The outcome is not known yet.";
+}
 
 /// Whether funds were debited, as far as this answer knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +126,7 @@ impl Answer {
         let body = match self.said {
             Said::Allocated(body) => wire::to_json(&body),
             Said::Error(error) => wire::to_json(&ErrorBody { error, request_id: None }),
-            Said::Unknown(id) => wire::to_json(&ErrorBody { error: UNKNOWN, request_id: Some(id) }),
+            Said::Unknown(id) => wire::to_json(&ErrorBody { error: said::UNKNOWN, request_id: Some(id) }),
             Said::Fields(body) => wire::to_json(body.as_ref()),
             Said::Json(body) => body,
         };
@@ -147,7 +162,7 @@ impl Answer {
         match self.said {
             Said::Allocated(body) => result.hash = Some(body.hash),
             Said::Error(error) => result.error = Some(error),
-            Said::Unknown(_) => result.error = Some(UNKNOWN),
+            Said::Unknown(_) => result.error = Some(said::UNKNOWN),
             Said::Fields(errors) => result.errors = Some(*errors),
             Said::Json(_) => {}
         }
@@ -167,6 +182,16 @@ pub fn bulk(mut items: Vec<(Answer, Option<RequestId>)>) -> Answer {
     let status = if debited == Debited::Unknown { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::OK };
     let results = items.into_iter().map(|(answer, request)| answer.into_result(request)).collect();
     Answer { debited, ..Answer::json(status, &BulkBody { results }) }
+}
+
+/// 200 of a document that is the same for everybody.
+pub fn document(kind: &'static str, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// 200 of a read that is streamed as CSV. An error in the middle breaks the body off, so that nobody takes it for whole.
@@ -223,25 +248,25 @@ pub fn insufficient_balance() -> Answer {
 }
 
 pub fn unauthorized() -> Answer {
-    Answer::error(StatusCode::UNAUTHORIZED, "Unauthorized")
+    Answer::error(StatusCode::UNAUTHORIZED, said::UNAUTHORIZED)
         .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
 }
 
 pub fn payouts_disabled() -> Answer {
-    Answer::error(StatusCode::FORBIDDEN, "Payouts are currently disabled. Please enable them in Settings.")
+    Answer::error(StatusCode::FORBIDDEN, said::PAYOUTS_DISABLED)
 }
 
 pub fn not_found() -> Answer {
-    Answer::error(StatusCode::NOT_FOUND, "Not found")
+    Answer::error(StatusCode::NOT_FOUND, said::NOT_FOUND)
 }
 
 pub fn method_not_allowed(allow: &'static str) -> Answer {
-    Answer::error(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+    Answer::error(StatusCode::METHOD_NOT_ALLOWED, said::METHOD_NOT_ALLOWED)
         .with_header(ALLOW, HeaderValue::from_static(allow))
 }
 
 pub fn body_too_late() -> Answer {
-    Answer::error(StatusCode::REQUEST_TIMEOUT, "The request body did not arrive in time.")
+    Answer::error(StatusCode::REQUEST_TIMEOUT, said::BODY_TOO_LATE)
 }
 
 pub fn body_too_large(message: &'static str) -> Answer {
@@ -249,32 +274,31 @@ pub fn body_too_large(message: &'static str) -> Answer {
 }
 
 pub fn unsupported_media_type() -> Answer {
-    Answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The Content-Type must be application/json.")
+    Answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, said::UNSUPPORTED_MEDIA_TYPE)
 }
 
 pub fn key_reused() -> Answer {
-    let message = "This Idempotency-Key was used before with another email or amount.";
-    Answer::error(StatusCode::UNPROCESSABLE_ENTITY, message)
+    Answer::error(StatusCode::UNPROCESSABLE_ENTITY, said::KEY_REUSED)
 }
 
 /// 500: this never debits, for ever.
 pub fn unexpected(proof: Voided) -> Answer {
     METRICS.unexpected.inc(proof.proof());
-    Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "An unexpected error occurred. No funds were debited.")
+    Answer::error(StatusCode::INTERNAL_SERVER_ERROR, said::UNEXPECTED)
 }
 
 /// 503: refused before anything was published.
 pub fn unavailable(proof: NeverPublished) -> Answer {
     METRICS.unavailable.inc(proof.why());
-    let message = "Service temporarily unavailable. No funds were debited by this request.";
-    Answer::error(StatusCode::SERVICE_UNAVAILABLE, message).with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+    Answer::error(StatusCode::SERVICE_UNAVAILABLE, said::UNAVAILABLE)
+        .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 /// 429: the caller's key is beyond its bounds. `wait`: when it may come again, in whole seconds.
 pub fn too_many(proof: NeverPublished, wait: Duration) -> Answer {
     METRICS.unavailable.inc(proof.why());
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    Answer::error(StatusCode::TOO_MANY_REQUESTS, "Too many requests. No funds were debited by this request.")
+    Answer::error(StatusCode::TOO_MANY_REQUESTS, said::TOO_MANY)
         .with_header(RETRY_AFTER, HeaderValue::from(seconds.max(1)))
 }
 

@@ -8,6 +8,8 @@ use super::Intake;
 use super::bulk::{self, BulkSubmission};
 use super::history;
 use super::lookup::{self, Failure};
+use super::openapi;
+use super::page;
 use super::problem::{self, Answer};
 use super::submit::{self, Submission, Unpublished};
 use super::validate::{Ask, Invalid, InvalidList, read_ask, read_list};
@@ -48,6 +50,9 @@ pub fn router(intake: Arc<Intake>) -> Router {
         .route("/payout/user", get(payout_user).fallback(read_not_allowed))
         .route("/payout/requests", get(requests).fallback(read_not_allowed))
         .route("/payout/requests/{request_id}", get(request_by_id).fallback(read_not_allowed))
+        .route("/openapi.json", get(openapi).fallback(read_not_allowed))
+        .route("/docs", get(docs).fallback(read_not_allowed))
+        .route("/docs/style.css", get(style).fallback(read_not_allowed))
         .fallback(not_found)
         .with_state(intake)
 }
@@ -204,10 +209,8 @@ async fn request_by_id(State(intake): State<Arc<Intake>>, headers: HeaderMap, ur
 async fn requests(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
     let parameters = parameters(&uri);
     if parameters.iter().any(|(name, _)| name == "idempotency_key") {
-        let key = query(&uri, "idempotency_key");
-        let key = key.and_then(|key| IdempotencyKey::parse(&key).or_else(|| IdempotencyKey::from_header(&key)));
         return read(&intake, Route::Requests, async move |intake: Arc<Intake>| {
-            lookup::request_by_key(&intake, &headers, key).await
+            history::by_key(&intake, &headers, &parameters).await
         })
         .await;
     }
@@ -257,6 +260,22 @@ where
             Err(problem::unavailable(unpublished.never(Refusal::Died)))
         }
     }
+}
+
+/// `GET /openapi.json`, without a key.
+async fn openapi(State(intake): State<Arc<Intake>>) -> Response {
+    let document = openapi::document().to_string();
+    finish(&intake, Route::Other, problem::document("application/json", document))
+}
+
+/// `GET /docs`, without a key.
+async fn docs(State(intake): State<Arc<Intake>>) -> Response {
+    let page = page::render(&openapi::document());
+    finish(&intake, Route::Other, problem::document("text/html; charset=utf-8", page))
+}
+
+async fn style(State(intake): State<Arc<Intake>>) -> Response {
+    finish(&intake, Route::Other, problem::document("text/css; charset=utf-8", page::STYLE.to_owned()))
 }
 
 async fn not_found(State(intake): State<Arc<Intake>>) -> Response {

@@ -194,7 +194,7 @@ async fn a_csv_that_cannot_be_finished_breaks_off() {
 async fn a_question_that_is_not_understood_is_a_400_that_says_why() {
     let (app, process, client) = serving().await;
     let limit = "The limit must be an integer between 1 and 1000.";
-    let rows: [(&str, Value); 12] = [
+    let rows: [(&str, Value); 13] = [
         ("limit=0", json!({"limit": [limit]})),
         ("limit=1001", json!({"limit": [limit]})),
         ("limit=x&cursor=x", json!({"limit": [limit], "cursor": ["The cursor is not valid."]})),
@@ -209,6 +209,7 @@ async fn a_question_that_is_not_understood_is_a_400_that_says_why() {
         ("from=yesterday", json!({"from": ["The from must be a time by RFC 3339."]})),
         ("to=2026-01-01", json!({"to": ["The to must be a time by RFC 3339."]})),
         ("state=voided&state=allocated", json!({"state": ["Each parameter may be given once."]})),
+        ("idempotency_key=k&limit=0", json!({"limit": [limit]})),
         ("idempotency_key=", json!({"error": "The idempotency_key parameter is required."})),
     ];
     for (question, expected) in rows {

@@ -1,0 +1,411 @@
+//! The API as an OpenAPI 3.1 document: the shapes come from the types of [`wire`](crate::wire), the bounds from the ledger
+//! and the checks, the endpoints stand below. A test compares it with the committed `docs/openapi.json` and with the routes.
+
+use super::history::{MOST, USUAL_LIMIT};
+use super::problem::said;
+use super::validate::MOST_ITEMS;
+use crate::ledger::{Amount, Email, IdempotencyKey, Outcome, Reference};
+use crate::wire::{
+    AllocatedBody, BalanceBody, BulkBody, ErrorBody, FieldErrors, HistoryBody, ListErrors, PayoutUserBody, RequestBody,
+};
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+const HASH: &str = "9b2e0c7c1d3f4a5b6c7d8e9f00112233445566778899aabbccddeeff01234567";
+const REQUEST: &str = "0198c0de-0000-7000-8000-00000a11ca7e";
+
+/// The document. The same for every deployment.
+pub fn document() -> Value {
+    let mut shapes = Shapes::new();
+    let paths = json!({
+        "/payout/create": { "post": create(&mut shapes) },
+        "/payout/create/bulk": { "post": create_bulk(&mut shapes) },
+        "/balance": { "get": balance(&mut shapes) },
+        "/payout/user": { "get": payout_user(&mut shapes) },
+        "/payout/requests": { "get": requests(&mut shapes) },
+        "/payout/requests/{request_id}": { "get": request_by_id(&mut shapes) },
+        "/openapi.json": { "get": open("This document", "application/json", json!({ "type": "object" })) },
+        "/docs": { "get": open("This document, as a page for people", "text/html", json!({ "type": "string" })) },
+    });
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Earmark",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Sets money aside for people: each allocation debits the payout balance of the calling business \
+                and credits one payout user. All amounts are whole cents. Every answer of an allocating endpoint says in \
+                `Earmark-Debited` whether funds moved; a 500 or 503 says that they never will.",
+            "license": { "name": "All rights reserved", "identifier": "LicenseRef-proprietary" },
+        },
+        "security": [{ "secretKey": [] }],
+        "paths": paths,
+        "components": {
+            "schemas": shapes.finish(),
+            "securitySchemes": {
+                "secretKey": { "type": "http", "scheme": "bearer", "description": "A secret API key: `sk_live_…`." },
+                "payoutHash": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-Payout-Hash",
+                    "description": "The hash of a payout user, who sees nothing but the own balance with it.",
+                },
+            },
+        },
+    })
+}
+
+/// The shapes that answers have.
+struct Shapes(SchemaGenerator);
+
+impl Shapes {
+    fn new() -> Self {
+        let path = |settings: &mut SchemaSettings| settings.definitions_path = "/components/schemas".into();
+        Self(SchemaSettings::draft2020_12().for_serialize().with(path).into_generator())
+    }
+
+    fn of<T: schemars::JsonSchema>(&mut self) -> Value {
+        self.0.subschema_for::<T>().to_value()
+    }
+
+    /// An answer that has one of two shapes.
+    fn either<A: schemars::JsonSchema, B: schemars::JsonSchema>(&mut self) -> Value {
+        json!({ "anyOf": [self.of::<A>(), self.of::<B>()] })
+    }
+
+    /// What is left out when it is not known is never null.
+    fn finish(mut self) -> Map<String, Value> {
+        let mut schemas = self.0.take_definitions(true);
+        for schema in schemas.values_mut() {
+            let required: Vec<Value> = schema["required"].as_array().cloned().unwrap_or_default();
+            let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+            for (name, property) in properties.into_iter().flatten() {
+                if !required.contains(&json!(name)) {
+                    forget_null(property);
+                }
+            }
+        }
+        schemas
+    }
+}
+
+fn forget_null(property: &mut Value) {
+    if let Some(types) = property.get_mut("type").and_then(Value::as_array_mut) {
+        types.retain(|kind| kind != "null");
+        let left = types.clone();
+        if let [only] = left.as_slice() {
+            property["type"] = only.clone();
+        }
+    }
+    let others = property.get("anyOf").and_then(Value::as_array).cloned().unwrap_or_default();
+    let others: Vec<Value> = others.into_iter().filter(|other| other["type"] != "null").collect();
+    if let [only] = others.as_slice() {
+        let mut only = only.clone();
+        if let (Some(only), Some(description)) = (only.as_object_mut(), property.get("description")) {
+            only.insert("description".to_owned(), description.clone());
+        }
+        *property = only;
+    }
+}
+
+/// Which headers the answers of an endpoint have.
+#[derive(Clone, Copy)]
+enum Headers {
+    /// Whether funds were debited, and which request it was.
+    Allocating,
+    Reading,
+}
+
+/// The answers of one endpoint.
+struct Answers {
+    headers: Headers,
+    by_status: Map<String, Value>,
+}
+
+impl Answers {
+    fn new(headers: Headers) -> Self {
+        Self { headers, by_status: Map::new() }
+    }
+
+    fn with(mut self, status: u16, says: &str, schema: Value, example: Value) -> Self {
+        let mut headers = match self.headers {
+            Headers::Allocating => allocating_headers(),
+            Headers::Reading => Map::new(),
+        };
+        headers.extend(headers_of(status));
+        let content = json!({ "application/json": { "schema": schema, "example": example } });
+        let answer = json!({ "description": says, "headers": headers, "content": content });
+        self.by_status.insert(status.to_string(), answer);
+        self
+    }
+
+    fn error(self, shapes: &mut Shapes, status: u16, says: &str, error: &str) -> Self {
+        self.with(status, says, shapes.of::<ErrorBody>(), json!({ "error": error }))
+    }
+
+    /// What every endpoint may answer.
+    fn usual(self, shapes: &mut Shapes) -> Self {
+        self.error(shapes, 401, "No working secret key, or more than one.", said::UNAUTHORIZED)
+            .error(shapes, 405, "Another method is needed.", said::METHOD_NOT_ALLOWED)
+            .error(shapes, 503, "Refused, and nothing happened. Come again after `Retry-After`.", said::UNAVAILABLE)
+    }
+
+    /// What an endpoint that takes a body may answer.
+    fn of_a_body(self, shapes: &mut Shapes) -> Self {
+        self.error(shapes, 408, "The body took too long to arrive.", said::BODY_TOO_LATE)
+            .error(shapes, 413, "The body is too large.", "The request body must not be larger than 8192 bytes.")
+            .error(shapes, 415, "The body is not `application/json` in UTF-8.", said::UNSUPPORTED_MEDIA_TYPE)
+            .error(shapes, 429, "The API key is beyond its bounds. Come again after `Retry-After`.", said::TOO_MANY)
+    }
+}
+
+fn header(says: &str, schema: Value) -> Value {
+    json!({ "description": says, "required": true, "schema": schema })
+}
+
+fn allocating_headers() -> Map<String, Value> {
+    let debited = json!({ "type": "string", "enum": ["yes", "no", "partial", "unknown"] });
+    let debited = header("Whether funds were debited. `partial`: some items of a list.", debited);
+    let request = header("Which request this was.", json!({ "type": "string", "format": "uuid" }));
+    Map::from_iter([("Earmark-Debited".to_owned(), debited), ("X-Request-Id".to_owned(), request)])
+}
+
+fn headers_of(status: u16) -> Option<(String, Value)> {
+    let (name, says, schema) = match status {
+        401 => ("WWW-Authenticate", "How to authenticate.", json!({ "type": "string", "const": "Bearer" })),
+        405 => ("Allow", "The methods that are allowed.", json!({ "type": "string" })),
+        429 | 503 => ("Retry-After", "Seconds to wait.", json!({ "type": "integer", "minimum": 1 })),
+        _ => return None,
+    };
+    Some((name.to_owned(), header(says, schema)))
+}
+
+fn allocation() -> Value {
+    json!({
+        "type": "object",
+        "required": ["email", "amount"],
+        "properties": {
+            "email": {
+                "type": "string",
+                "format": "email",
+                "maxLength": Email::MAX_CHARS,
+                "description": "The payout user. Blanks around it and case make no difference.",
+            },
+            "amount": {
+                "type": "integer",
+                "minimum": Amount::MIN_CENTS,
+                "maximum": Amount::MAX_CENTS,
+                "description": "In cents, as a JSON integer: `100`, not `100.0`.",
+            },
+            "reference": {
+                "type": ["string", "null"],
+                "maxLength": Reference::MAX_CHARS,
+                "pattern": NO_CONTROL,
+                "description": "Your own name for it, kept with the request and searched by. Not unique.",
+            },
+        },
+        "example": { "email": "ann@example.com", "amount": 10_000, "reference": "Invoice 7" },
+    })
+}
+
+/// Of texts without control characters.
+const NO_CONTROL: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+
+fn idempotency_key() -> Value {
+    json!({
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": false,
+        "description": "Your name for the operation: however often it is sent, funds move once. With or without double \
+            quotes around it.",
+        "schema": { "type": "string", "minLength": 1, "maxLength": IdempotencyKey::MAX_LEN, "pattern": "^[!-~]+$" },
+    })
+}
+
+fn json_body(schema: Value) -> Value {
+    json!({ "required": true, "content": { "application/json": { "schema": schema } } })
+}
+
+fn create(shapes: &mut Shapes) -> Value {
+    let invalid = json!({ "amount": ["The amount must be at least 1."] });
+    let unknown = json!({ "error": said::UNKNOWN, "request_id": REQUEST });
+    let answers = Answers::new(Headers::Allocating)
+        .with(200, "Debited, once.", shapes.of::<AllocatedBody>(), json!({ "hash": HASH }))
+        .with(
+            400,
+            "Not debited: fields that failed, or `error`, such as a payout balance that does not cover the amount.",
+            shapes.either::<FieldErrors, ErrorBody>(),
+            invalid,
+        )
+        .error(shapes, 403, "Not debited: payouts are switched off.", said::PAYOUTS_DISABLED)
+        .error(shapes, 422, "Not debited: the key belongs to another email or amount.", said::KEY_REUSED)
+        .error(shapes, 500, "Never debited, for ever. Send it again, under the same key.", said::UNEXPECTED)
+        .with(504, "Not known yet. Ask about the request.", shapes.of::<ErrorBody>(), unknown)
+        .of_a_body(shapes)
+        .usual(shapes);
+    let mut answers = answers.by_status;
+    if let Some(allocated) = answers.get_mut("200") {
+        let parameters = json!({ "request_id": "$response.header.X-Request-Id" });
+        allocated["links"] = json!({ "request": { "operationId": "getRequest", "parameters": parameters } });
+    }
+    json!({
+        "operationId": "createPayout",
+        "summary": "Allocate an amount to a payout user",
+        "description": "Creates the payout user if it is new. Without an `Idempotency-Key` the same body twice adds the \
+            amount twice. A retry under a key is answered with the first success, and `Idempotent-Replayed: true`.",
+        "parameters": [idempotency_key()],
+        "requestBody": json_body(allocation()),
+        "responses": answers,
+    })
+}
+
+fn create_bulk(shapes: &mut Shapes) -> Value {
+    let results = json!({ "results": [
+        { "status": 200, "debited": "yes", "request_id": REQUEST, "hash": HASH },
+        { "status": 400, "debited": "no", "errors": { "amount": ["The amount must be at least 1."] } },
+    ]});
+    let unknown = json!({ "results": [
+        { "status": 504, "debited": "unknown", "request_id": REQUEST, "error": said::UNKNOWN },
+    ]});
+    let invalid = json!({ "allocations": ["The allocations field is required."] });
+    let answers = Answers::new(Headers::Allocating)
+        .with(200, "The outcome of every item is known: see `results`.", shapes.of::<BulkBody>(), results)
+        .with(400, "No list that can be read.", shapes.either::<ListErrors, ErrorBody>(), invalid)
+        .with(504, "The outcome of an item is not known yet: see `results`.", shapes.of::<BulkBody>(), unknown)
+        .of_a_body(shapes)
+        .usual(shapes);
+    let list = json!({
+        "type": "object",
+        "required": ["allocations"],
+        "properties": {
+            "allocations": { "type": "array", "minItems": 1, "maxItems": MOST_ITEMS, "items": {
+                "description": "As the body of `POST /payout/create`. One that is not valid fails alone.",
+            } },
+        },
+        "example": { "allocations": [{ "email": "ann@example.com", "amount": 10_000, "reference": "Invoice 7" }] },
+    });
+    json!({
+        "operationId": "createPayouts",
+        "summary": "Allocate to many payout users in one call",
+        "description": "Each item is decided on its own, exactly as if it were posted alone, and answered in order. Under \
+            an `Idempotency-Key` each place of the list has a key of its own: a repeat of the call finishes what is \
+            missing and repeats nothing.",
+        "parameters": [idempotency_key()],
+        "requestBody": json_body(list),
+        "responses": answers.by_status,
+    })
+}
+
+fn balance(shapes: &mut Shapes) -> Value {
+    let example = json!({ "balance": 1_500_000, "payout_balance": 500_000 });
+    let answers =
+        Answers::new(Headers::Reading).with(200, "In cents.", shapes.of::<BalanceBody>(), example).usual(shapes);
+    json!({ "operationId": "getBalance", "summary": "The balances of the business", "responses": answers.by_status })
+}
+
+fn payout_user(shapes: &mut Shapes) -> Value {
+    let example = json!({
+        "email": "ann@example.com", "hash": HASH, "balance": 10_000, "status": "active",
+        "created_at": "2026-01-01T12:00:00Z",
+    });
+    let invalid = json!({ "email": ["The email field is required."] });
+    let answers = Answers::new(Headers::Reading)
+        .with(200, "The payout user.", shapes.of::<PayoutUserBody>(), example)
+        .with(400, "No address.", shapes.of::<FieldErrors>(), invalid)
+        .error(shapes, 404, "The business has no such payout user.", said::NOT_FOUND)
+        .usual(shapes);
+    let email = json!({ "type": "string", "format": "email", "maxLength": Email::MAX_CHARS });
+    json!({
+        "operationId": "getPayoutUser",
+        "summary": "A payout user",
+        "description": "For the business by `email`; for the payout user by the own hash.",
+        "security": [{ "secretKey": [] }, { "payoutHash": [] }],
+        "parameters": [parameter("email", "Needed with a secret key.", email)],
+        "responses": answers.by_status,
+    })
+}
+
+fn parameter(name: &str, says: &str, schema: Value) -> Value {
+    json!({ "name": name, "in": "query", "required": false, "description": says, "schema": schema })
+}
+
+fn request_example() -> Value {
+    json!({
+        "request_id": REQUEST, "state": "allocated", "email": "ann@example.com", "amount": 10_000, "hash": HASH,
+        "reference": "Invoice 7", "decided_at": "2026-01-01T12:00:00Z",
+    })
+}
+
+fn requests(shapes: &mut Shapes) -> Value {
+    let time = || json!({ "type": "string", "format": "date-time" });
+    let email = json!({ "type": "string", "format": "email", "maxLength": Email::MAX_CHARS });
+    let reference = json!({
+        "type": "string", "minLength": 1, "maxLength": Reference::MAX_CHARS, "pattern": NO_CONTROL,
+    });
+    let limit = json!({ "type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL_LIMIT });
+    let page = json!({ "requests": [request_example()], "next_cursor": null });
+    let invalid = json!({ "limit": ["The limit must be an integer between 1 and 1000."] });
+    let mut answers = Answers::new(Headers::Reading)
+        .with(
+            200,
+            "A page, newest first; with `idempotency_key` the one request. A page may hold fewer than `limit`, even none, \
+             and still have a `next_cursor`.",
+            shapes.either::<HistoryBody, RequestBody>(),
+            page,
+        )
+        .with(400, "A parameter failed.", shapes.either::<BTreeMap<String, [String; 1]>, ErrorBody>(), invalid)
+        .error(shapes, 404, "No allocation under the key.", said::NOT_FOUND)
+        .usual(shapes);
+    if let Some(found) = answers.by_status.get_mut("200") {
+        found["content"]["text/csv"] = json!({ "schema": { "type": "string" } });
+    }
+    json!({
+        "operationId": "listRequests",
+        "summary": "What was decided for the business, newest first",
+        "description": "Filters are combined. With `Accept: text/csv` all of it comes as one stream, whatever `limit` says. \
+            Requests that are not decided yet are not in it.",
+        "parameters": [
+            parameter("limit", "Most requests in the page.", limit),
+            parameter("cursor", "`next_cursor` of the page before, with the same filters.",
+                json!({ "type": "string", "pattern": "^[0-9a-f]{32}$" })),
+            parameter("state", "Only requests that were decided so.",
+                json!({ "type": "string", "enum": Outcome::ALL.map(Outcome::as_str) })),
+            parameter("email", "Only requests to this payout user.", email),
+            parameter("reference", "Only requests with this reference.", reference),
+            parameter("from", "Only requests that were made then or later.", time()),
+            parameter("to", "Only requests that were made before.", time()),
+            parameter("idempotency_key", "The allocation under this key, and nothing else. For an item of a list: the \
+                key of the call, a blank, and the place, counted from 0.",
+                json!({ "type": "string", "pattern": "^[!-~]{1,255}( [0-9]{1,3})?$" })),
+        ],
+        "responses": answers.by_status,
+    })
+}
+
+fn request_by_id(shapes: &mut Shapes) -> Value {
+    let answers = Answers::new(Headers::Reading)
+        .with(200, "The request.", shapes.of::<RequestBody>(), request_example())
+        .error(shapes, 404, "The business has made no such request.", said::NOT_FOUND)
+        .usual(shapes);
+    json!({
+        "operationId": "getRequest",
+        "summary": "What became of a request",
+        "description": "Asking about a request that is undecided past its deadline voids it there and then, so that the \
+            answer is final.",
+        "parameters": [{
+            "name": "request_id", "in": "path", "required": true, "schema": { "type": "string", "format": "uuid" },
+        }],
+        "responses": answers.by_status,
+    })
+}
+
+/// What anybody may read.
+fn open(summary: &str, kind: &str, schema: Value) -> Value {
+    json!({
+        "summary": summary,
+        "security": [],
+        "responses": {
+            "200": { "description": summary, "content": { kind: { "schema": schema } } },
+        },
+    })
+}
