@@ -55,10 +55,10 @@ fn allowed(room: &str) -> &'static [&'static str] {
         "postgres" => &["ledger", "metrics"],
         "rabbit" => &["metrics"],
         "secret" => &["clock", "ledger"],
-        "ops" => &["clock", "ledger", "metrics", "postgres", "rabbit", "retry", "wire"],
+        "ops" => &["clock", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "wire"],
         "worker" => &["clock", "cut", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "wire"],
         "intake" => &["api_key", "clock", "cut", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "wire"],
-        "config" => &["intake", "postgres", "rabbit", "secret", "worker"],
+        "config" => &["intake", "ops", "postgres", "rabbit", "secret", "worker"],
         "cli" => &[
             "api_key",
             "clock",
