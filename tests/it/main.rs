@@ -3,6 +3,7 @@
 
 mod allocate;
 mod commands;
+mod console;
 mod contract;
 mod deploy;
 mod faults;
