@@ -107,6 +107,15 @@ pub struct Process {
     /// The same for those who only look
     #[arg(long, env = "EARMARK_OPS_READ_TOKEN", hide_env_values = true)]
     ops_read_token: Option<String>,
+    /// Where spans go by OTLP over HTTP, without its path: `http://localhost:4318`. If it is not given,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` is taken; without either nothing is exported, and a trace context that a client sends is
+    /// passed on all the same
+    #[arg(long, env = "EARMARK_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
+    /// The share of requests without a trace context for which a trace begins, from 0 to 1. One with a context is sampled
+    /// as that says. At thousands of requests a second a few in a thousand tell enough
+    #[arg(long, env = "EARMARK_OTLP_SAMPLE", default_value = "1", value_parser = parse_share)]
+    pub otlp_sample: f64,
     /// How long a request waits for its outcome before it is resolved in the database. Also its deadline: a worker voids
     /// what it finds later than that
     #[arg(long, env = "EARMARK_REPLY_TIMEOUT", default_value = "5s", value_parser = parse_duration)]
@@ -122,6 +131,11 @@ pub struct Process {
     /// answered within it
     #[arg(long, env = "EARMARK_SHUTDOWN_GRACE", default_value = "15s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "must be from 0 to 1".to_owned())
 }
 
 /// A bad setting, by the name of its variable.
@@ -197,6 +211,11 @@ impl Process {
     /// Parsed here and not by the command line, whose error would print the secret.
     pub fn secret(&self) -> anyhow::Result<HashSecret> {
         self.hash_secret.parse().map_err(named("EARMARK_HASH_SECRET"))
+    }
+
+    pub fn otlp_endpoint(&self) -> Option<String> {
+        let standard = || std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok();
+        self.otlp_endpoint.clone().or_else(standard).filter(|endpoint| !endpoint.is_empty())
     }
 
     pub fn budgets(&self) -> Budgets {

@@ -36,6 +36,9 @@ struct RequestItem<'a> {
     /// Absent in the messages of releases that knew none.
     #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
     reference: Option<Cow<'a, str>>,
+    /// W3C trace context, as in the header `traceparent`, of a request that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
+    trace: Option<Cow<'a, str>>,
 }
 
 fn is_zero(epoch: &i64) -> bool {
@@ -66,11 +69,18 @@ pub struct Unreadable {
 pub struct RequestMessage {
     pub reply_to: String,
     pub requests: Vec<Request>,
+    /// The trace contexts of those that have one.
+    pub traces: Vec<(RequestId, String)>,
     pub unreadable: Vec<Unreadable>,
 }
 
 /// Serialises one request, to be put into a message by [`pack_requests`].
 pub fn write_request(request: &Request) -> Vec<u8> {
+    write_traced_request(request, None)
+}
+
+/// The same with a trace context, if there is one.
+pub fn write_traced_request(request: &Request, trace: Option<&str>) -> Vec<u8> {
     let item = RequestItem {
         id: Uuid::from_u128(request.id.as_u128()),
         business: Uuid::from_u128(request.business.as_u128()),
@@ -80,6 +90,7 @@ pub fn write_request(request: &Request) -> Vec<u8> {
         key: request.key.as_ref().map(|claim| claim.key.as_str().into()),
         epoch: request.key.as_ref().map_or(0, |claim| claim.epoch),
         reference: request.reference.as_ref().map(|reference| reference.as_str().into()),
+        trace: trace.map(Cow::from),
     };
     to_json(&item)
 }
@@ -108,10 +119,18 @@ pub fn read_requests(body: &[u8]) -> Result<RequestMessage, String> {
     if envelope.reply_to.len() > MAX_QUEUE_NAME {
         return Err(format!("reply_to is longer than {MAX_QUEUE_NAME} bytes"));
     }
-    let mut message = RequestMessage { reply_to: envelope.reply_to.into_owned(), requests: vec![], unreadable: vec![] };
+    let mut message = RequestMessage {
+        reply_to: envelope.reply_to.into_owned(),
+        requests: vec![],
+        traces: vec![],
+        unreadable: vec![],
+    };
     for item in envelope.requests {
         match read_request(item.get()) {
-            Ok(request) => message.requests.push(request),
+            Ok((request, trace)) => {
+                message.traces.extend(trace.map(|trace| (request.id, trace)));
+                message.requests.push(request);
+            }
             Err(reason) => {
                 let body = pack_requests(&message.reply_to, std::iter::once(item.get().as_bytes()));
                 message.unreadable.push(Unreadable { body, reason });
@@ -131,7 +150,8 @@ fn unreadable(what: &str, error: &serde_json::Error) -> String {
     format!("not a {what}: {kind}, line {} column {}", error.line(), error.column())
 }
 
-fn read_request(text: &str) -> Result<Request, String> {
+/// A request, and its trace context.
+fn read_request(text: &str) -> Result<(Request, Option<String>), String> {
     let item: RequestItem = serde_json::from_str(text).map_err(|error| unreadable("request", &error))?;
     let key = match item.key {
         None => None,
@@ -149,7 +169,7 @@ fn read_request(text: &str) -> Result<Request, String> {
     if reference.as_ref().map(Reference::as_str) != item.reference.as_deref() {
         return Err("reference: not trimmed".to_owned());
     }
-    Ok(Request {
+    let request = Request {
         id: RequestId::from_u128(item.id.as_u128()),
         business: BusinessId::from_u128(item.business.as_u128()),
         email,
@@ -157,7 +177,8 @@ fn read_request(text: &str) -> Result<Request, String> {
         deadline: item.deadline,
         key,
         reference,
-    })
+    };
+    Ok((request, item.trace.map(Cow::into_owned)))
 }
 
 /// What became of one request, on its way back.
@@ -406,6 +427,14 @@ mod tests {
         assert_eq!(message.reply_to, "replies");
         assert_eq!(message.requests, [request(), bare()]);
         assert!(message.unreadable.is_empty());
+    }
+
+    #[test]
+    fn a_trace_context_travels_with_its_request() {
+        let traced = Request { id: RequestId::from_u128(9), ..request() };
+        let items = [write_request(&request()), write_traced_request(&traced, Some("00-trace"))];
+        let message = read_requests(&pack_requests("replies", items.iter().map(Vec::as_slice))).unwrap();
+        assert_eq!(message.traces, [(traced.id, "00-trace".to_owned())]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::ops::processes::{self, Running};
 use crate::postgres::partitions::{self, Paused};
 use crate::postgres::{PgConnection, Postgres, dead_letters};
 use crate::rabbit::Broker;
+use crate::rabbit::depth::Depth;
 use crate::rabbit::topology::Topology;
 use clap::Args;
 use serde::Serialize;
@@ -81,17 +82,18 @@ async fn look(postgres: &Postgres, broker: &Broker, prefix: &str) -> anyhow::Res
     let (most, paused, letters) = postgres.read(reading).await?;
     let running: Vec<Running> =
         processes::list(postgres).await?.into_iter().filter(|process| !process.is_silent).collect();
-    let mut queues = vec![];
-    for name in Topology::new(prefix, most).all_queues() {
-        let depth = broker.find_queue(&name).await?;
-        let held = running.iter().filter_map(|process| process.state.worker.as_ref()?.unacknowledged.get(&name));
-        queues.push(Queue {
-            ready: depth.as_ref().map(|depth| depth.ready),
-            unacknowledged: held.sum(),
-            consumers: depth.map(|depth| depth.consumers),
-            name,
-        });
-    }
+    let names = Topology::new(prefix, most).all_queues();
+    let depths = broker.find_queues(&names).await?;
+    let held = |name: &String| {
+        running.iter().filter_map(|process| process.state.worker.as_ref()?.unacknowledged.get(name)).sum()
+    };
+    let shown = |(name, depth): (String, Option<Depth>)| Queue {
+        ready: depth.as_ref().map(|depth| depth.ready),
+        unacknowledged: held(&name),
+        consumers: depth.map(|depth| depth.consumers),
+        name,
+    };
+    let queues = names.into_iter().zip(depths).map(shown).collect();
     let intakes = || running.iter().filter_map(|process| process.state.intake.as_ref());
     Ok(Shown {
         queues,

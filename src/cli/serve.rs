@@ -10,10 +10,11 @@ use crate::postgres::{Error, Postgres, partitions};
 use crate::rabbit::topology::Topology;
 use crate::retry::Backoff;
 use crate::worker::{self, Worker};
-use crate::{cut, shutdown};
+use crate::{cut, shutdown, trace};
 use anyhow::{Context, bail};
 use clap::Args;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,9 @@ pub async fn worker(arguments: WorkerOnly) -> anyhow::Result<()> {
     run("worker", arguments.process, None, Some(arguments.worker)).await
 }
 
+/// How long a process that ends takes to export its last spans.
+const FLUSH: Duration = Duration::from_secs(2);
+
 /// Runs what there are settings for, until a signal. The intake drains first, so that the worker can still answer it.
 async fn run(
     kind: &'static str,
@@ -64,6 +68,11 @@ async fn run(
 ) -> anyhow::Result<()> {
     process.check()?;
     arm_cut()?;
+    if let Some(endpoint) = process.otlp_endpoint() {
+        trace::start(&endpoint, process.otlp_sample, "earmark")
+            .map_err(anyhow::Error::msg)
+            .context("EARMARK_OTLP_ENDPOINT")?;
+    }
     let stop = shutdown::on_signal()?;
     let postgres = process.postgres(intake_settings.as_ref().map_or(1, |settings| settings.read_connections))?;
     let topology = Topology::new(process.queue_prefix()?, process.partitions);
@@ -102,6 +111,7 @@ async fn run(
     }
     stopped.cancel();
     let _ = tokio::join!(present, watching);
+    trace::flush(FLUSH).await;
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use super::submit::{self, Submission, Submitted, Unpublished};
 use super::validate::{Ask, Invalid, List};
 use crate::ledger::IdempotencyKey;
 use crate::metrics::Refusal;
+use crate::trace;
 use futures_util::stream::{self, StreamExt};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ pub struct BulkSubmission {
     pub caller: Caller,
     pub list: List,
     pub key: Option<IdempotencyKey>,
+    /// The caller's span.
+    pub trace: Option<trace::Context>,
 }
 
 /// Takes a list from validated to answered.
@@ -28,7 +31,7 @@ pub struct BulkSubmission {
 /// of room in every repeat. An item that was started runs to its end though its caller hangs up; the others are not
 /// started then.
 pub async fn submit_all(intake: &Arc<Intake>, bulk: BulkSubmission, caller_gone: &CancellationToken) -> Answer {
-    let BulkSubmission { caller, list, key } = bulk;
+    let BulkSubmission { caller, list, key, trace } = bulk;
     let (unpublished, _) = Unpublished::for_one_request();
     if let Err(wait) = intake.limits.pass(caller.key, list.iter().filter(|item| item.is_ok()).count()) {
         return problem::too_many(unpublished.never(Refusal::KeyRate), wait);
@@ -42,7 +45,7 @@ pub async fn submit_all(intake: &Arc<Intake>, bulk: BulkSubmission, caller_gone:
                 Err(Invalid::NotAnObject) => return (problem::item_not_an_object(), None),
                 Err(Invalid::Fields(errors)) => return (problem::invalid_fields(errors), None),
             };
-            let submission = Submission { caller, ask, key, caller_gone };
+            let submission = Submission { caller, ask, key, caller_gone, trace };
             let work = async |intake: Arc<Intake>, unpublished| submit::submit(&intake, unpublished, submission).await;
             submit::start(intake, work).finish(intake).await
         }

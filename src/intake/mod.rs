@@ -19,7 +19,7 @@ pub mod submit;
 pub mod validate;
 
 use crate::clock;
-use crate::ledger::{Millis, Request};
+use crate::ledger::{Millis, Request, RequestId};
 use crate::metrics::{Refusal, Role};
 use crate::postgres::{Health, Postgres};
 use crate::rabbit::consumer::Consumer;
@@ -28,7 +28,7 @@ use crate::rabbit::topology::Topology;
 use crate::rabbit::{self, Broker, Error, Link};
 use crate::retry::Backoff;
 use crate::secret::{self, HashSecret, RequestIds};
-use crate::wire;
+use crate::{trace, wire};
 use auth::{Authenticator, KeyDigest};
 use limits::{Bounds, KeyLimits};
 use replies::{Event, Waiters};
@@ -295,11 +295,13 @@ impl Session {
 
     /// Hands a request to the publisher of its business's work queue. Never waits; what becomes of it is not known from
     /// here on.
-    fn publish(&self, request: &Request) {
+    fn publish(&self, request: &Request, trace: Option<trace::Context>) {
         // The ids of businesses are random.
         let partition = request.business.as_u128() % self.outgoing.len() as u128;
         let (owner, tag) = (request.business.as_u128(), request.id.as_u128());
-        let outgoing = Outgoing { owner, tag, item: wire::write_request(request) };
+        let trace = trace.map(|trace| trace.to_string());
+        let item = wire::write_traced_request(request, trace.as_deref());
+        let outgoing = Outgoing { owner, tag, item, trace };
         if self.outgoing[partition as usize].send(outgoing).is_err() {
             self.waiters.wake(request.id.as_u128(), Event::Trouble);
         }
@@ -324,7 +326,7 @@ fn start_publisher(
         incoming,
         move |items: &[Outgoing]| wire::pack_requests(&reply_queue, items.iter().map(|item| item.item.as_slice())),
         move |id, trouble| {
-            tracing::debug!(?trouble, "message in trouble");
+            tracing::debug!(request_id = %RequestId::from_u128(id), ?trouble, "message in trouble");
             waiters.wake(id, Event::Trouble);
         },
     ));

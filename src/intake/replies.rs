@@ -43,7 +43,7 @@ impl Waiters {
             Some(waiter) => drop(waiter.send(event)),
             None => {
                 METRICS.replies_without_waiter.inc();
-                tracing::debug!("a reply that nobody waits for");
+                tracing::debug!(request_id = %RequestId::from_u128(id), "a reply that nobody waits for");
             }
         }
     }

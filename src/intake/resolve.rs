@@ -5,7 +5,7 @@
 
 use super::Permit;
 use crate::cut::{self, Cut};
-use crate::ledger::{Request, RequestId};
+use crate::ledger::{Request, RequestId, list_ids};
 use crate::metrics::{Late, METRICS, Proof, Voider};
 use crate::postgres::allocations::{self, Resolution};
 use crate::postgres::{Error, Postgres, Session};
@@ -140,7 +140,10 @@ impl Task {
                 self.in_hand = keyed;
                 Vec::into_iter(plain).zip(resolutions).for_each(|(job, resolution)| self.finish(job, resolution));
             }
-            Err(error) => tracing::warn!(%error, requests = plain.len(), "not resolved yet"),
+            Err(error) => {
+                let request_ids = list_ids(plain.iter().copied());
+                tracing::warn!(%error, requests = plain.len(), request_ids, "not resolved yet");
+            }
         }
     }
 
@@ -148,6 +151,7 @@ impl Task {
     async fn resolve_next(&mut self) {
         let mut backoff = Backoff::for_connections();
         while let (Some(job), false) = (self.in_hand.last(), self.abandon.is_cancelled()) {
+            let request_id = job.request.id;
             match void_one(&mut self.session, &job.request).await {
                 Ok(resolution) => {
                     cut::at(Cut::I7).await;
@@ -156,8 +160,8 @@ impl Task {
                     }
                     return;
                 }
-                Err(error) if error.is_retryable() => tracing::warn!(%error, "not resolved yet"),
-                Err(error) => tracing::error!(%error, "not resolved: this needs a person"),
+                Err(error) if error.is_retryable() => tracing::warn!(%request_id, %error, "not resolved yet"),
+                Err(error) => tracing::error!(%request_id, %error, "not resolved: this needs a person"),
             }
             tokio::select! { () = backoff.wait() => {}, () = self.abandon.cancelled() => {} }
         }
@@ -166,7 +170,7 @@ impl Task {
     fn finish(&self, job: Job, resolution: Resolution) {
         self.open.lock().remove(&job.request.id.as_u128());
         count(&resolution);
-        let request_id = uuid::Uuid::from_u128(job.request.id.as_u128());
+        let request_id = job.request.id;
         match &resolution {
             Resolution::Voided(_) => tracing::info!(%request_id, "voided"),
             Resolution::Allocated(_) => tracing::info!(%request_id, "late success"),

@@ -15,6 +15,7 @@ use super::submit::{self, Submission, Unpublished};
 use super::validate::{Ask, Invalid, InvalidList, read_ask, read_list};
 use crate::ledger::{IdempotencyKey, RequestId};
 use crate::metrics::{METRICS, Refusal, Route};
+use crate::trace;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, Request, State};
@@ -82,11 +83,21 @@ async fn create_in_task(
     };
     match read_submission(&parts.headers, body).await {
         Ok((ask, key)) => match intake.limits.pass(caller.key, 1) {
-            Ok(()) => submit::submit(intake, unpublished, Submission { caller, ask, key, caller_gone }).await,
+            Ok(()) => {
+                let trace = read_trace(&parts.headers);
+                submit::submit(intake, unpublished, Submission { caller, ask, key, caller_gone, trace }).await
+            }
             Err(wait) => (problem::too_many(unpublished.never(Refusal::KeyRate), wait), None),
         },
         Err(answer) => (answer, None),
     }
+}
+
+/// The caller's span. What is no trace context is none, as the standard has it.
+fn read_trace(headers: &HeaderMap) -> Option<trace::Context> {
+    let mut values = headers.get_all(trace::HEADER).iter();
+    let value = values.next()?.to_str().ok()?;
+    trace::Context::parse(value).filter(|_| values.next().is_none())
 }
 
 async fn read_submission(headers: &HeaderMap, body: Body) -> Result<(Ask, Option<IdempotencyKey>), Answer> {
@@ -122,7 +133,9 @@ async fn read_bulk(intake: &Intake, request: Request) -> Result<Result<BulkSubmi
         InvalidList::NotAnObject => problem::not_an_object(),
         InvalidList::Items(message) => problem::invalid_list(message),
     });
-    Ok(list.and_then(|list| Ok(BulkSubmission { caller, list, key: read_key(&parts.headers)? })))
+    Ok(list.and_then(|list| {
+        Ok(BulkSubmission { caller, list, key: read_key(&parts.headers)?, trace: read_trace(&parts.headers) })
+    }))
 }
 
 async fn read_json(headers: &HeaderMap, body: Body, limit: &BodyLimit) -> Result<Bytes, Answer> {

@@ -17,6 +17,7 @@ use crate::cut::{self, Cut};
 use crate::ledger::{IdempotencyKey, KeyClaim, Outcome, Request, RequestId, Verdict};
 use crate::metrics::{METRICS, Refusal};
 use crate::postgres::allocations::Resolution;
+use crate::trace;
 use crate::wire::Reply;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -54,9 +55,9 @@ impl Unpublished {
     }
 
     /// Ends the state of being unpublished, at the call of publish and not a moment later.
-    fn publish(self, session: &Session, request: &Request) -> Published {
+    fn publish(self, session: &Session, request: &Request, trace: Option<trace::Context>) -> Published {
         let published = Published(self.0);
-        published.publish_again(session, request);
+        published.publish_again(session, request, trace);
         published
     }
 }
@@ -66,13 +67,18 @@ struct Published(Trail);
 
 impl Published {
     /// Publishes anew, once the attempt before is dead.
-    fn publish_again(&self, session: &Session, request: &Request) {
+    fn publish_again(&self, session: &Session, request: &Request, trace: Option<trace::Context>) {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.clone());
-        session.publish(request);
+        session.publish(request, trace);
     }
 }
 
 impl Trail {
+    /// The id of what was published last, for the log.
+    fn published(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|request| request.id.to_string())
+    }
+
     /// What must be resolved after the task has died; the proof if nothing was published. The task must be gone.
     pub fn after_death(&self) -> Result<NeverPublished, Box<Request>> {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() {
@@ -101,6 +107,8 @@ pub struct Submission {
     pub key: Option<IdempotencyKey>,
     /// Cancelled when the client has hung up.
     pub caller_gone: CancellationToken,
+    /// The caller's span.
+    pub trace: Option<trace::Context>,
 }
 
 /// An answer, and the id of the request it belongs to, if one was minted.
@@ -128,7 +136,7 @@ impl Started {
         let submitted = match self.task.await {
             Ok(submitted) => submitted,
             Err(panic) => {
-                tracing::error!(%panic, "a request's task died");
+                tracing::error!(request_id = self.trail.published(), %panic, "a request's task died");
                 after_death(intake, &self.trail).await
             }
         };
@@ -146,8 +154,23 @@ async fn after_death(intake: &Intake, trail: &Trail) -> Submitted {
     }
 }
 
-/// Takes a request from validated to answered. Must run in a task that nobody cancels.
-pub async fn submit(intake: &Intake, unpublished: Unpublished, submission: Submission) -> Submitted {
+/// Takes a request from validated to answered, in a span of its own. Must run in a task that nobody cancels.
+pub async fn submit(intake: &Intake, unpublished: Unpublished, mut submission: Submission) -> Submitted {
+    let span = trace::begin(submission.trace, "allocate", trace::Kind::Server);
+    submission.trace = span.as_ref().map_or(submission.trace, |span| Some(span.context()));
+    let submitted = carry_out(intake, unpublished, submission).await;
+    let (status, id) = (submitted.0.status().as_u16(), submitted.1);
+    if let Some(id) = id {
+        tracing::debug!(request_id = %id, status, "answered");
+    }
+    if let Some(span) = span {
+        let request_id = id.map_or_else(String::new, |id| id.to_string());
+        span.end(vec![("earmark.request_id", request_id), ("http.response.status_code", status.to_string())]);
+    }
+    submitted
+}
+
+async fn carry_out(intake: &Intake, unpublished: Unpublished, submission: Submission) -> Submitted {
     cut::at(Cut::I1).await;
     let (session, permit) = match intake.admit(submission.caller.key) {
         Ok(admitted) => admitted,
@@ -160,7 +183,7 @@ pub async fn submit(intake: &Intake, unpublished: Unpublished, submission: Submi
     let mut request = new_request(intake, &submission, 0);
     let mut waiter = session.waiters.register(request.id);
     cut::at(Cut::I2).await;
-    let published = unpublished.publish(&session, &request);
+    let published = unpublished.publish(&session, &request, submission.trace);
     cut::at(Cut::I3).await;
     loop {
         let event = tokio::time::timeout_at(answer_by, waiter.wait()).await;
@@ -186,7 +209,7 @@ pub async fn submit(intake: &Intake, unpublished: Unpublished, submission: Submi
         }
         request = new_request(intake, &submission, current);
         waiter = session.waiters.register(request.id);
-        published.publish_again(&session, &request);
+        published.publish_again(&session, &request, submission.trace);
     }
 }
 
@@ -221,12 +244,12 @@ fn answer_of(reply: &Reply) -> Option<Submitted> {
 /// Gives up on a request that was published, and answers with what the ledger says then.
 pub async fn resolve(intake: &Intake, request: Request, permit: Option<Permit>, why: &str) -> Submitted {
     let id = request.id;
-    tracing::info!(request_id = %uuid::Uuid::from_u128(id.as_u128()), why, "resolving");
+    tracing::info!(request_id = %id, why, "resolving");
     let resolution = intake.resolver.resolve(request, permit);
     match tokio::time::timeout(intake.budgets.resolve, resolution).await {
         Ok(Ok(resolution)) => late_answer(id, resolution),
         Ok(Err(_)) | Err(_) => {
-            tracing::warn!(request_id = %uuid::Uuid::from_u128(id.as_u128()), "answered 504: the database cannot be reached");
+            tracing::warn!(request_id = %id, "answered 504: the database cannot be reached");
             (problem::unknown(id), Some(id))
         }
     }

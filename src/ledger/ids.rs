@@ -1,5 +1,7 @@
 //! Names of things: businesses, requests, payout users' hashes, idempotency keys.
 
+use std::fmt::{Display, Formatter};
+
 /// A business, by its UUID as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BusinessId(u128);
@@ -23,6 +25,15 @@ macro_rules! id {
 }
 id!(BusinessId);
 id!(RequestId);
+
+/// As a UUID is written.
+impl Display for RequestId {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        let part = |from: u32, digits: u32| (self.0 >> from) & ((1 << (4 * digits)) - 1);
+        let (a, b, c, d, e) = (part(96, 8), part(80, 4), part(64, 4), part(48, 4), part(0, 12));
+        write!(formatter, "{a:08x}-{b:04x}-{c:04x}-{d:04x}-{e:012x}")
+    }
+}
 
 /// What a payout user shows to see the balance: HMAC-SHA256 over the business and the normalised email, 32 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +97,13 @@ mod tests {
         for text in ["friday ", " 7", "friday 07", "friday +7", "friday 7 7", "friday  7", "friday x", "friday 65536"] {
             assert_eq!(IdempotencyKey::parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_request_id_is_written_as_a_uuid() {
+        let id = RequestId::from_u128(0x0195_1bf2_4700_7abc_8def_0123_4567_89ab);
+        assert_eq!(id.to_string(), "01951bf2-4700-7abc-8def-0123456789ab");
+        assert_eq!(RequestId::from_u128(1).to_string(), "00000000-0000-0000-0000-000000000001");
     }
 
     #[test]

@@ -26,3 +26,16 @@ pub struct KeyClaim {
     /// Counts the voids under this key, from 0. A request of another epoch than the key's is dead.
     pub epoch: i64,
 }
+
+/// Most ids in one log line.
+const MOST_LISTED: usize = 20;
+
+/// The ids of requests, for a log line about all of them: the first few, and how many more.
+pub fn list_ids<'a>(requests: impl IntoIterator<Item = &'a Request>) -> String {
+    let ids: Vec<String> = requests.into_iter().map(|request| request.id.to_string()).collect();
+    let (listed, more) = ids.split_at(ids.len().min(MOST_LISTED));
+    match more.len() {
+        0 => listed.join(" "),
+        count => format!("{} and {count} more", listed.join(" ")),
+    }
+}

@@ -35,15 +35,12 @@ impl Gauge {
     pub async fn read(&self, queues: &[String]) -> Result<Vec<Depth>, Error> {
         let mut depths = vec![];
         for queue in queues {
-            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let asking = self.channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
-            let declared = tokio::select! {
-                declared = asking => declared?,
+            let depth = tokio::select! {
+                asked = ask(&self.channel, queue) => asked?,
                 () = self.link.lost() => return Err(Error("connection lost".to_owned())),
                 () = tokio::time::sleep(ANSWER_TIMEOUT) => return Err(Error(format!("no answer about {queue}"))),
             };
-            let (ready, consumers) = (declared.message_count(), declared.consumer_count());
-            depths.push(Depth { queue: queue.clone(), ready, consumers });
+            depths.push(depth);
         }
         Ok(depths)
     }
@@ -51,4 +48,12 @@ impl Gauge {
     pub async fn close(&self) {
         self.link.close().await;
     }
+}
+
+/// Asks for one queue. A no costs the channel.
+pub(super) async fn ask(channel: &Channel, queue: &str) -> Result<Depth, Error> {
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
+    let (ready, consumers) = (declared.message_count(), declared.consumer_count());
+    Ok(Depth { queue: queue.to_owned(), ready, consumers })
 }

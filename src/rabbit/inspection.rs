@@ -3,7 +3,7 @@
 
 use super::confirmed::Confirmed;
 use super::consumer::Consumer;
-use super::depth::{Depth, Gauge};
+use super::depth::{self, Depth, Gauge};
 use super::topology::Topology;
 use super::{Broker, Error, OPEN_TIMEOUT};
 use crate::metrics::Role;
@@ -40,13 +40,29 @@ impl Broker {
         version_in(&answer)
     }
 
-    /// How one queue stands; `None` if it is not there. Over a connection of its own, as a no costs the channel.
-    pub async fn find_queue(&self, queue: &str) -> Result<Option<Depth>, Error> {
+    /// How each queue stands, in the same order; `None` for one that is not there.
+    pub async fn find_queues(&self, queues: &[String]) -> Result<Vec<Option<Depth>>, Error> {
         let gauge = Gauge::open(self).await?;
-        let depths = gauge.read(&[queue.to_owned()]).await;
+        let together = gauge.read(queues).await;
         gauge.close().await;
-        match depths {
-            Ok(mut depths) => Ok(depths.pop()),
+        if let Ok(depths) = together {
+            return Ok(depths.into_iter().map(Some).collect());
+        }
+        let mut found = vec![];
+        for queue in queues {
+            found.push(self.find_queue(queue).await?);
+        }
+        Ok(found)
+    }
+
+    /// Asks for one over a connection of its own, as a no counts as a lost link.
+    async fn find_queue(&self, queue: &str) -> Result<Option<Depth>, Error> {
+        let link = self.connect(Role::Command).await?;
+        let asking = async { depth::ask(&link.channel().await?, queue).await };
+        let asked = tokio::time::timeout(OPEN_TIMEOUT, asking).await;
+        link.close().await;
+        match asked.unwrap_or_else(|_| Err(Error(format!("no answer about {queue}")))) {
+            Ok(depth) => Ok(Some(depth)),
             Err(error) if error.0.contains("NOT_FOUND") => Ok(None),
             Err(error) => Err(error),
         }

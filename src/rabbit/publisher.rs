@@ -12,10 +12,20 @@ use super::{ANSWER_TIMEOUT, Error, Link};
 use crate::metrics::METRICS;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use std::collections::HashMap;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+
+/// W3C trace context, of the first item that has one.
+const TRACE_HEADER: &str = "traceparent";
+
+fn header(name: &str, value: &str) -> FieldTable {
+    let mut headers = FieldTable::default();
+    headers.insert(name.into(), AMQPValue::LongString(value.into()));
+    headers
+}
 
 /// One thing to publish, opaque but for its tag and its owner.
 #[derive(Debug)]
@@ -25,6 +35,8 @@ pub struct Outgoing {
     /// Whom to tell when there is trouble.
     pub tag: u128,
     pub item: Vec<u8>,
+    /// Its W3C trace context, if it has one.
+    pub trace: Option<String>,
 }
 
 /// Why a published item will probably see no reply. The item may have been delivered all the same.
@@ -146,6 +158,11 @@ impl Publisher {
             .with_delivery_mode(2)
             .with_content_type("application/json".into())
             .with_message_id(message_id.as_str().into());
+        let properties = match items.iter().find_map(|item| item.trace.as_deref()) {
+            // For whoever looks at messages from outside. Each item has its own inside.
+            Some(trace) => properties.with_headers(header(TRACE_HEADER, trace)),
+            None => properties,
+        };
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let queue = self.queue.as_str().into();
         let confirm = self.channel.basic_publish("".into(), queue, options, &pack(items), properties).await?;

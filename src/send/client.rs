@@ -2,10 +2,11 @@
 
 use super::file::Line;
 use super::{Receipt, Refusal};
+use crate::https;
 use anyhow::{Context, ensure};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, RequestBuilder, StatusCode, Url};
+use reqwest::{RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -59,14 +60,11 @@ impl Client {
         let key = HeaderValue::from_str(&format!("Bearer {}", settings.api_key.trim()));
         let mut key = key.ok().context("EARMARK_API_KEY has characters that no key has")?;
         key.set_sensitive(true);
-        // Harmless if it was installed before.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
+        let http = https::client()?
             .timeout(settings.timeout)
             .default_headers(HeaderMap::from_iter([(AUTHORIZATION, key)]))
             // A key is not for whoever an answer points to.
             .redirect(Policy::none())
-            .tls_certs_merge(public_roots()?)
             .build()?;
         Ok(Self { url: settings.url.trim().trim_end_matches('/').to_owned(), http })
     }
@@ -90,12 +88,6 @@ impl Client {
             Err(why) => Found::Again { why, after: Duration::ZERO },
         }
     }
-}
-
-/// The authorities that are known to everybody, beside those of this machine: a container often has none, and a company has
-/// its own.
-fn public_roots() -> reqwest::Result<Vec<Certificate>> {
-    webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().map(|root| Certificate::from_der(root)).collect()
 }
 
 async fn ask(request: RequestBuilder) -> Result<Answer, String> {

@@ -34,12 +34,14 @@ impl Disposition {
                 let (verdict, hash) = match result {
                     Settled::Decided(verdict, hash) => (verdict, hash),
                     Settled::Rejected(reason) => {
+                        tracing::warn!(request_id = %request.id, reason, "rejected");
                         let items = [wire::write_request(request)];
                         let body = wire::pack_requests(&part.reply_to, items.iter().map(Vec::as_slice));
                         disposition.dead_letters.push((Cause::Rejected, Unreadable { body, reason }));
                         (Verdict::Decided(Outcome::Voided), None)
                     }
                 };
+                tracing::debug!(request_id = %request.id, outcome = verdict.outcome().as_str(), "settled");
                 let replies = disposition.replies.entry(part.reply_to.clone()).or_default();
                 replies.push(Reply { id: request.id, verdict, hash });
             }

@@ -1,9 +1,10 @@
 //! Batches of whatever has arrived. Nothing lingers: an idle worker takes a request that comes alone at once, and a busy
 //! one finds a batch waiting when it has settled the last.
 
-use crate::ledger::Request;
+use crate::ledger::{Request, RequestId, list_ids};
 use crate::metrics::METRICS;
 use crate::rabbit::consumer::{Consumer, Delivery};
+use crate::trace;
 use crate::wire::{self, RequestMessage, Unreadable};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,8 @@ pub struct Batch {
     pub parts: Vec<Part>,
     /// The requests of all parts, in order of arrival.
     pub requests: Vec<Request>,
+    /// Of those requests that are traced, while spans are exported.
+    pub traces: Vec<(RequestId, trace::Context)>,
     /// Settle each request in a transaction of its own.
     pub one_by_one: bool,
 }
@@ -43,6 +46,10 @@ impl Batch {
         let Message { tag, content, .. } = message;
         let count = content.requests.len();
         self.requests.extend(content.requests);
+        if trace::is_on() {
+            let traces = content.traces.iter().filter_map(|(id, text)| Some((*id, trace::Context::parse(text)?)));
+            self.traces.extend(traces);
+        }
         self.parts.push(Part { tag, reply_to: content.reply_to, count, unreadable: content.unreadable });
     }
 }
@@ -62,14 +69,14 @@ pub async fn decode(mut consumer: Consumer, decoded: mpsc::Sender<Message>, sess
 
 fn read(delivery: Delivery) -> Message {
     let (tag, redeliveries) = (delivery.tag, delivery.redeliveries);
-    if redeliveries > 0 {
-        METRICS.redeliveries.inc();
-        tracing::info!(redeliveries, "message redelivered");
-    }
     let content = wire::read_requests(&delivery.body).unwrap_or_else(|reason| {
         let unreadable = vec![Unreadable { body: delivery.body, reason }];
-        RequestMessage { reply_to: String::new(), requests: vec![], unreadable }
+        RequestMessage { reply_to: String::new(), requests: vec![], traces: vec![], unreadable }
     });
+    if redeliveries > 0 {
+        METRICS.redeliveries.inc();
+        tracing::info!(redeliveries, request_ids = list_ids(&content.requests), "message redelivered");
+    }
     Message { tag, redeliveries, content }
 }
 
@@ -129,8 +136,12 @@ mod tests {
             key: None,
             reference: None,
         };
-        let content =
-            RequestMessage { reply_to: "replies".to_owned(), requests: vec![request; requests], unreadable: vec![] };
+        let content = RequestMessage {
+            reply_to: "replies".to_owned(),
+            requests: vec![request; requests],
+            traces: vec![],
+            unreadable: vec![],
+        };
         Message { tag, redeliveries, content }
     }
 

@@ -3,15 +3,18 @@
 
 use super::Worker;
 use super::disposition::{self, Disposition};
-use super::gather::{self, Batches};
-use super::settle::Settler;
+use super::gather::{self, Batch, Batches};
+use super::settle::{Settled, Settler};
 use crate::cut::{self, Cut};
+use crate::ledger::RequestId;
 use crate::metrics::METRICS;
 use crate::rabbit::consumer::{Consumer, Held};
 use crate::rabbit::dead_letters::DeadLetters;
 use crate::rabbit::replies::ReplySender;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{Error, Link};
+use crate::trace;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -75,12 +78,34 @@ async fn settle_all(
         let Some(batch) = batch else { return };
         cut::at(Cut::W1).await;
         METRICS.batch_requests.observe(batch.requests.len() as f64);
-        let since = Instant::now();
+        let (since, spans) = (Instant::now(), begin_spans(&batch));
         let Some(results) = settler.settle(&batch, session).await else { return };
         METRICS.batch_duration.observe(since.elapsed().as_secs_f64());
+        end_spans(spans, &batch, &results);
         cut::at(Cut::W6).await;
         if settled.send(Disposition::of(batch, results)).await.is_err() {
             return;
         }
+    }
+}
+
+/// A span for each request that is traced.
+fn begin_spans(batch: &Batch) -> Vec<(RequestId, trace::Span)> {
+    let begin = |(id, context): &(_, _)| Some((*id, trace::begin(Some(*context), "settle", trace::Kind::Consumer)?));
+    batch.traces.iter().filter_map(begin).collect()
+}
+
+fn end_spans(spans: Vec<(RequestId, trace::Span)>, batch: &Batch, results: &[Settled]) {
+    if spans.is_empty() {
+        return;
+    }
+    let outcomes: HashMap<RequestId, &Settled> =
+        batch.requests.iter().map(|request| request.id).zip(results.iter()).collect();
+    for (id, span) in spans {
+        let outcome = match outcomes.get(&id) {
+            Some(Settled::Decided(verdict, _)) => verdict.outcome().as_str(),
+            Some(Settled::Rejected(_)) | None => "rejected",
+        };
+        span.end(vec![("earmark.request_id", id.to_string()), ("earmark.outcome", outcome.to_owned())]);
     }
 }

@@ -51,8 +51,12 @@ async fn store(ledger: &mut Session, row: &NewLetter, session: &CancellationToke
                 }
                 return true;
             }
-            Err(error) if error.is_retryable() => tracing::warn!(%error, "dead letter not stored yet"),
-            Err(error) => tracing::error!(%error, "dead letter not stored: this needs a person"),
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(letter_id = %row.letter_id, %error, "dead letter not stored yet")
+            }
+            Err(error) => {
+                tracing::error!(letter_id = %row.letter_id, %error, "dead letter not stored: this needs a person")
+            }
         }
         tokio::select! { () = backoff.wait() => {}, () = session.cancelled() => return false }
     }

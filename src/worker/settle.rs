@@ -19,7 +19,7 @@ use crate::clock;
 use crate::cut::{self, Cut};
 use crate::ledger::{
     Accounts, BusinessId, Decision, Email, IdempotencyKey, Keys, Millis, Outcome, Request, RequestId, UserHash,
-    Verdict, decide,
+    Verdict, decide, list_ids,
 };
 use crate::metrics::{self, METRICS, Phase, Voider};
 use crate::postgres::allocations::{self, Decided};
@@ -97,7 +97,14 @@ impl Settler {
                 }
                 Err(reason) => {
                     METRICS.batch_splits.inc();
-                    tracing::warn!(requests = group.len(), reason, "batch split: one of its requests cannot be stored");
+                    let request_ids = list_ids(group.iter().map(|&index| &requests[index]));
+                    let count = group.len();
+                    tracing::warn!(
+                        requests = count,
+                        request_ids,
+                        reason,
+                        "batch split: one of its requests cannot be stored"
+                    );
                     let second = group.split_off(group.len() / 2);
                     groups.push_front(second);
                     groups.push_front(group);
@@ -134,11 +141,12 @@ impl Settler {
                 }),
                 Err(error) if error.is_retryable() => {
                     METRICS.batch_retries.inc();
+                    let request_ids = list_ids(&chosen);
                     if matches!(error, Error::Unknown(_)) {
                         METRICS.commits_in_doubt.inc();
-                        tracing::warn!(%error, requests = group.len(), "commit in doubt");
+                        tracing::warn!(%error, requests = group.len(), request_ids, "commit in doubt");
                     } else {
-                        tracing::warn!(%error, requests = group.len(), "batch not settled yet");
+                        tracing::warn!(%error, requests = group.len(), request_ids, "batch not settled yet");
                     }
                     tokio::select! { () = backoff.wait() => {}, () = session.cancelled() => return None }
                 }
@@ -157,7 +165,7 @@ impl Settler {
         });
         match voiding.await {
             Ok(()) => METRICS.voids.inc(Voider::WorkerRejected),
-            Err(error) => tracing::warn!(%error, "a rejected request is not voided yet"),
+            Err(error) => tracing::warn!(request_id = %request.id, %error, "a rejected request is not voided yet"),
         }
     }
 }
@@ -354,8 +362,7 @@ async fn replayed_hashes(
 fn from_row(row: &Decided, request: &Request) -> Settled {
     if row.is_of(request) {
         if row.outcome == Outcome::Voided {
-            let request_id = uuid::Uuid::from_u128(request.id.as_u128());
-            tracing::info!(%request_id, "voided before it arrived");
+            tracing::info!(request_id = %request.id, "voided before it arrived");
         }
         return Settled::Decided(Verdict::Decided(row.outcome), row.hash);
     }

@@ -50,15 +50,18 @@ fn rooms_named(code: &str) -> BTreeSet<String> {
 /// What each room may know of the others.
 fn allowed(room: &str) -> &'static [&'static str] {
     match room {
-        "ledger" | "retry" | "cut" | "shutdown" | "telemetry" | "api_key" | "lib" | "main" => &[],
+        "ledger" | "https" | "retry" | "cut" | "shutdown" | "telemetry" | "api_key" | "lib" | "main" => &[],
         "clock" | "wire" | "metrics" => &["ledger"],
         "postgres" => &["ledger", "metrics"],
         "rabbit" => &["metrics"],
         "secret" => &["clock", "ledger"],
         "ops" => &["clock", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "wire"],
-        "worker" => &["clock", "cut", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "wire"],
-        "intake" => &["api_key", "clock", "cut", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "wire"],
-        "send" => &["ledger", "retry"],
+        "worker" => &["clock", "cut", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "trace", "wire"],
+        "intake" => {
+            &["api_key", "clock", "cut", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "trace", "wire"]
+        }
+        "send" => &["https", "ledger", "retry"],
+        "trace" => &["clock", "https"],
         "config" => &["intake", "ops", "postgres", "rabbit", "secret", "worker"],
         "cli" => &[
             "api_key",
@@ -74,6 +77,7 @@ fn allowed(room: &str) -> &'static [&'static str] {
             "send",
             "shutdown",
             "telemetry",
+            "trace",
             "worker",
         ],
         other => panic!("{other} is a new room: say here what it may know"),
@@ -99,7 +103,7 @@ fn each_library_stays_in_its_room() {
         ("backoff", &["retry"]),
         ("moka", &["intake"]),
         ("prometheus", &["metrics", "ops"]),
-        ("reqwest", &["send"]),
+        ("reqwest", &["https", "send", "trace"]),
         ("csv", &["send"]),
         ("indicatif", &["send"]),
         ("schemars", &["wire", "intake"]),

@@ -24,3 +24,4 @@ mod pause;
 mod send;
 mod shell;
 mod shutdown;
+mod traces;

@@ -9,6 +9,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 #[tokio::test]
@@ -100,7 +102,8 @@ async fn a_request_is_told_from_its_minting_to_its_end_by_its_id_alone() {
         "business": shown["business_id"], "state": shown["state"], "amount": shown["amount"], "email": shown["email"], "epoch": shown["epoch"]
     });
     assert_eq!(found, expected, "{shown}");
-    let times = ["minted_at", "decided_at", "deadline"].map(|name| shown[name].as_str().expect("a time").to_owned());
+    let time = |name: &str| OffsetDateTime::parse(shown[name].as_str().expect("text"), &Rfc3339).expect("a time");
+    let times = ["minted_at", "decided_at", "deadline"].map(time);
     assert!(times.is_sorted(), "{times:?}");
     let hidden = app.run(&["request", &id]).expect_success().stdout();
     assert!(

@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::postgres::{Postgres, partitions};
+use crate::rabbit::depth::Depth;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{Broker, Error};
 
@@ -43,21 +44,20 @@ fn version(found: Option<&str>) -> Check {
 
 /// Nothing is declared that is not there: this may be the wrong prefix.
 async fn queues(broker: &Broker, topology: &Topology) -> Vec<Check> {
-    let mut checks = vec![];
-    for queue in topology.all_queues() {
-        match broker.find_queue(&queue).await {
-            Ok(Some(depth)) => checks
-                .push(Check::ok("queue", format!("{queue}: {} ready, {} consumers", depth.ready, depth.consumers))),
-            Ok(None) => {
-                let mend = "correct EARMARK_QUEUE_PREFIX, or start a worker, which declares it";
-                return vec![Check::warning("queue", format!("{queue} is not there"), mend)];
-            }
-            Err(error) => {
-                let mend = "look at the node that leads it: `rabbitmq-queues quorum_status`";
-                return vec![Check::failure("queue", format!("{queue}: {error}"), mend)];
-            }
+    let names = topology.all_queues();
+    let depths = match broker.find_queues(&names).await {
+        Ok(depths) => depths,
+        Err(error) => {
+            let mend = "look at the nodes that lead the queues: `rabbitmq-queues quorum_status`";
+            return vec![Check::failure("queues", error.to_string(), mend)];
         }
+    };
+    if let Some((name, _)) = names.iter().zip(&depths).find(|(_, depth)| depth.is_none()) {
+        let mend = "correct EARMARK_QUEUE_PREFIX, or start a worker, which declares it";
+        return vec![Check::warning("queues", format!("{name} is not there"), mend)];
     }
+    let found = |depth: Depth| format!("{}: {} ready, {} consumers", depth.queue, depth.ready, depth.consumers);
+    let mut checks: Vec<Check> = depths.into_iter().flatten().map(|depth| Check::ok("queue", found(depth))).collect();
     checks.push(match broker.check_declared(topology).await {
         Ok(()) => Check::ok("queues", "declared as this program declares them"),
         Err(error) => {

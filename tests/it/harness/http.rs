@@ -89,6 +89,11 @@ impl Client {
         Self::send(self.create_request(email, amount).header("Idempotency-Key", key)).await.expect("an answer")
     }
 
+    /// With a trace context.
+    pub async fn create_traced(&self, traceparent: &str, email: &str, amount: i64) -> Answer {
+        Self::send(self.create_request(email, amount).header("traceparent", traceparent)).await.expect("an answer")
+    }
+
     pub fn bulk_request(&self, allocations: &Value) -> RequestBuilder {
         self.authorized(Method::POST, "/payout/create/bulk").json(&json!({"allocations": allocations}))
     }
