@@ -3,6 +3,7 @@
 use super::file::Line;
 use super::{Receipt, Refusal};
 use crate::https;
+use crate::ledger::Reference;
 use anyhow::{Context, ensure};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
@@ -71,8 +72,9 @@ impl Client {
 
     /// Sends a line once.
     pub async fn attempt(&self, key: &str, line: &Line) -> Attempt {
+        let reference = line.reference.as_ref().map(Reference::as_str);
         let body = serde_json::json!({
-            "email": line.email.as_str(), "amount": line.amount.cents(), "reference": line.reference.as_deref(),
+            "email": line.email.as_str(), "amount": line.amount.cents(), "reference": reference,
         });
         let request = self.http.post(format!("{}/payout/create", self.url)).header("Idempotency-Key", key).json(&body);
         match ask(request).await {

@@ -6,7 +6,8 @@
 
 use crate::ledger::amount::AmountError;
 use crate::ledger::email::EmailError;
-use crate::ledger::{Amount, Email};
+use crate::ledger::reference::ReferenceError;
+use crate::ledger::{Amount, Email, Reference};
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -23,8 +24,7 @@ pub struct Line {
     pub number: u64,
     pub email: Email,
     pub amount: Amount,
-    /// The client's own name for the payout: up to 255 characters, none of them a control character.
-    pub reference: Option<Box<str>>,
+    pub reference: Option<Reference>,
 }
 
 /// A line that cannot be sent, and what to do about it.
@@ -105,7 +105,7 @@ fn read_line(bytes: &[u8], number: u64, format: &mut Format) -> Result<Option<Li
 }
 
 /// A reference that was there before would be paid once for two lines.
-fn unique(line: Option<Line>, references: &mut HashMap<Box<str>, u64>) -> Result<Option<Line>, String> {
+fn unique(line: Option<Line>, references: &mut HashMap<Reference, u64>) -> Result<Option<Line>, String> {
     if let Some((number, reference)) = line.as_ref().and_then(|line| Some((line.number, line.reference.clone()?))) {
         match references.get(&reference) {
             Some(first) => return Err(format!("has the reference of line {first}: give each payout its own")),
@@ -191,22 +191,12 @@ fn read_object(text: &str) -> Result<Fields, String> {
 
 impl Fields {
     fn check(&self, number: u64) -> Result<Line, String> {
-        match (check_email(&self.email), check_amount(&self.amount), self.check_reference()) {
+        match (check_email(&self.email), check_amount(&self.amount), check_reference(&self.reference)) {
             (Ok(email), Ok(amount), Ok(reference)) => Ok(Line { number, email, amount, reference }),
             (email, amount, reference) => {
                 let wrong = [email.err(), amount.err(), reference.err()];
                 Err(wrong.into_iter().flatten().collect::<Vec<_>>().join("; "))
             }
-        }
-    }
-
-    fn check_reference(&self) -> Result<Option<Box<str>>, &'static str> {
-        const MAX_CHARS: usize = 255;
-        match self.reference.trim() {
-            text if text.chars().count() > MAX_CHARS => Err("the reference is longer than 255 characters"),
-            text if text.chars().any(char::is_control) => Err("the reference has a control character in it"),
-            "" => Ok(None),
-            text => Ok(Some(text.into())),
         }
     }
 }
@@ -236,6 +226,13 @@ fn check_amount(text: &str) -> Result<Amount, &'static str> {
     })
 }
 
+fn check_reference(text: &str) -> Result<Option<Reference>, &'static str> {
+    Reference::parse(text).map_err(|error| match error {
+        ReferenceError::TooLong => "the reference is longer than 255 characters",
+        ReferenceError::Invalid => "the reference has a control character in it",
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,7 +251,7 @@ mod tests {
 
     fn line(number: u64, email: &str, cents: i64, reference: Option<&str>) -> Line {
         let (email, amount) = (Email::parse(email).unwrap(), Amount::from_cents(cents).unwrap());
-        Line { number, email, amount, reference: reference.map(Into::into) }
+        Line { number, email, amount, reference: reference.and_then(|text| Reference::parse(text).unwrap()) }
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub fn file_name(path: &Path) -> String {
 pub fn digest(file: &str, line: &Line) -> Digest {
     let (email, amount) = (line.email.as_str(), line.amount.cents().to_string());
     match &line.reference {
-        Some(reference) => sha256(&["referenced", reference, email, &amount]),
+        Some(reference) => sha256(&["referenced", reference.as_str(), email, &amount]),
         None => sha256(&["numbered", file, &line.number.to_string(), email, &amount]),
     }
 }
@@ -25,7 +25,7 @@ pub fn digest(file: &str, line: &Line) -> Digest {
 /// the service itself refuses it if it was paid as something else. A line without one is known by all that it says.
 pub fn key(file: &str, line: &Line) -> String {
     let digest = match &line.reference {
-        Some(reference) => sha256(&["reference", reference]),
+        Some(reference) => sha256(&["reference", reference.as_str()]),
         None => digest(file, line),
     };
     format!("send-{}", hex::encode(digest))
@@ -44,11 +44,11 @@ fn sha256(parts: &[&str]) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Amount, Email};
+    use crate::ledger::{Amount, Email, Reference};
 
     fn line(number: u64, email: &str, cents: i64, reference: Option<&str>) -> Line {
         let (email, amount) = (Email::parse(email).unwrap(), Amount::from_cents(cents).unwrap());
-        Line { number, email, amount, reference: reference.map(Into::into) }
+        Line { number, email, amount, reference: reference.and_then(|text| Reference::parse(text).unwrap()) }
     }
 
     #[test]

@@ -156,11 +156,11 @@ fn read_entry(line: &[u8]) -> Option<(Digest, Receipt)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Amount, Email};
+    use crate::ledger::{Amount, Email, Reference};
 
     fn line(number: u64, cents: i64, reference: Option<&str>) -> Line {
         let (email, amount) = (Email::parse("ann@example.com").unwrap(), Amount::from_cents(cents).unwrap());
-        Line { number, email, amount, reference: reference.map(Into::into) }
+        Line { number, email, amount, reference: reference.and_then(|text| Reference::parse(text).unwrap()) }
     }
 
     fn admitted(before: &[Line], after: &[Line]) -> Result<(), String> {

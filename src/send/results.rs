@@ -1,6 +1,7 @@
 //! What came of a file: sums for people and programs, and a table with a row a line.
 
 use super::{Batch, State};
+use crate::ledger::Reference;
 use anyhow::Context;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -76,7 +77,7 @@ fn write_rows<W: std::io::Write>(batch: &Batch, mut table: csv::Writer<W>) -> an
             State::Refused(refusal) => ("refused", "", refusal.request_id.as_str(), refusal.reason.as_str()),
         };
         let (number, amount) = (line.number.to_string(), line.amount.cents().to_string());
-        let reference = line.reference.as_deref().unwrap_or_default();
+        let reference = line.reference.as_ref().map_or("", Reference::as_str);
         table.write_record([&number, line.email.as_str(), &amount, reference, status, hash, request_id, error])?;
     }
     Ok(table.flush()?)

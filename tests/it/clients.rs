@@ -1,7 +1,8 @@
 //! The examples in `docs/clients.md`, taken from its text and run: each pays once, whatever is lost, and stops at a refusal.
 
+use crate::harness::http::Client;
 use crate::harness::proxy::{Moment, Protocol, Proxy, Side, Trap};
-use crate::harness::{App, SECRET};
+use crate::harness::{App, Business, SECRET, assert_allocated};
 use earmark::ledger::{BusinessId, Email};
 use earmark::secret::HashSecret;
 use std::path::Path;
@@ -26,18 +27,35 @@ fn is_installed(interpreter: &str) -> bool {
     asking.is_ok()
 }
 
-/// The deployment that an example runs against: every connection to it goes through a proxy.
+/// Where an example runs, and against what.
 struct Stage {
     folder: std::path::PathBuf,
     url: String,
     key: String,
 }
 
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
 impl Stage {
+    fn at(app: &App, business: &Business, url: String, file: &str, code: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{file}", app.prefix));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join(file), code).expect("written");
+        Self { folder, url, key: business.secret_key.clone() }
+    }
+
     /// Runs an example once, in a folder that it finds again the next time.
-    async fn run(&self, interpreter: &'static str, file: &'static str) -> Output {
+    async fn run(&self, interpreter: &'static str, arguments: &[&'static str]) -> Output {
         let mut command = Command::new(interpreter);
-        command.arg(file).current_dir(&self.folder).env("EARMARK_URL", &self.url).env("EARMARK_API_KEY", &self.key);
+        command
+            .args(arguments)
+            .current_dir(&self.folder)
+            .env("EARMARK_URL", &self.url)
+            .env("EARMARK_API_KEY", &self.key);
         command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1").stdin(Stdio::null());
         tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it runs")
     }
@@ -54,12 +72,9 @@ async fn pays_once(language: &str, interpreter: &'static str, file: &'static str
     let (business, process) = (app.create_business(0), app.start("serve").await);
     let upstream = process.url().trim_start_matches("http://").parse().expect("an address");
     let proxy = Proxy::start(Protocol::Opaque, upstream).await.expect("a proxy");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{language}", app.prefix));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    std::fs::write(folder.join(file), code).expect("written");
-    let stage = Stage { folder, url: format!("http://{}", proxy.address()), key: business.secret_key.clone() };
+    let stage = Stage::at(&app, &business, format!("http://{}", proxy.address()), file, &code);
 
-    let refused = stage.run(interpreter, file).await;
+    let refused = stage.run(interpreter, &[file]).await;
     let said = format!("{}{}", String::from_utf8_lossy(&refused.stdout), String::from_utf8_lossy(&refused.stderr));
     assert!(!refused.status.success() && said.contains("Insufficient payout balance"), "{said}");
 
@@ -69,14 +84,13 @@ async fn pays_once(language: &str, interpreter: &'static str, file: &'static str
     let secret: HashSecret = SECRET.parse().expect("a secret");
     let hash = hex::encode(secret.user_hash(id, &Email::parse("ann@example.com").expect("an address")).0);
     for _ in 0..2 {
-        let paid = stage.run(interpreter, file).await;
+        let paid = stage.run(interpreter, &[file]).await;
         assert!(paid.status.success(), "{}", String::from_utf8_lossy(&paid.stderr));
         assert!(String::from_utf8_lossy(&paid.stdout).contains(&hash), "{}", String::from_utf8_lossy(&paid.stdout));
         assert!(!proxy.is_armed(), "the first answer was lost");
     }
     let client = app.client(&process, &business);
     assert_eq!((client.user_balance("ann@example.com").await, client.payout_balance().await), (1_250, 1_250));
-    std::fs::remove_dir_all(&stage.folder).expect("removed");
     app.finish([process]).await;
 }
 
@@ -100,4 +114,34 @@ async fn the_example_in_javascript_pays_once() {
 #[tokio::test]
 async fn the_example_in_php_pays_once() {
     pays_once("php", "php", "pay.php").await;
+}
+
+#[tokio::test]
+async fn the_example_of_reconciling_finds_what_was_not_noted() {
+    if !is_installed("python3") {
+        return;
+    }
+    let app = App::new().await;
+    let (business, process) = (app.create_business(10_000), app.start("serve").await);
+    let client = app.client(&process, &business);
+    let pay = async |reference: &str| {
+        let body = serde_json::json!({"email": "ann@example.com", "amount": 625, "reference": reference});
+        let request = client.create_request("ann@example.com", 625).json(&body);
+        assert_allocated(&Client::send(request).await.expect("an answer"));
+    };
+    // Several pages are read.
+    let code = example("python reconcile").replace("\"limit\": 1000", "\"limit\": 1");
+    let stage = Stage::at(&app, &business, process.url(), "reconcile.py", &code);
+    let arguments = ["reconcile.py", "2020-01-01T00:00:00Z", "2120-01-01T00:00:00Z"];
+    let said = async || {
+        let output = stage.run("python3", &arguments).await;
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    pay("invoice-1017").await;
+    assert_eq!(said().await, (Some(1), "invoice-1017: noted 1250, paid 625\n".to_owned()));
+    pay("invoice-1017").await;
+    assert_eq!(said().await, (Some(0), String::new()));
+    pay("invoice-1018").await;
+    assert_eq!(said().await, (Some(1), "invoice-1018: noted 0, paid 625\n".to_owned()));
+    app.finish([process]).await;
 }

@@ -8,7 +8,9 @@ use crate::harness::{App, Business, eventually};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -88,6 +90,21 @@ impl Payer {
     fn start(&self, file: &str, more: &[&str]) -> Process {
         let path = self.path(file).to_string_lossy().into_owned();
         Process::spawn(&Self::arguments(&path, &[&["--yes"], more].concat()), self.environment())
+    }
+
+    /// Sends a file at a terminal, where somebody types this: what is to be seen, and the exit code.
+    async fn run_at_a_terminal(&self, file: &str, typed: &'static str) -> (String, Option<i32>) {
+        let call = format!("'{}' send '{}'", env!("CARGO_BIN_EXE_earmark"), self.path(file).display());
+        let mut command = Command::new("script");
+        command.args(["-qec", &call, "/dev/null"]).envs(self.environment()).env("TERM", "xterm");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let running = tokio::task::spawn_blocking(move || {
+            let mut child = command.spawn().expect("it starts");
+            child.stdin.as_mut().expect("a keyboard").write_all(typed.as_bytes()).expect("typed");
+            child.wait_with_output().expect("its end")
+        });
+        let output = running.await.expect("joined");
+        (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code())
     }
 
     /// The table of results: each line's columns by name.
@@ -176,6 +193,25 @@ async fn nothing_is_sent_without_consent() {
 }
 
 #[tokio::test]
+async fn a_person_at_a_terminal_is_asked_and_shown_how_far_it_is() {
+    if Command::new("script").arg("--version").stdout(Stdio::null()).status().is_err() {
+        eprintln!("skipped: script is not installed");
+        return;
+    }
+    let app = App::new().await;
+    let (business, process) = (app.create_business(1_000), app.start("serve").await);
+    let payer = Payer::of(&business, &process.url());
+    payer.write_payouts("payouts.csv", 5);
+    for (answer, code, paid) in [("y\n", 2, 0), ("yes\n", 0, 5)] {
+        let (said, status) = payer.run_at_a_terminal("payouts.csv", answer).await;
+        assert!(said.contains("Send 5 lines, 15 cents? Type yes:"), "{said}");
+        assert_eq!((status, app.count("allocated").await), (Some(code), paid), "{said}");
+        assert_eq!(said.contains("5/5 lines"), paid == 5, "{said}");
+    }
+    app.finish([process]).await;
+}
+
+#[tokio::test]
 async fn a_file_is_paid_once_however_often_it_is_sent() {
     let app = App::new().await;
     let (business, process) = (app.create_business(1_000_000), app.start("serve").await);
@@ -258,6 +294,8 @@ async fn lines_with_references_may_move_and_be_corrected_and_are_paid_once() {
     // What was paid cannot be corrected any more: the service says so, and the others stand.
     payer.write("payouts.jsonl", &lines(&mut (0..30)).replace(r#""amount":1,"#, r#""amount":1000,"#));
     let summary = payer.send("payouts.jsonl").await;
+    let shown = app.client(&process, &business).get("/payout/requests?state=allocated&reference=r-0").await.json();
+    assert_eq!(shown["requests"].as_array().map(Vec::len), Some(1), "{shown}");
     let reused = "This Idempotency-Key was used before with another email or amount.";
     assert_eq!(summary["refused"], json!({reused: {"lines": 1, "cents": 1000}}), "{summary}");
     let row = &payer.results("payouts.results.csv")[0];
@@ -289,6 +327,8 @@ async fn a_run_that_is_killed_at_any_moment_is_gone_on_with_and_pays_each_line_o
     assert!(kills >= 3, "too quick to be killed: {kills}");
     let summary = payer.send("payouts.csv").await;
     assert_eq!(summary["paid"], json!({"lines": LINES, "cents": sum(LINES)}), "{summary}");
+    // What is asked again is at most what was in flight, and what had come of that many others.
+    assert!(summary["replayed_lines"].as_u64() <= Some(4), "{summary}");
     assert_each_paid_once(&app, LINES, []).await;
     app.finish([process]).await;
 }
