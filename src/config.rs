@@ -3,6 +3,7 @@
 
 use crate::intake::limits::Bounds;
 use crate::intake::submit::Budgets;
+use crate::ops::console::auth::{Access, MIN_TOKEN_LEN};
 use crate::postgres::{self, Postgres};
 use crate::rabbit::Broker;
 use crate::rabbit::publisher::Limits as Packing;
@@ -94,9 +95,18 @@ pub struct Process {
     /// workers before the intakes
     #[arg(long, env = "EARMARK_PARTITIONS", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub partitions: u16,
-    /// Where /livez, /readyz and /metrics are served: address:port. Without it there is no side listener
+    /// Where /livez, /readyz, /metrics and the console are served: address:port. Without it there is no side listener.
+    /// Beyond loopback only with a token
     #[arg(long, env = "EARMARK_OPS_LISTEN")]
     pub ops_listen: Option<SocketAddr>,
+    /// What people and programs show to the console to look and to act: at least 16 characters (`openssl rand -hex 24`).
+    /// Without any token the console is open to everybody on this machine, and to nobody else. The same in every process,
+    /// so that a session opened at one holds at all
+    #[arg(long, env = "EARMARK_OPS_TOKEN", hide_env_values = true)]
+    ops_token: Option<String>,
+    /// The same for those who only look
+    #[arg(long, env = "EARMARK_OPS_READ_TOKEN", hide_env_values = true)]
+    ops_read_token: Option<String>,
     /// How long a request waits for its outcome before it is resolved in the database. Also its deadline: a worker voids
     /// what it finds later than that
     #[arg(long, env = "EARMARK_REPLY_TIMEOUT", default_value = "5s", value_parser = parse_duration)]
@@ -136,10 +146,39 @@ impl Process {
             self.resolve_timeout,
             self.shutdown_grace
         );
+        self.check_ops()?;
         for (name, budget) in [("REPLY", self.reply_timeout), ("SETTLE", self.settle_timeout)] {
             ensure!(!budget.is_zero(), "EARMARK_{name}_TIMEOUT must be above zero");
         }
         Ok(())
+    }
+
+    /// Refuses a console that others could reach without a token, and tokens that can be guessed or told apart by nobody.
+    fn check_ops(&self) -> anyhow::Result<()> {
+        let (full, read) = self.ops_tokens();
+        for (name, token) in [("EARMARK_OPS_TOKEN", full), ("EARMARK_OPS_READ_TOKEN", read)] {
+            let is_long = token.is_none_or(|token| token.chars().count() >= MIN_TOKEN_LEN);
+            ensure!(is_long, "{name} must have at least {MIN_TOKEN_LEN} characters (`openssl rand -hex 24`)");
+        }
+        ensure!(full.is_none() || full != read, "EARMARK_OPS_TOKEN and EARMARK_OPS_READ_TOKEN must differ");
+        let is_reachable = self.ops_listen.is_some_and(|address| !address.ip().is_loopback());
+        ensure!(
+            !is_reachable || full.is_some() || read.is_some(),
+            "EARMARK_OPS_LISTEN is not on loopback, so the console needs a token: set EARMARK_OPS_TOKEN (`openssl rand -hex 24`)"
+        );
+        Ok(())
+    }
+
+    /// Both tokens; an empty one is none, as in files that leave a value open.
+    fn ops_tokens(&self) -> (Option<&str>, Option<&str>) {
+        let is_set = |token: &&str| !token.is_empty();
+        (self.ops_token.as_deref().filter(is_set), self.ops_read_token.as_deref().filter(is_set))
+    }
+
+    /// Who may use the console.
+    pub fn access(&self) -> anyhow::Result<Access> {
+        let (full, read) = self.ops_tokens();
+        Ok(Access::new(&self.secret()?, full, read))
     }
 
     /// `pool_size`: for the reads of an intake; a worker settles over a connection of its own.

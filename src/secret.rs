@@ -39,6 +39,11 @@ impl HashSecret {
         UserHash(self.mac(b"payout-user", business, email.as_str().as_bytes()))
     }
 
+    /// A key for signing the console's sessions, the same in every process that has this secret and these tokens.
+    pub fn console_key(&self, tokens: &[u8]) -> [u8; 32] {
+        self.mac(b"console", BusinessId::from_u128(0), tokens)
+    }
+
     fn mac(&self, purpose: &[u8], business: BusinessId, data: &[u8]) -> [u8; 32] {
         let mut mac = Hmac::clone(&self.0);
         mac.update(purpose);

@@ -125,16 +125,7 @@ async fn list(postgres: &Postgres, json: bool) -> anyhow::Result<()> {
 
 async fn fund(postgres: &Postgres, business: Uuid, amount: i64, note: &str, json: bool) -> anyhow::Result<()> {
     ensure!(amount != 0, "--amount must not be 0");
-    let writing = async |connection: &mut postgres::PgConnection| {
-        let mut transaction = postgres::begin(connection).await?;
-        let balance = businesses::write_payout_balance(&mut transaction, business, amount).await?;
-        if balance.is_some() {
-            businesses::write_deposit(&mut transaction, business, Uuid::new_v4(), amount, note).await?;
-        }
-        postgres::commit(transaction).await?;
-        Ok(balance)
-    };
-    let balance = match postgres.session().run(writing).await {
+    let balance = match businesses::deposit(postgres, business, Uuid::new_v4(), amount, note).await {
         Err(Error::Constraint { name }) if name == "businesses_payout_balance_not_negative" => {
             bail!("the payout balance does not cover {} cents: see `earmark business list`", amount.unsigned_abs())
         }

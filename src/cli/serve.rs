@@ -3,8 +3,9 @@
 use super::describe;
 use crate::config::{IntakeSettings, Process, WorkerSettings};
 use crate::intake::{self, Intake};
-use crate::ops;
+use crate::ops::console::Console;
 use crate::ops::queues::Depths;
+use crate::ops::{self, console};
 use crate::postgres::{Error, Postgres, partitions};
 use crate::rabbit::topology::Topology;
 use crate::retry::Backoff;
@@ -74,7 +75,9 @@ async fn run(
     let stopped = CancellationToken::new();
     if let Some(address) = process.ops_listen {
         let listener = bind(address, "EARMARK_OPS_LISTEN").await?;
-        tokio::spawn(ops::serve(listener, Arc::clone(&describe), stopped.clone()));
+        let console = open_console(&process)?;
+        tokio::spawn(Arc::clone(&console).watch(stopped.clone()));
+        tokio::spawn(ops::serve(listener, Arc::clone(&describe), console, stopped.clone()));
     }
     let Some(all_queues) = wait_for_ledger(&process, &postgres, &stop).await? else { return Ok(()) };
     let watching = tokio::spawn(depths.watch(process.broker()?, all_queues.clone(), stopped.clone()));
@@ -144,6 +147,19 @@ fn open_worker(process: &Process, settings: WorkerSettings, postgres: &Postgres)
         audit_interval: settings.audit_interval,
     }))
 }
+
+/// With connections of its own, so that whoever looks at the process takes none from its requests.
+fn open_console(process: &Process) -> anyhow::Result<Arc<Console>> {
+    Ok(Console::new(console::Settings {
+        postgres: process.postgres(CONSOLE_CONNECTIONS)?,
+        broker: process.broker()?,
+        topology: Topology::new(process.queue_prefix()?, process.partitions),
+        access: process.access()?,
+    }))
+}
+
+/// Enough for a few people at a time.
+const CONSOLE_CONNECTIONS: u32 = 2;
 
 /// Waits for the database to be there, refuses one whose schema is older than this program, and notes the number of
 /// partitions. Answers with all work queues that may hold messages: those of now, and those of a larger number in the past.

@@ -1,7 +1,8 @@
 //! What surrounds the work of a process: its side listener (whether it lives, whether it can work, its metrics), its row
 //! in the list of processes, and a look at the queues. [`dead_letters`] is what people do with messages that could not be
-//! applied. Knows neither intake nor worker: it is given functions.
+//! applied, [`console`] what they do in a browser. Knows neither intake nor worker: it is given functions.
 
+pub mod console;
 pub mod dead_letters;
 mod gauges;
 pub mod presence;
@@ -14,16 +15,24 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
+use console::Console;
 use state::Describe;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Prometheus' text format, as its scrapers ask for it.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Serves `/livez` (the process answers), `/readyz` (it can work; if not, what is wrong is in the body) and `/metrics`
-/// until `stop`.
-pub async fn serve(listener: TcpListener, describe: Describe, stop: CancellationToken) -> std::io::Result<()> {
+/// Serves `/livez` (the process answers), `/readyz` (it can work; if not, what is wrong is in the body) and `/metrics`,
+/// which need no token, and the console, until `stop`.
+pub async fn serve(
+    listener: TcpListener,
+    describe: Describe,
+    console: Arc<Console>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
     let metrics = {
         let describe = describe.clone();
         async move || ([(CONTENT_TYPE, METRICS_TYPE)], gauges::text(&describe()))
@@ -35,6 +44,8 @@ pub async fn serve(listener: TcpListener, describe: Describe, stop: Cancellation
     let router = Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics));
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+        .route("/metrics", get(metrics))
+        .merge(console::router(console));
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
 }

@@ -1,6 +1,6 @@
 //! Businesses, their balances and their switch.
 
-use super::Error;
+use super::{Error, Postgres, begin, commit};
 use crate::ledger::{Account, Accounts, BusinessId};
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -74,6 +74,42 @@ pub async fn read_all(connection: &mut PgConnection) -> Result<Vec<Business>, Er
     .await?)
 }
 
+/// A page of businesses by name, at most `limit`. `search` is a part of a name, whatever its case, or a whole id, or empty;
+/// `after` the last business of the page before.
+pub async fn find_page(
+    connection: &mut PgConnection,
+    search: &str,
+    after: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Business>, Error> {
+    Ok(sqlx::query_as!(
+        Business,
+        "/* find_businesses */
+         SELECT business_id, name, balance, payout_balance, payouts_enabled, created_at FROM businesses
+         WHERE ($1 = '' OR strpos(lower(name), lower($1)) > 0 OR business_id::text = lower($1))
+           AND ($2::uuid IS NULL
+                OR (lower(name), business_id) > (SELECT lower(name), business_id FROM businesses WHERE business_id = $2))
+         ORDER BY lower(name), business_id LIMIT $3",
+        search,
+        after,
+        limit
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+pub async fn find_one(connection: &mut PgConnection, business: Uuid) -> Result<Option<Business>, Error> {
+    Ok(sqlx::query_as!(
+        Business,
+        "/* find_business */
+         SELECT business_id, name, balance, payout_balance, payouts_enabled, created_at
+         FROM businesses WHERE business_id = $1",
+        business
+    )
+    .fetch_optional(connection)
+    .await?)
+}
+
 pub async fn write_new(connection: &mut PgConnection, business: &Business) -> Result<(), Error> {
     sqlx::query!(
         "/* write_business */
@@ -124,6 +160,51 @@ pub async fn write_deposit(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// What was put into a payout balance by hand, or taken out of it. In cents.
+#[derive(Clone, Debug)]
+pub struct Deposit {
+    pub deposit_id: Uuid,
+    pub amount: i64,
+    pub note: String,
+    pub created_at: OffsetDateTime,
+}
+
+/// The latest deposits of a business, at most `limit`.
+pub async fn read_deposits(connection: &mut PgConnection, business: Uuid, limit: i64) -> Result<Vec<Deposit>, Error> {
+    Ok(sqlx::query_as!(
+        Deposit,
+        "/* read_deposits */
+         SELECT deposit_id, amount, note, created_at FROM deposits
+         WHERE business_id = $1 ORDER BY created_at DESC, deposit_id LIMIT $2",
+        business,
+        limit
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Changes a payout balance and writes the deposit's row, in one transaction. Answers the new balance, in cents; `None` if
+/// there is no such business. A deposit id that was used before is refused by its constraint, so that what is sent twice is
+/// entered once.
+pub async fn deposit(
+    postgres: &Postgres,
+    business: Uuid,
+    deposit: Uuid,
+    cents: i64,
+    note: &str,
+) -> Result<Option<i64>, Error> {
+    let writing = async |connection: &mut PgConnection| {
+        let mut transaction = begin(connection).await?;
+        let balance = write_payout_balance(&mut transaction, business, cents).await?;
+        if balance.is_some() {
+            write_deposit(&mut transaction, business, deposit, cents, note).await?;
+        }
+        commit(transaction).await?;
+        Ok(balance)
+    };
+    postgres.session().run(writing).await
 }
 
 /// Turns payouts on or off; false if there is no such business.

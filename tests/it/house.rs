@@ -59,7 +59,7 @@ fn allowed(room: &str) -> &'static [&'static str] {
         "worker" => &["clock", "cut", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "wire"],
         "intake" => &["api_key", "clock", "cut", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "wire"],
         "send" => &["ledger", "retry"],
-        "config" => &["intake", "postgres", "rabbit", "secret", "worker"],
+        "config" => &["intake", "ops", "postgres", "rabbit", "secret", "worker"],
         "cli" => &[
             "api_key",
             "clock",

@@ -1,0 +1,181 @@
+//! Businesses: their balances, the switch of their payouts, and adding funds.
+
+use super::guard::Fields;
+use super::page::{Confirm, Frame, Trouble, done, page};
+use super::{Console, money, words};
+use crate::postgres::Error;
+use crate::postgres::businesses::{self, Business};
+use askama::Template;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use serde::Deserialize;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Businesses on a page.
+const PAGE: usize = 50;
+const MAX_NOTE_CHARS: usize = 200;
+
+/// What the address of the list says.
+#[derive(Deserialize)]
+pub struct Filter {
+    /// Part of a name, or a whole id.
+    #[serde(default)]
+    q: String,
+    /// The last business of the page before.
+    after: Option<Uuid>,
+}
+
+#[derive(Template)]
+#[template(path = "businesses.html")]
+struct List {
+    frame: Frame,
+    search: String,
+    rows: Vec<Business>,
+    next: Option<Uuid>,
+}
+
+pub async fn list(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    Query(filter): Query<Filter>,
+) -> Result<Response, Trouble> {
+    let search = filter.q.trim().to_owned();
+    let finding = console
+        .postgres
+        .read(async |connection| businesses::find_page(connection, &search, filter.after, PAGE as i64 + 1).await);
+    let mut rows = finding.await?;
+    let next = (rows.len() > PAGE).then(|| rows[PAGE - 1].business_id);
+    rows.truncate(PAGE);
+    Ok(page(&List { frame, search, rows, next }))
+}
+
+#[derive(Template)]
+#[template(path = "business.html")]
+struct One {
+    frame: Frame,
+    business: Business,
+    deposits: Vec<businesses::Deposit>,
+    /// Names the next deposit, so that one sent twice is entered once.
+    deposit: Uuid,
+}
+
+pub async fn show(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    Path(id): Path<Uuid>,
+) -> Result<Response, Trouble> {
+    let business = find(&console, id).await?;
+    let reading = console.postgres.read(async |connection| businesses::read_deposits(connection, id, 20).await);
+    Ok(page(&One { frame, business, deposits: reading.await?, deposit: Uuid::new_v4() }))
+}
+
+async fn find(console: &Console, id: Uuid) -> Result<Business, Trouble> {
+    let finding = console.postgres.read(async |connection| businesses::find_one(connection, id).await);
+    finding.await?.ok_or(Trouble::Missing("There is no such business."))
+}
+
+/// Turns payouts on or off.
+pub async fn switch(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    Path(id): Path<Uuid>,
+    fields: Fields,
+) -> Result<Response, Trouble> {
+    let business = find(&console, id).await?;
+    let enable = fields.get("payouts") == "on";
+    if fields.get("confirmed") != "yes" {
+        return Ok(ask_to_switch(frame, &business, enable));
+    }
+    let writing = async |connection: &mut _| businesses::write_payouts_enabled(connection, id, enable).await;
+    console.postgres.session().run(writing).await?;
+    frame.log(if enable { "payouts switched on" } else { "payouts switched off" }, &id);
+    let notice = format!("Payouts of {} are {}.", business.name, if enable { "on" } else { "off" });
+    Ok(done(&notice, &format!("/businesses/{id}")))
+}
+
+fn ask_to_switch(frame: Frame, business: &Business, enable: bool) -> Response {
+    let (verb, consequence) = if enable {
+        ("on", "Its requests are decided on their merits again, from the next one on.")
+    } else {
+        ("off", "Every request of this business is refused with 403 from now on. Nothing that was allocated changes.")
+    };
+    page(&Confirm {
+        frame,
+        question: format!("Switch payouts of {} {verb}?", business.name),
+        consequences: vec![consequence.to_owned()],
+        action: format!("/businesses/{}/payouts", business.business_id),
+        fields: vec![("payouts".to_owned(), verb.to_owned())],
+        typed: None,
+        button: format!("Switch payouts {verb}"),
+        is_grave: !enable,
+        back: format!("/businesses/{}", business.business_id),
+    })
+}
+
+/// Adds funds, or takes some out.
+pub async fn fund(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    Path(id): Path<Uuid>,
+    fields: Fields,
+) -> Result<Response, Trouble> {
+    let business = find(&console, id).await?;
+    let cents = money::read(fields.get("amount")).map_err(|error| Trouble::Invalid(error.to_owned()))?;
+    let note: String = fields.get("note").chars().filter(|c| !c.is_control()).take(MAX_NOTE_CHARS).collect();
+    let deposit = fields.get("deposit").parse().unwrap_or_else(|_| Uuid::new_v4());
+    if fields.get("confirmed") != "yes" {
+        return ask_to_fund(frame, &business, cents, &note, deposit);
+    }
+    let to = format!("/businesses/{id}");
+    let balance = match businesses::deposit(&console.postgres, id, deposit, cents, &note).await {
+        Err(Error::Constraint { name }) if name == "deposits_pkey" => {
+            return Ok(done("This deposit was entered before; it was not entered again.", &to));
+        }
+        Err(Error::Constraint { name }) if name == "businesses_payout_balance_not_negative" => {
+            return Err(Trouble::Invalid("The payout balance does not cover this amount.".to_owned()));
+        }
+        Err(Error::Unknown(_)) => return Err(Trouble::Unreachable(MAYBE_ENTERED.to_owned())),
+        written => written?.ok_or(Trouble::Missing("There is no such business."))?,
+    };
+    frame.log(
+        if cents > 0 { "funds added" } else { "funds taken out" },
+        &format!("{id} {cents} cents, deposit {deposit}"),
+    );
+    let what = if cents > 0 { "added to" } else { "taken out of" };
+    let amount = money::write(cents).trim_start_matches('-').to_owned();
+    let notice = format!("{amount} {what} {}. The payout balance is {}.", business.name, money::write(balance));
+    Ok(done(&notice, &to))
+}
+
+const MAYBE_ENTERED: &str = "Postgres did not answer in time. Whether the deposit was entered is not known. Reload this \
+     page to send it again: it cannot be entered twice.";
+
+fn ask_to_fund(frame: Frame, business: &Business, cents: i64, note: &str, deposit: Uuid) -> Result<Response, Trouble> {
+    let after = business.payout_balance.checked_add(cents).filter(|sum| *sum >= 0);
+    let after = after.ok_or_else(|| Trouble::Invalid("The payout balance does not allow this amount.".to_owned()))?;
+    let amount = money::write(cents).trim_start_matches('-').to_owned();
+    let (question, button) = if cents > 0 {
+        (format!("Add {amount} to the payout balance of {}?", business.name), format!("Add {amount}"))
+    } else {
+        (format!("Take {amount} out of the payout balance of {}?", business.name), format!("Take out {amount}"))
+    };
+    let now = money::write(business.payout_balance);
+    let mut consequences = vec![format!("The payout balance goes from {now} to {}.", money::write(after))];
+    if !note.is_empty() {
+        consequences.push(format!("Note: {note}"));
+    }
+    let field = |name: &str, value: String| (name.to_owned(), value);
+    let plain = money::write(cents).replace(',', "");
+    Ok(page(&Confirm {
+        frame,
+        question,
+        consequences,
+        action: format!("/businesses/{}/funds", business.business_id),
+        fields: vec![field("amount", plain), field("note", note.to_owned()), field("deposit", deposit.to_string())],
+        typed: None,
+        button,
+        is_grave: cents < 0,
+        back: format!("/businesses/{}", business.business_id),
+    }))
+}

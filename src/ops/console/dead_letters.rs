@@ -1,0 +1,232 @@
+//! Dead letters: what each holds, what the ledger says of it, and what a replay would do, before anybody clicks.
+
+use super::guard::Fields;
+use super::page::{Confirm, Frame, Trouble, done, page};
+use super::{Console, words};
+use crate::clock;
+use crate::ledger::{Cause, OnReplay};
+use crate::ops::dead_letters::{self, Failure, Shown};
+use crate::postgres::PgConnection;
+use crate::postgres::dead_letters as rows;
+use askama::Template;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use serde::Deserialize;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Letters on a page.
+const PAGE: usize = 50;
+/// The word that a drop asks for.
+const DROP: &str = "drop";
+
+/// What the address of the list says.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Filter {
+    /// A cause's name; empty for all.
+    #[serde(default)]
+    cause: String,
+    /// At least so old, in minutes; empty for all.
+    #[serde(default)]
+    older: String,
+    /// A part of the reason, or a request's id.
+    #[serde(default)]
+    q: String,
+    /// The last letter of the page before.
+    after: Option<Uuid>,
+}
+
+impl Filter {
+    fn rows(&self) -> rows::Filter {
+        let minutes: Option<i64> = self.older.parse().ok();
+        rows::Filter {
+            cause: Cause::parse(&self.cause),
+            text: Some(self.q.trim().to_owned()).filter(|text| !text.is_empty()),
+            until: minutes.map(|minutes| clock::now_utc() - time::Duration::minutes(minutes.clamp(0, 1_000_000))),
+            after: self.after,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.cause.is_empty() && self.older.is_empty() && self.q.trim().is_empty()
+    }
+}
+
+#[derive(Template)]
+#[template(path = "dead_letters.html")]
+struct List {
+    frame: Frame,
+    filter: Filter,
+    causes: Vec<(&'static str, i64)>,
+    letters: Vec<Shown>,
+    next: Option<Uuid>,
+}
+
+pub async fn list(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    Query(filter): Query<Filter>,
+) -> Result<Response, Trouble> {
+    let wanted = u32::try_from(PAGE + 1).unwrap_or(u32::MAX);
+    let mut letters = dead_letters::list(&console.postgres, &filter.rows(), wanted, false).await?;
+    let counting = async |connection: &mut PgConnection| rows::count_open(connection).await;
+    let counted = console.postgres.read(counting).await?;
+    let count = |cause| counted.iter().find(|(known, _)| *known == cause).map_or(0, |(_, count)| *count);
+    let causes = Cause::ALL.map(|cause| (cause.as_str(), count(cause))).to_vec();
+    let next = (letters.len() > PAGE).then(|| letters[PAGE - 1].letter_id);
+    letters.truncate(PAGE);
+    Ok(page(&List { frame, filter, causes, letters, next }))
+}
+
+#[derive(Template)]
+#[template(path = "dead_letter.html")]
+struct One {
+    frame: Frame,
+    letter: Shown,
+    is_revealed: bool,
+}
+
+pub async fn show(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    Path(id): Path<Uuid>,
+) -> Result<Response, Trouble> {
+    let letter = find(&console, id, false).await?;
+    Ok(page(&One { frame, letter, is_revealed: false }))
+}
+
+/// The same page with whole addresses. Not a page that one comes back to by its address: each look is an action.
+pub async fn reveal(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    Path(id): Path<Uuid>,
+) -> Result<Response, Trouble> {
+    let letter = find(&console, id, true).await?;
+    frame.log("addresses revealed", &id);
+    Ok(page(&One { frame, letter, is_revealed: true }))
+}
+
+async fn find(console: &Console, id: Uuid, reveal: bool) -> Result<Shown, Trouble> {
+    dead_letters::show(&console.postgres, id, reveal).await?.ok_or(Trouble::Missing("There is no such letter."))
+}
+
+/// The letters that a form means: those selected, or all open ones of a cause.
+async fn meant(console: &Console, fields: &Fields) -> Result<Vec<Uuid>, Trouble> {
+    let ids: Vec<Uuid> = fields.all("letter").filter_map(|id| id.parse().ok()).collect();
+    if fields.get("which") != "all" {
+        return if ids.is_empty() { Err(Trouble::Invalid("No letter is selected.".to_owned())) } else { Ok(ids) };
+    }
+    let cause = Cause::parse(fields.get("cause"));
+    let finding = async |connection: &mut PgConnection| rows::find_open_ids(connection, cause).await;
+    let all = console.postgres.read(finding).await?;
+    if all.is_empty() { Err(Trouble::Invalid("There is no open letter.".to_owned())) } else { Ok(all) }
+}
+
+/// Puts letters back into their work queues.
+pub async fn replay(State(console): State<Arc<Console>>, frame: Frame, fields: Fields) -> Result<Response, Trouble> {
+    let ids = meant(&console, &fields).await?;
+    if fields.get("confirmed") != "yes" {
+        return ask_to_replay(&console, frame, &ids, &fields).await;
+    }
+    let Console { postgres, broker, topology, .. } = console.as_ref();
+    let replayed = match dead_letters::replay(postgres, broker, topology, &ids, frame.name()).await {
+        Ok(replayed) => replayed,
+        Err(Failure::Postgres(error)) => return Err(error.into()),
+        Err(Failure::Rabbit(error)) => {
+            tracing::warn!(%error, "the console cannot replay");
+            let text = "RabbitMQ did not take every letter. Those that it took are no longer in the list.";
+            return Err(Trouble::Unreachable(text.to_owned()));
+        }
+    };
+    frame.log("dead letters replayed", &joined(&replayed));
+    Ok(done(&format!("{} put back into the work queue.", letters(replayed.len())), "/dead-letters"))
+}
+
+/// Says what will become of each kind of request, counted over the letters.
+async fn ask_to_replay(console: &Console, frame: Frame, ids: &[Uuid], fields: &Fields) -> Result<Response, Trouble> {
+    let (mut verdicts, mut unreadable) = ([0_usize; OnReplay::ALL.len()], 0);
+    for id in ids.iter().take(MOST_LOOKED_AT) {
+        let Some(letter) = dead_letters::show(&console.postgres, *id, false).await? else { continue };
+        unreadable += letter.unreadable.len();
+        for (kind, count) in OnReplay::ALL.iter().zip(&mut verdicts) {
+            *count += letter.requests.iter().filter(|request| request.on_replay == kind.as_str()).count();
+        }
+    }
+    let said = OnReplay::ALL.iter().zip(verdicts).filter(|(_, count)| *count > 0);
+    let mut consequences: Vec<String> =
+        said.map(|(kind, count)| format!("{}: {}", requests(count), kind.in_words())).collect();
+    if unreadable > 0 {
+        consequences.push(format!("{} cannot be read: it comes back as a dead letter.", requests(unreadable)));
+    }
+    if ids.len() > MOST_LOOKED_AT {
+        consequences
+            .push(format!("Counted over the first {MOST_LOOKED_AT} letters; the same rules hold for the rest."));
+    }
+    Ok(page(&Confirm {
+        frame,
+        question: format!("Replay {}?", letters(ids.len())),
+        consequences,
+        action: "/dead-letters/replay".to_owned(),
+        fields: meaning(ids, fields),
+        typed: None,
+        button: format!("Replay {}", letters(ids.len())),
+        is_grave: false,
+        back: "/dead-letters".to_owned(),
+    }))
+}
+
+/// More are not read for a question: nobody waits for it that long.
+const MOST_LOOKED_AT: usize = 200;
+
+/// Marks letters as of no use any more.
+pub async fn drop(State(console): State<Arc<Console>>, frame: Frame, fields: Fields) -> Result<Response, Trouble> {
+    let ids = meant(&console, &fields).await?;
+    if fields.get("confirmed") != "yes" {
+        return Ok(ask_to_drop(frame, &ids, &fields));
+    }
+    if fields.get("typed") != DROP {
+        return Err(Trouble::Invalid(format!("Nothing was dropped: the word to type is {DROP}.")));
+    }
+    let dropped = dead_letters::drop(&console.postgres, &ids, frame.name()).await?;
+    frame.log("dead letters dropped", &joined(&dropped));
+    Ok(done(&format!("{} dropped.", letters(dropped.len())), "/dead-letters"))
+}
+
+fn ask_to_drop(frame: Frame, ids: &[Uuid], fields: &Fields) -> Response {
+    let consequences = [
+        "They leave the list, marked with your name. Their rows are kept.",
+        "Nothing is put back into a queue. Requests in them that are undecided stay so until somebody asks about them; past their deadline that voids them.",
+    ];
+    page(&Confirm {
+        frame,
+        question: format!("Drop {}?", letters(ids.len())),
+        consequences: consequences.map(str::to_owned).to_vec(),
+        action: "/dead-letters/drop".to_owned(),
+        fields: meaning(ids, fields),
+        typed: Some(DROP),
+        button: format!("Drop {}", letters(ids.len())),
+        is_grave: true,
+        back: "/dead-letters".to_owned(),
+    })
+}
+
+/// The fields that mean the same letters again.
+fn meaning(ids: &[Uuid], fields: &Fields) -> Vec<(String, String)> {
+    let field = |name: &str, value: String| (name.to_owned(), value);
+    if fields.get("which") == "all" {
+        return vec![field("which", "all".to_owned()), field("cause", fields.get("cause").to_owned())];
+    }
+    ids.iter().map(|id| field("letter", id.to_string())).collect()
+}
+
+fn letters(count: usize) -> String {
+    if count == 1 { "1 letter".to_owned() } else { format!("{count} letters") }
+}
+
+fn requests(count: usize) -> String {
+    if count == 1 { "1 request".to_owned() } else { format!("{count} requests") }
+}
+
+fn joined(ids: &[Uuid]) -> String {
+    ids.iter().map(Uuid::to_string).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,218 @@
+//! What a glance must say: whether all is well, and if not, what is wrong, in words and the worst first.
+
+use super::money;
+use super::samples::{self, Process, Snapshot};
+use super::words::{moment, span};
+
+/// How grave something is, the gravest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grade {
+    Good,
+    Warn,
+    Bad,
+}
+
+impl Grade {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Warn => "warn",
+            Self::Bad => "bad",
+        }
+    }
+}
+
+/// One thing that somebody should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub grade: Grade,
+    pub text: String,
+}
+
+/// Requests are answered within milliseconds; one that waits for so long waits for something.
+pub const OLD_SECONDS: f64 = 2.0;
+/// From here on callers are about to be told 500.
+pub const TOO_OLD_SECONDS: f64 = 4.0;
+/// For so long a process that vanished is worth a word; afterwards it is only in the list.
+const VANISHED_MILLIS: i64 = 300_000;
+
+/// Everything that is not as it should be, the worst first; empty if all is well.
+pub fn of(snapshot: &Snapshot) -> Vec<Finding> {
+    if !snapshot.is_current {
+        let text = "Postgres does not answer this process. What is shown below is not current.";
+        return vec![Finding { grade: Grade::Bad, text: text.to_owned() }];
+    }
+    let mut found = vec![];
+    let mut note = |grade, text: String| found.push(Finding { grade, text });
+    note_standing(snapshot, &mut note);
+    note_processes(snapshot, &mut note);
+    note_queues(snapshot, &mut note);
+    note_answers(snapshot, &mut note);
+    found.sort_by_key(|finding| std::cmp::Reverse(finding.grade));
+    found
+}
+
+fn note_processes(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
+    let live: Vec<&Process> = snapshot.processes.iter().filter(|process| process.is_live()).collect();
+    if !live.iter().any(|process| process.state.worker.is_some()) {
+        note(Grade::Bad, "No worker is running: nothing that is asked for is applied.".to_owned());
+    }
+    if !live.iter().any(|process| process.state.intake.is_some()) {
+        note(Grade::Bad, "No intake is running: nobody takes requests.".to_owned());
+    }
+    let all_impeded = live.iter().all(|process| !process.state.impediments.is_empty());
+    for process in &live {
+        for impediment in process.state.impediments.iter().filter(|text| *text != PAUSED) {
+            let grade = if all_impeded { Grade::Bad } else { Grade::Warn };
+            note(grade, format!("{impediment} (process {} on {}).", process.row.pid, process.row.host));
+        }
+    }
+    let vanished = |process: &&Process| !process.is_live() && process.row.unseen_millis < VANISHED_MILLIS;
+    for Process { row, .. } in snapshot.processes.iter().filter(vanished) {
+        let text = format!(
+            "The {} {} on {} has not been heard of for {}.",
+            row.kind,
+            row.pid,
+            row.host,
+            span(row.unseen_millis)
+        );
+        note(Grade::Warn, text);
+    }
+}
+
+/// The same as the pause itself, which is said once, with its author.
+const PAUSED: &str = "worker: paused";
+
+fn note_standing(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
+    if let Some(paused) = &snapshot.standing.paused {
+        let since = moment(&paused.paused_at);
+        note(Grade::Bad, format!("Workers are paused by {} since {since}: no request is applied.", paused.paused_by));
+    }
+    if let Some(audit) = snapshot.standing.audit.as_ref().filter(|audit| audit.differences > 0) {
+        let (count, sum) = (audit.differences, money::write(audit.difference_cents));
+        note(Grade::Bad, format!("The last audit found {count} differences, {sum} in sum. See `earmark audit`."));
+    }
+    match snapshot.standing.open_letters() {
+        0 => {}
+        1 => note(Grade::Warn, "One dead letter waits for a person.".to_owned()),
+        count => note(Grade::Warn, format!("{count} dead letters wait for a person.")),
+    }
+}
+
+fn note_queues(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
+    let is_paused = snapshot.standing.paused.is_some();
+    for queue in snapshot.queues.iter().filter(|queue| queue.consumers == 0 && !is_paused) {
+        note(Grade::Bad, format!("No worker consumes {}.", queue.name));
+    }
+    match snapshot.sample.oldest {
+        Some(age) if age >= TOO_OLD_SECONDS => {
+            note(Grade::Bad, format!("The oldest request has waited for {age:.0} s."))
+        }
+        Some(age) if age >= OLD_SECONDS => note(Grade::Warn, format!("The oldest request has waited for {age:.0} s.")),
+        _ => {}
+    }
+}
+
+fn note_answers(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
+    let (sent, proved) =
+        (samples::of(&snapshot.totals.answers, "500"), snapshot.totals.unexpected.values().sum::<u64>());
+    if sent > proved {
+        note(Grade::Bad, format!("{} answers with 500 have no proof.", sent - proved));
+    }
+    if snapshot.recent_unknown > 0 {
+        let text = format!(
+            "{} requests were answered with 504 in the last 15 minutes: their callers do not know the outcome.",
+            snapshot.recent_unknown
+        );
+        note(Grade::Warn, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::state::State;
+    use crate::postgres::partitions::Paused;
+    use crate::postgres::processes::Present;
+    use time::OffsetDateTime;
+    use uuid::Uuid;
+
+    fn process(state: State, unseen_millis: i64) -> Process {
+        let at = OffsetDateTime::UNIX_EPOCH;
+        let (process_id, kind, version) = (Uuid::from_u128(1), "serve".to_owned(), "0".to_owned());
+        let (host, state_text) = ("here".to_owned(), String::new());
+        let row = Present {
+            process_id,
+            kind,
+            host,
+            pid: 7,
+            version,
+            started_at: at,
+            seen_at: at,
+            unseen_millis,
+            state: state_text,
+        };
+        Process { row, state }
+    }
+
+    fn fine() -> Snapshot {
+        let state = State { intake: Some(Default::default()), worker: Some(Default::default()), ..State::default() };
+        Snapshot { is_current: true, processes: vec![process(state, 100)], ..Snapshot::default() }
+    }
+
+    fn texts(snapshot: &Snapshot) -> Vec<String> {
+        of(snapshot).into_iter().map(|finding| finding.text).collect()
+    }
+
+    #[test]
+    fn nothing_is_found_where_nothing_is_wrong() {
+        assert_eq!(of(&fine()), []);
+    }
+
+    #[test]
+    fn what_is_worst_is_said_first() {
+        let mut snapshot = fine();
+        snapshot.recent_unknown = 2;
+        snapshot.sample.oldest = Some(9.0);
+        let found = of(&snapshot);
+        assert_eq!(found.iter().map(|finding| finding.grade).collect::<Vec<_>>(), [Grade::Bad, Grade::Warn]);
+        assert!(found[0].text.contains("waited for 9 s"), "{found:?}");
+    }
+
+    #[test]
+    fn a_pause_is_said_once_with_its_author() {
+        let mut snapshot = fine();
+        snapshot.processes[0].state.impediments = vec![PAUSED.to_owned()];
+        snapshot.queues = vec![samples::Queue { name: "q".to_owned(), ready: 3, unacknowledged: 0, consumers: 0 }];
+        snapshot.standing.paused = Some(Paused { paused_at: OffsetDateTime::UNIX_EPOCH, paused_by: "ann".to_owned() });
+        let found = texts(&snapshot);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("paused by ann"), "{found:?}");
+    }
+
+    #[test]
+    fn an_answer_with_500_without_a_proof_is_an_alarm() {
+        let mut snapshot = fine();
+        snapshot.totals.answers.insert("500".to_owned(), 3);
+        snapshot.totals.unexpected.insert("inserted".to_owned(), 3);
+        assert_eq!(of(&snapshot), []);
+        snapshot.totals.unexpected.insert("inserted".to_owned(), 2);
+        assert_eq!(of(&snapshot)[0].grade, Grade::Bad);
+    }
+
+    #[test]
+    fn a_process_that_vanished_is_named_and_counts_no_more() {
+        let mut snapshot = fine();
+        snapshot.processes[0].row.unseen_millis = samples::STALE_MILLIS;
+        let found = texts(&snapshot);
+        assert!(found.iter().any(|text| text.starts_with("No worker is running")), "{found:?}");
+        assert!(found.iter().any(|text| text.contains("has not been heard of for 5 s")), "{found:?}");
+    }
+
+    #[test]
+    fn without_postgres_nothing_else_is_claimed() {
+        let found = texts(&Snapshot { is_current: false, ..fine() });
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with("Postgres does not answer"), "{found:?}");
+    }
+}

@@ -1,0 +1,152 @@
+//! What stands before every page and every action.
+
+use super::auth::{self, Role, Visitor};
+use super::page::Trouble;
+use super::{Console, page, sign_in};
+use crate::clock;
+use axum::extract::{ConnectInfo, Form, FromRequest, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Redirect, Response};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Who signs in by a token with every request has no name to give.
+const PROGRAM: &str = "a program";
+/// The name of everybody while no token is set.
+const ANYBODY: &str = "somebody on this machine";
+
+/// The fields of a form, in their order; a name may come several times.
+#[derive(Clone, Debug, Default)]
+pub struct Fields(Vec<(String, String)>);
+
+impl Fields {
+    /// The first value of that name, trimmed; empty if there is none.
+    pub fn get(&self, name: &str) -> &str {
+        self.all(name).next().unwrap_or_default().trim()
+    }
+
+    /// All values of that name.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Fields {
+    type Rejection = Trouble;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Trouble> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+    }
+}
+
+/// While no token is set, only pages that this machine asks for by its own name are answered.
+pub async fn check_host(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
+    if console.access.is_open() && !auth::is_loopback_host(host(request.headers())) {
+        return Trouble::Forbidden("Without a token the console answers to 127.0.0.1 and localhost alone.")
+            .into_response();
+    }
+    next.run(request).await
+}
+
+/// Lets a visitor through to a page, and an action only with the role and the form for it.
+pub async fn check(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
+    let (visitor, cookie) = match identify(&console, &request) {
+        Ok(found) => found,
+        Err(refusal) => return refusal,
+    };
+    let request = match request.method() {
+        &Method::GET | &Method::HEAD => request,
+        _ => match check_form(request, &visitor).await {
+            Ok(request) => request,
+            Err(trouble) => return trouble.into_response(),
+        },
+    };
+    let mut request = request;
+    let had_notice = page::cookie(request.headers(), page::NOTICE).is_some();
+    request.extensions_mut().insert(visitor);
+    let mut response = next.run(request).await;
+    if let Some(cookie) = cookie {
+        page::set_cookie(&mut response, sign_in::SESSION, &cookie, auth::SESSION_MILLIS / 1000);
+    }
+    let is_page =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+    if had_notice && is_page {
+        page::set_cookie(&mut response, page::NOTICE, "", 0);
+    }
+    response
+}
+
+/// Who is there, and the cookie to give where a session begins by itself.
+fn identify(console: &Console, request: &Request) -> Result<(Visitor, Option<String>), Response> {
+    let (headers, now) = (request.headers(), clock::now_millis());
+    if let Some(token) = bearer(headers) {
+        return identify_program(console, request, token, now).map(|visitor| (visitor, None));
+    }
+    let cookie = page::cookie(headers, sign_in::SESSION);
+    if let Some(visitor) = cookie.and_then(|cookie| console.access.visitor(cookie, now)) {
+        return Ok((visitor, None));
+    }
+    if console.access.is_open() {
+        let cookie = console.access.open_session(Role::Full, ANYBODY, now);
+        let visitor = console.access.visitor(&cookie, now).ok_or_else(|| Trouble::SignedOut.into_response())?;
+        return Ok((visitor, Some(cookie)));
+    }
+    let asks_for_page = request.method() == Method::GET && request.uri().path() != "/live";
+    Err(if asks_for_page { Redirect::to("/sign-in").into_response() } else { Trouble::SignedOut.into_response() })
+}
+
+fn identify_program(console: &Console, request: &Request, token: &str, now: i64) -> Result<Visitor, Response> {
+    let from = peer(request);
+    if console.attempts.are_spent(from.ip(), now) {
+        return Err(Trouble::TooManyAttempts.into_response());
+    }
+    let Some(role) = console.access.role_of(token) else {
+        console.attempts.note(from.ip(), now);
+        return Err(Trouble::SignedOut.into_response());
+    };
+    Ok(Visitor { role, name: PROGRAM.to_owned(), csrf: String::new() })
+}
+
+/// Reads the form of an action, and refuses one that no page of this session made. A program's token is in no browser, so
+/// nobody else can make it send one.
+async fn check_form(request: Request, visitor: &Visitor) -> Result<Request, Trouble> {
+    let leaves = request.uri().path() == "/sign-out";
+    if visitor.role != Role::Full && !leaves {
+        return Err(Trouble::Forbidden("You are signed in to look, not to act."));
+    }
+    let is_program = visitor.csrf.is_empty();
+    if !is_program && !has_own_origin(request.headers()) {
+        return Err(Trouble::Forbidden("The form was sent by another site."));
+    }
+    let (parts, body) = request.into_parts();
+    let form = Form::<Vec<(String, String)>>::from_request(Request::from_parts(parts.clone(), body), &()).await;
+    let fields = Fields(form.map_err(|_| Trouble::Invalid("The form cannot be read.".to_owned()))?.0);
+    if !is_program && !auth::is_same(fields.get("csrf"), &visitor.csrf) {
+        return Err(Trouble::Forbidden("The form is not of this session. Go back, reload the page and send it again."));
+    }
+    let mut request = Request::from_parts(parts, axum::body::Body::empty());
+    request.extensions_mut().insert(fields);
+    Ok(request)
+}
+
+/// Browsers name the origin of every form; one that does not is none.
+pub fn has_own_origin(headers: &HeaderMap) -> bool {
+    let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+    origin.is_some_and(|origin| auth::is_own_origin(origin, host(headers)))
+}
+
+/// Where a request comes from.
+pub fn peer(request: &Request) -> SocketAddr {
+    let known = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    known.map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |ConnectInfo(address)| *address)
+}
+
+fn host(headers: &HeaderMap) -> &str {
+    headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default()
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
+}

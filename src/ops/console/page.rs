@@ -1,0 +1,184 @@
+//! What all pages share: the frame around them, their cookies, notices, and what is said when something is wrong.
+
+use super::Console;
+use super::auth::{Role, Visitor};
+use crate::postgres::Error;
+use askama::Template;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use std::sync::Arc;
+
+/// The cookie that carries what the last action did to the next page.
+pub const NOTICE: &str = "earmark_notice";
+/// How long a notice waits for its page, in seconds.
+const NOTICE_SECONDS: i64 = 60;
+
+/// What stands around every page.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    pub visitor: Option<Visitor>,
+    /// The first part of the path: which page is meant.
+    pub section: String,
+    /// What the last action did.
+    pub notice: Option<String>,
+    /// Whether no token is set.
+    pub is_open: bool,
+    pub version: &'static str,
+}
+
+impl Frame {
+    pub fn bare() -> Self {
+        Self { visitor: None, section: String::new(), notice: None, is_open: false, version: env!("CARGO_PKG_VERSION") }
+    }
+
+    pub fn csrf(&self) -> &str {
+        self.visitor.as_ref().map(|visitor| visitor.csrf.as_str()).unwrap_or_default()
+    }
+
+    pub fn may_act(&self) -> bool {
+        self.visitor.as_ref().is_some_and(|visitor| visitor.role == Role::Full)
+    }
+
+    pub fn name(&self) -> &str {
+        self.visitor.as_ref().map(|visitor| visitor.name.as_str()).unwrap_or_default()
+    }
+
+    pub fn role(&self) -> &'static str {
+        self.visitor.as_ref().map(|visitor| visitor.role.as_str()).unwrap_or_default()
+    }
+
+    /// Logs an action: who, and what.
+    pub fn log(&self, action: &'static str, subject: &dyn std::fmt::Display) {
+        tracing::info!(who = self.name(), role = self.role(), action, %subject, "console action");
+    }
+}
+
+impl FromRequestParts<Arc<Console>> for Frame {
+    type Rejection = Trouble;
+
+    async fn from_request_parts(parts: &mut Parts, console: &Arc<Console>) -> Result<Self, Trouble> {
+        let notice = cookie(&parts.headers, NOTICE).and_then(|text| String::from_utf8(hex::decode(text).ok()?).ok());
+        Ok(Self {
+            visitor: parts.extensions.get::<Visitor>().cloned(),
+            section: parts.uri.path().split('/').nth(1).unwrap_or_default().to_owned(),
+            notice: notice.filter(|text| !text.is_empty()),
+            is_open: console.access.is_open(),
+            ..Self::bare()
+        })
+    }
+}
+
+/// Writes a page.
+pub fn page(template: &impl Template) -> Response {
+    match template.render() {
+        Ok(text) => Html(text).into_response(),
+        // Templates write to memory: nothing of ours makes that fail.
+        Err(error) => Trouble::Invalid(error.to_string()).into_response(),
+    }
+}
+
+/// Goes on to a page, which says what was done.
+pub fn done(notice: &str, to: &str) -> Response {
+    let mut response = Redirect::to(to).into_response();
+    set_cookie(&mut response, NOTICE, &hex::encode(notice), NOTICE_SECONDS);
+    response
+}
+
+/// A question before an action, on a page of its own, so that it is asked without script too. The form that led to it is
+/// sent again with `confirmed`.
+#[derive(Template)]
+#[template(path = "confirm.html")]
+pub struct Confirm {
+    pub frame: Frame,
+    pub question: String,
+    /// What will happen, in words.
+    pub consequences: Vec<String>,
+    pub action: String,
+    pub fields: Vec<(String, String)>,
+    /// A word that has to be typed.
+    pub typed: Option<&'static str>,
+    pub button: String,
+    pub is_grave: bool,
+    pub back: String,
+}
+
+/// Why there is no page, or no action.
+#[derive(Debug)]
+pub enum Trouble {
+    SignedOut,
+    TooManyAttempts,
+    Forbidden(&'static str),
+    Missing(&'static str),
+    /// What was asked for cannot be done, in words.
+    Invalid(String),
+    /// The database could not be asked.
+    Unreachable(String),
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        tracing::warn!(%error, "the console cannot ask postgres");
+        Self::Unreachable(
+            "Postgres does not answer. If you were changing something, look before you repeat it.".to_owned(),
+        )
+    }
+}
+
+#[derive(Template)]
+#[template(path = "trouble.html")]
+struct TroublePage {
+    frame: Frame,
+    title: &'static str,
+    text: String,
+}
+
+impl IntoResponse for Trouble {
+    fn into_response(self) -> Response {
+        let (status, title, text) = match self {
+            Self::SignedOut => (StatusCode::UNAUTHORIZED, "Not signed in", "Sign in to go on.".to_owned()),
+            Self::TooManyAttempts => {
+                (StatusCode::TOO_MANY_REQUESTS, "Too many attempts", "Wait a minute, then try again.".to_owned())
+            }
+            Self::Forbidden(text) => (StatusCode::FORBIDDEN, "Not allowed", text.to_owned()),
+            Self::Missing(text) => (StatusCode::NOT_FOUND, "Not found", text.to_owned()),
+            Self::Invalid(text) => (StatusCode::BAD_REQUEST, "That does not work", text),
+            Self::Unreachable(text) => (StatusCode::BAD_GATEWAY, "No answer", text),
+        };
+        let page = TroublePage { frame: Frame::bare(), title, text };
+        (status, Html(page.render().unwrap_or_default())).into_response()
+    }
+}
+
+pub async fn missing() -> Trouble {
+    Trouble::Missing("There is no such page.")
+}
+
+/// A cookie of the request.
+pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(known, _)| *known == name).map(|(_, value)| value)
+}
+
+/// Sets a cookie that no script reads and no other site sends; zero `seconds` remove it.
+pub fn set_cookie(response: &mut Response, name: &str, value: &str, seconds: i64) {
+    let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict");
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        response.headers_mut().append(header::SET_COOKIE, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_is_found_among_others_by_its_whole_name() {
+        let mut headers = HeaderMap::new();
+        headers.append(header::COOKIE, HeaderValue::from_static("a=1; earmark_noticed=x; earmark_notice=6869"));
+        assert_eq!(cookie(&headers, NOTICE), Some("6869"));
+        assert_eq!(cookie(&headers, "b"), None);
+    }
+}

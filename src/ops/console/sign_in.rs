@@ -1,0 +1,79 @@
+//! The way in and out.
+
+use super::Console;
+use super::auth::{self, Visitor};
+use super::guard::{self, Fields};
+use super::page::{self, Frame, Trouble, page, set_cookie};
+use crate::clock;
+use askama::Template;
+use axum::extract::{Form, FromRequest, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// The cookie of a session.
+pub const SESSION: &str = "earmark_session";
+
+#[derive(Template)]
+#[template(path = "sign_in.html")]
+struct SignIn {
+    frame: Frame,
+    wrong: Option<&'static str>,
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(default)]
+    token: String,
+    #[serde(default)]
+    name: String,
+}
+
+pub async fn show(State(console): State<Arc<Console>>, headers: HeaderMap) -> Response {
+    let visitor =
+        page::cookie(&headers, SESSION).and_then(|cookie| console.access.visitor(cookie, clock::now_millis()));
+    if visitor.is_some() || console.access.is_open() {
+        return Redirect::to("/").into_response();
+    }
+    page(&SignIn { frame: Frame::bare(), wrong: None, name: String::new() })
+}
+
+/// Opens a session for a token that is known.
+pub async fn enter(State(console): State<Arc<Console>>, request: Request) -> Result<Response, Trouble> {
+    let (from, now) = (guard::peer(&request).ip(), clock::now_millis());
+    if !guard::has_own_origin(request.headers()) {
+        return Err(Trouble::Forbidden("The form was sent by another site."));
+    }
+    if console.attempts.are_spent(from, now) {
+        return Err(Trouble::TooManyAttempts);
+    }
+    let form = Form::<Entry>::from_request(request, &()).await;
+    let Form(entry) = form.map_err(|_| Trouble::Invalid("The form cannot be read.".to_owned()))?;
+    let Some(name) = auth::clean_name(&entry.name) else {
+        return Ok(refuse("Say who you are: each action is logged with this name.", entry.name));
+    };
+    let Some(role) = console.access.role_of(entry.token.trim()) else {
+        console.attempts.note(from, now);
+        tracing::warn!(who = name, %from, "console sign-in refused");
+        return Ok(refuse("This token is not known.", name));
+    };
+    tracing::info!(who = name, role = role.as_str(), %from, "console sign-in");
+    let mut response = Redirect::to("/").into_response();
+    set_cookie(&mut response, SESSION, &console.access.open_session(role, &name, now), auth::SESSION_MILLIS / 1000);
+    Ok(response)
+}
+
+fn refuse(wrong: &'static str, name: String) -> Response {
+    let shown = page(&SignIn { frame: Frame::bare(), wrong: Some(wrong), name });
+    (StatusCode::UNAUTHORIZED, shown).into_response()
+}
+
+/// Forgets the session in this browser.
+pub async fn leave(visitor: axum::Extension<Visitor>, _form: Fields) -> Response {
+    tracing::info!(who = visitor.name, "console sign-out");
+    let mut response = Redirect::to("/sign-in").into_response();
+    set_cookie(&mut response, SESSION, "", 0);
+    response
+}

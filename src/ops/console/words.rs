@@ -1,0 +1,104 @@
+//! How figures, times, money and states are said to people. Templates hand everything over by reference.
+
+use super::money;
+use crate::clock;
+use crate::ledger::Cause;
+use std::borrow::Borrow;
+use time::OffsetDateTime;
+
+/// Money for a template, in cents.
+pub fn money(cents: &i64) -> String {
+    money::write(*cents)
+}
+
+/// How long something takes or is ago, in words: `12 s`, `3 min`, `5 h`, `2 days`.
+pub fn span(millis: i64) -> String {
+    let seconds = millis.max(0) / 1000;
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// How long ago a moment was, for a template.
+pub fn ago(at: &OffsetDateTime) -> String {
+    span((clock::now_utc() - *at).whole_milliseconds().try_into().unwrap_or(i64::MAX))
+}
+
+/// A moment as people write it, in UTC, for a template.
+pub fn moment(at: &OffsetDateTime) -> String {
+    let at = at.to_offset(time::UtcOffset::UTC);
+    format!("{} {:02}:{:02}:{:02} UTC", at.date(), at.hour(), at.minute(), at.second())
+}
+
+/// A figure for people: with separators, and a dash where nothing is known.
+pub fn figure(value: &Option<u64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| grouped(value))
+}
+
+/// Whole numbers from ten on, one decimal below.
+pub fn rate(value: &Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(value) if *value >= 10.0 || *value == 0.0 => grouped(value.round() as u64),
+        Some(value) => format!("{value:.1}"),
+    }
+}
+
+/// A time in seconds.
+pub fn seconds(value: &Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1} s"))
+}
+
+/// A time in milliseconds.
+pub fn millis(value: &Option<f64>) -> String {
+    match value {
+        None => "-".to_owned(),
+        Some(value) if *value >= 1000.0 => format!("{:.1} s", value / 1000.0),
+        Some(value) if *value >= 10.0 => format!("{value:.0} ms"),
+        Some(value) => format!("{value:.1} ms"),
+    }
+}
+
+/// `12,345`
+pub fn grouped(value: impl Borrow<u64>) -> String {
+    money::group(*value.borrow())
+}
+
+/// A cause in words.
+pub fn cause(name: &str) -> &str {
+    match Cause::parse(name) {
+        Some(Cause::Unreadable) => "cannot be read",
+        Some(Cause::Rejected) => "cannot be stored",
+        Some(Cause::DeliveryLimit) => "came back too often",
+        Some(Cause::Other) => "another reason",
+        None => name,
+    }
+}
+
+/// A state's name as words.
+pub fn state(name: &&str) -> String {
+    name.replace('_', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_said_in_the_unit_that_people_would_choose() {
+        let cases = [(0, "0 s"), (-5, "0 s"), (119_999, "119 s"), (120_000, "2 min"), (7_200_000, "2 h")];
+        for (millis, text) in cases.into_iter().chain([(172_800_000, "2 days")]) {
+            assert_eq!(span(millis), text);
+        }
+    }
+
+    #[test]
+    fn figures_are_grouped_and_what_is_not_known_is_a_dash() {
+        assert_eq!([0, 12, 1_234, 1_234_567].map(|value| grouped(value)), ["0", "12", "1,234", "1,234,567"]);
+        assert_eq!((figure(&None), rate(&None)), ("-".to_owned(), "-".to_owned()));
+        assert_eq!([0.0, 0.25, 9.96, 1_234.5].map(|value| rate(&Some(value))), ["0", "0.2", "10.0", "1,235"]);
+    }
+}
