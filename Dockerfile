@@ -3,7 +3,7 @@ WORKDIR /build
 # The SQL macros read the committed .sqlx, so that a build needs no database.
 ENV SQLX_OFFLINE=true
 # Only what the build reads: a change to the documentation or the tests does not build again.
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock askama.toml ./
 COPY .sqlx .sqlx
 COPY migrations migrations
 COPY src src

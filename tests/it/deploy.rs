@@ -141,7 +141,7 @@ fn every_password_comes_from_outside() {
     let settings = compose();
     let mut passwords: Vec<&str> = values(&settings, "_URL").into_iter().filter_map(password_of).collect();
     assert!(!passwords.is_empty(), "no URL has a password");
-    for ending in ["_PASSWORD", "_PASS", "_SECRET"] {
+    for ending in ["_PASSWORD", "_PASS", "_SECRET", "_TOKEN"] {
         passwords.extend(values(&settings, ending));
     }
     for password in passwords {

@@ -1,6 +1,7 @@
 //! A deployment of its own for each test: a database, a prefix for its queues, and real processes of the real program.
 //! The verbs here are what the tests are written in.
 
+pub mod browser;
 pub mod http;
 pub mod process;
 pub mod proxy;

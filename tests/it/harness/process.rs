@@ -101,6 +101,11 @@ impl Process {
         format!("http://{}", self.address("EARMARK_LISTEN").expect("an intake that listens"))
     }
 
+    /// Where the side listener answers. To be called when the process is ready.
+    pub fn side_url(&self) -> String {
+        format!("http://{}", self.address("EARMARK_OPS_LISTEN").expect("a side listener"))
+    }
+
     /// What the side listener answers: 200 or 503 and what is wrong; `None` if it does not answer.
     pub async fn readiness(&self) -> Option<(u16, String)> {
         self.side("/readyz").await

@@ -66,11 +66,11 @@
   // Only what differs is touched, so that nobody loses the focus or the place on the page.
   function takePage(text) {
     const next = new DOMParser().parseFromString(text, "text/html");
-    for (const part of next.querySelectorAll("[data-part]")) {
+    for (const part of next.querySelectorAll("[data-part], [data-look]")) {
       const now = document.getElementById(part.id);
       if (!now) continue;
       if (now.className !== part.className) now.className = part.className;
-      if (now.innerHTML !== part.innerHTML) now.innerHTML = part.innerHTML;
+      if (part.hasAttribute("data-part") && now.innerHTML !== part.innerHTML) now.innerHTML = part.innerHTML;
     }
   }
 
