@@ -300,6 +300,7 @@ async fn the_page_shows_the_depth_rise_while_workers_are_paused_and_fall_when_th
     pictures(&browser, "confirm").await;
     browser.press("Pause the workers").await;
     browser.until_shown("Workers are paused by ann since").await;
+    eventually("the worker has heard of it", async || !worker.is_ready().await).await;
     // From here on the page is not loaded again: what changes on it comes by itself.
     browser.script("window.sameLoad = true").await;
     let asking: Vec<_> = (0..5)
