@@ -164,6 +164,7 @@ fn open_console(process: &Process) -> anyhow::Result<Arc<Console>> {
         postgres: process.postgres(CONSOLE_CONNECTIONS)?,
         broker: process.broker()?,
         topology: Topology::new(process.queue_prefix()?, process.partitions),
+        reply_timeout: process.budgets().reply,
         access: process.access()?,
     }))
 }

@@ -356,6 +356,16 @@ async fn in_the_browser_a_dead_letter_is_replayed_and_another_dropped() {
     browser.press("Replay 1 letter").await;
     browser.until_shown("1 letter put back into the work queue").await;
     eventually("it is allocated", async || app.count("allocated").await == 1).await;
+    browser.go(&format!("{}/requests", process.side_url())).await;
+    browser.until_shown("Look up a request").await;
+    browser.fill("#id", &uuid::Uuid::from_u128(asked.id.as_u128()).to_string()).await;
+    browser.press("Look up").await;
+    browser.until_shown("The amount was debited and credited, once.").await;
+    browser.until_shown("Replayed by ann").await;
+    assert!(!browser.shows("ann.secret").await);
+    pictures(&browser, "request").await;
+    browser.go(&format!("{}/dead-letters", process.side_url())).await;
+    browser.until_shown("not a message").await;
     browser.click("input[name=letter]").await;
     browser.press("Drop selected").await;
     browser.until_shown("Type drop to go on").await;

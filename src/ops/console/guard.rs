@@ -8,7 +8,7 @@ use axum::extract::{ConnectInfo, Form, FromRequest, FromRequestParts, Request, S
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Response};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ pub async fn check_host(State(console): State<Arc<Console>>, request: Request, n
 pub async fn check(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
     let (visitor, cookie) = match identify(&console, &request) {
         Ok(found) => found,
-        Err(refusal) => return refusal,
+        Err(trouble) => return trouble.into_response(),
     };
     let request = match request.method() {
         &Method::GET | &Method::HEAD => request,
@@ -79,7 +79,7 @@ pub async fn check(State(console): State<Arc<Console>>, request: Request, next: 
 }
 
 /// Who is there, and the cookie to give where a session begins by itself.
-fn identify(console: &Console, request: &Request) -> Result<(Visitor, Option<String>), Response> {
+fn identify(console: &Console, request: &Request) -> Result<(Visitor, Option<String>), Trouble> {
     let (headers, now) = (request.headers(), clock::now_millis());
     if let Some(token) = bearer(headers) {
         return identify_program(console, request, token, now).map(|visitor| (visitor, None));
@@ -90,21 +90,21 @@ fn identify(console: &Console, request: &Request) -> Result<(Visitor, Option<Str
     }
     if console.access.is_open() {
         let cookie = console.access.open_session(Role::Full, ANYBODY, now);
-        let visitor = console.access.visitor(&cookie, now).ok_or_else(|| Trouble::SignedOut.into_response())?;
+        let visitor = console.access.visitor(&cookie, now).ok_or(Trouble::SignedOut)?;
         return Ok((visitor, Some(cookie)));
     }
     let asks_for_page = request.method() == Method::GET && request.uri().path() != "/live";
-    Err(if asks_for_page { Redirect::to("/sign-in").into_response() } else { Trouble::SignedOut.into_response() })
+    Err(if asks_for_page { Trouble::NotSignedIn } else { Trouble::SignedOut })
 }
 
-fn identify_program(console: &Console, request: &Request, token: &str, now: i64) -> Result<Visitor, Response> {
+fn identify_program(console: &Console, request: &Request, token: &str, now: i64) -> Result<Visitor, Trouble> {
     let from = peer(request);
     if console.attempts.are_spent(from.ip(), now) {
-        return Err(Trouble::TooManyAttempts.into_response());
+        return Err(Trouble::TooManyAttempts);
     }
     let Some(role) = console.access.role_of(token) else {
         console.attempts.note(from.ip(), now);
-        return Err(Trouble::SignedOut.into_response());
+        return Err(Trouble::SignedOut);
     };
     Ok(Visitor { role, name: PROGRAM.to_owned(), csrf: String::new() })
 }

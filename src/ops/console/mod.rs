@@ -16,6 +16,7 @@ mod live;
 mod money;
 mod overview;
 mod page;
+mod requests;
 pub mod samples;
 mod sign_in;
 mod words;
@@ -33,6 +34,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use samples::Samples;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Most bytes of a form: room for the ids of a page of selected letters.
@@ -48,6 +50,8 @@ pub struct Settings {
     /// For replays.
     pub broker: Broker,
     pub topology: Topology,
+    /// The intakes' setting, for the deadline of a request that is looked up.
+    pub reply_timeout: Duration,
     pub access: Access,
 }
 
@@ -56,6 +60,7 @@ pub struct Console {
     postgres: Postgres,
     broker: Broker,
     topology: Topology,
+    reply_timeout: Duration,
     access: Access,
     attempts: Attempts,
     samples: Samples,
@@ -63,8 +68,9 @@ pub struct Console {
 
 impl Console {
     pub fn new(settings: Settings) -> Arc<Self> {
-        let Settings { postgres, broker, topology, access } = settings;
-        Arc::new(Self { postgres, broker, topology, access, attempts: Attempts::default(), samples: Samples::new() })
+        let Settings { postgres, broker, topology, reply_timeout, access } = settings;
+        let (attempts, samples) = (Attempts::default(), Samples::default());
+        Arc::new(Self { postgres, broker, topology, reply_timeout, access, attempts, samples })
     }
 
     /// Looks at the deployment every second until `stop`.
@@ -90,6 +96,8 @@ pub fn router(console: Arc<Console>) -> Router {
         .route("/businesses/{business}", get(businesses::show))
         .route("/businesses/{business}/payouts", post(businesses::switch))
         .route("/businesses/{business}/funds", post(businesses::fund))
+        .route("/requests", get(requests::show))
+        .route("/requests/reveal", post(requests::reveal))
         .route("/sign-out", post(sign_in::leave))
         .fallback(page::missing)
         .layer(from_fn_with_state(Arc::clone(&console), guard::check));

@@ -107,6 +107,9 @@ pub struct Confirm {
 /// Why there is no page, or no action.
 #[derive(Debug)]
 pub enum Trouble {
+    /// Nobody is signed in who asks for a page: the way in is shown.
+    NotSignedIn,
+    /// The same for what is no page.
     SignedOut,
     TooManyAttempts,
     Forbidden(&'static str),
@@ -137,6 +140,7 @@ struct TroublePage {
 impl IntoResponse for Trouble {
     fn into_response(self) -> Response {
         let (status, title, text) = match self {
+            Self::NotSignedIn => return Redirect::to("/sign-in").into_response(),
             Self::SignedOut => (StatusCode::UNAUTHORIZED, "Not signed in", "Sign in to go on.".to_owned()),
             Self::TooManyAttempts => {
                 (StatusCode::TOO_MANY_REQUESTS, "Too many attempts", "Wait a minute, then try again.".to_owned())

@@ -144,16 +144,13 @@ impl Standing {
 }
 
 /// The samples of this process.
+#[derive(Default)]
 pub struct Samples {
     kept: Mutex<VecDeque<Sample>>,
     latest: watch::Sender<Arc<Snapshot>>,
 }
 
 impl Samples {
-    pub fn new() -> Self {
-        Self { kept: Mutex::new(VecDeque::new()), latest: watch::Sender::new(Arc::default()) }
-    }
-
     pub fn latest(&self) -> Arc<Snapshot> {
         self.latest.borrow().clone()
     }

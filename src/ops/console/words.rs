@@ -35,7 +35,7 @@ pub fn moment(at: &OffsetDateTime) -> String {
 
 /// A figure for people: with separators, and a dash where nothing is known.
 pub fn figure(value: &Option<u64>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| grouped(value))
+    value.map_or_else(|| "-".to_owned(), grouped)
 }
 
 /// Whole numbers from ten on, one decimal below.
@@ -73,7 +73,7 @@ pub fn cause(name: &str) -> &str {
         Some(Cause::Unreadable) => "cannot be read",
         Some(Cause::Rejected) => "cannot be stored",
         Some(Cause::DeliveryLimit) => "came back too often",
-        Some(Cause::Other) => "another reason",
+        Some(Cause::Other) => "no known cause",
         None => name,
     }
 }
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn figures_are_grouped_and_what_is_not_known_is_a_dash() {
-        assert_eq!([0, 12, 1_234, 1_234_567].map(|value| grouped(value)), ["0", "12", "1,234", "1,234,567"]);
+        assert_eq!([0, 12, 1_234, 1_234_567].map(grouped), ["0", "12", "1,234", "1,234,567"]);
         assert_eq!((figure(&None), rate(&None)), ("-".to_owned(), "-".to_owned()));
         assert_eq!([0.0, 0.25, 9.96, 1_234.5].map(|value| rate(&Some(value))), ["0", "0.2", "10.0", "1,235"]);
     }

@@ -21,7 +21,12 @@
   function draw(chart) {
     const place = document.getElementById(chart.id);
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 } };
-    const value = (_, raw) => (raw == null ? "none" : number.format(raw) + chart.unit);
+    // Without a pointer on the chart the legend says how it is now.
+    const latest = (plot, raw, at, index) => (index == null ? plot.data[at][plot.data[at].length - 1] : raw);
+    const value = (plot, raw, at, index) => {
+      const shown = latest(plot, raw, at, index);
+      return shown == null ? "none" : number.format(shown) + chart.unit;
+    };
     const series = chart.series.map(([, label], index) => ({
       label, value, stroke: colour(INK[index]), width: 2, points: { show: false }, spanGaps: false,
       dash: index === 1 ? [7, 4] : index === 2 ? [2, 3] : undefined,
@@ -37,7 +42,7 @@
         { ...axis, values: (_, marks) => marks.map((at) => clock(at).slice(0, at % 60 ? 8 : 5)), space: 70 },
         { ...axis, size: 58, values: (_, marks) => marks.map((mark) => number.format(mark) + chart.unit) },
       ],
-      series: [{ value: (_, raw) => (raw == null ? "" : clock(raw)) , label: "UTC" }, ...series],
+      series: [{ label: "UTC", value: (plot, raw, at, index) => clock(latest(plot, raw, at, index) ?? 0) }, ...series],
     }, data(chart), place);
     return { plot, place, chart };
   }

@@ -1,0 +1,103 @@
+//! One request, looked up by its id: what was asked, what was decided, and when.
+
+use super::guard::Fields;
+use super::page::{Frame, Trouble, page};
+use super::{Console, words};
+use crate::ledger::RequestId;
+use crate::ops::requests::{self, Timeline};
+use askama::Template;
+use axum::extract::{Query, State};
+use axum::response::Response;
+use serde::Deserialize;
+use std::sync::Arc;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+#[derive(Deserialize)]
+pub struct Wanted {
+    #[serde(default)]
+    id: String,
+}
+
+#[derive(Template)]
+#[template(path = "requests.html")]
+struct LookUp {
+    frame: Frame,
+    id: String,
+    wrong: Option<&'static str>,
+    found: Option<Timeline>,
+    events: Vec<Event>,
+    is_revealed: bool,
+}
+
+/// Something that happened to a request.
+struct Event {
+    at: OffsetDateTime,
+    text: String,
+}
+
+pub async fn show(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    Query(wanted): Query<Wanted>,
+) -> Result<Response, Trouble> {
+    look_up(&console, frame, wanted.id.trim(), false).await
+}
+
+/// The same page with the whole address and the key.
+pub async fn reveal(State(console): State<Arc<Console>>, frame: Frame, fields: Fields) -> Result<Response, Trouble> {
+    frame.log("addresses revealed", &fields.get("id"));
+    look_up(&console, frame, fields.get("id"), true).await
+}
+
+async fn look_up(console: &Console, frame: Frame, id: &str, is_revealed: bool) -> Result<Response, Trouble> {
+    let mut shown = LookUp { frame, id: id.to_owned(), wrong: None, found: None, events: vec![], is_revealed };
+    let parsed = id.parse::<Uuid>().ok().filter(|uuid| uuid.get_version_num() == 7);
+    match parsed {
+        Some(uuid) => {
+            let request = RequestId::from_u128(uuid.as_u128());
+            let found = requests::timeline(&console.postgres, request, console.reply_timeout, is_revealed).await?;
+            shown.events = events(&found);
+            shown.found = Some(found);
+        }
+        None if id.is_empty() => {}
+        None => {
+            shown.wrong = Some("This is not the id of a request: those are UUIDs of version 7, as in X-Request-Id.")
+        }
+    }
+    Ok(page(&shown))
+}
+
+/// In the order in which they happened.
+fn events(found: &Timeline) -> Vec<Event> {
+    let event = |at, text: &str| Event { at, text: text.to_owned() };
+    let mut events = vec![event(found.minted_at, "Taken by an intake"), event(found.deadline, "Its deadline")];
+    for letter in &found.letters {
+        events.push(event(letter.arrived_at, &format!("Became a dead letter: {}", letter.reason)));
+        if let (Some(at), Some(by)) = (letter.replayed_at, &letter.replayed_by) {
+            events.push(event(at, &format!("Replayed by {by}")));
+        }
+        if let (Some(at), Some(by)) = (letter.dropped_at, &letter.dropped_by) {
+            events.push(event(at, &format!("The letter was dropped by {by}")));
+        }
+    }
+    if let Some(at) = found.decided_at {
+        events.push(event(at, &format!("Decided: {}", words::state(&found.state))));
+    }
+    events.sort_by_key(|event| event.at);
+    events
+}
+
+/// What a state means for the money.
+fn meaning(state: &str) -> &'static str {
+    match state {
+        "allocated" => "The amount was debited and credited, once.",
+        "voided" => "It was never debited, and never will be.",
+        "insufficient_balance" => "The payout balance did not cover it. It was not debited, and never will be.",
+        "payouts_disabled" => "Payouts were switched off. It was not debited, and never will be.",
+        _ => {
+            "Nothing is decided: it waits in a queue or in a dead letter, was never published, or was never issued at all. \
+             Past its deadline it can only be voided, which happens when its caller asks for it."
+        }
+    }
+}
