@@ -56,17 +56,15 @@ pub async fn check(State(console): State<Arc<Console>>, request: Request, next: 
         Ok(found) => found,
         Err(trouble) => return trouble.into_response(),
     };
-    let request = match request.method() {
-        &Method::GET | &Method::HEAD => request,
-        _ => match check_form(request, &visitor).await {
-            Ok(request) => request,
-            Err(trouble) => return trouble.into_response(),
-        },
+    let is_look = request.method() == Method::GET || request.method() == Method::HEAD;
+    let checked = if is_look { Ok(request) } else { check_form(request, &visitor).await };
+    let mut request = match checked {
+        Ok(request) => request,
+        Err(trouble) => return trouble.into_response(),
     };
-    let mut request = request;
     let had_notice = page::cookie(request.headers(), page::NOTICE).is_some();
     request.extensions_mut().insert(visitor);
-    let mut response = next.run(request).await;
+    let mut response = if is_look { next.run(request).await } else { act(next, request).await };
     if let Some(cookie) = cookie {
         page::set_cookie(&mut response, sign_in::SESSION, &cookie, auth::SESSION_MILLIS / 1000);
     }
@@ -76,6 +74,15 @@ pub async fn check(State(console): State<Arc<Console>>, request: Request, next: 
         page::set_cookie(&mut response, page::NOTICE, "", 0);
     }
     response
+}
+
+/// In a task of its own: whoever closes the page stops no action in the middle.
+async fn act(next: Next, request: Request) -> Response {
+    let acting = tokio::spawn(next.run(request));
+    acting.await.unwrap_or_else(|_| {
+        let text = "The action ended in the middle. Look what it did before you repeat it.";
+        Trouble::Unreachable(text.to_owned()).into_response()
+    })
 }
 
 /// Who is there, and the cookie to give where a session begins by itself.
