@@ -149,7 +149,7 @@ async fn find_refused(
     Ok(rows)
 }
 
-/// By the index of the addresses.
+/// By the index of the addresses: through the drawer that this one falls into, with others.
 async fn find_by_email(
     connection: &mut PgConnection,
     business: BusinessId,
@@ -163,10 +163,11 @@ async fn find_by_email(
         SELECT s.request_id, s.outcome, s.email, s.amount, s.reference, s.decided_at, u.hash AS "hash?",
                s.matches AS "matches!", s.seen AS "seen!"
         FROM (
-            SELECT a.*, $5::text IS NULL OR a.outcome = $5 AS matches,
+            SELECT a.*, a.email = $7 AND ($5::text IS NULL OR a.outcome = $5) AS matches,
                    row_number() OVER (ORDER BY a.request_id DESC) AS seen
             FROM allocations a
-            WHERE a.business_id = $1 AND a.email = $7 AND a.request_id >= $2 AND a.request_id < $3
+            WHERE a.business_id = $1 AND hashtextextended(a.email, 0) & 1023 = hashtextextended($7, 0) & 1023
+              AND a.request_id >= $2 AND a.request_id < $3
             ORDER BY a.request_id DESC LIMIT $6
         ) s LEFT JOIN payout_users u ON u.business_id = $1 AND u.email = s.email AND s.outcome = 'allocated'
         WHERE s.matches OR s.seen = $6
