@@ -30,6 +30,9 @@ struct Arguments {
     /// Only measure Earmark under this number of connections, for profiling
     #[arg(long)]
     only: Option<usize>,
+    /// Only measure growth
+    #[arg(long)]
+    growth: bool,
     /// With `only`: so many requests a second instead of as many as can be
     #[arg(long)]
     rate: Option<f64>,
@@ -253,6 +256,10 @@ async fn measure(arguments: Arguments) {
     let one = Workload::even(vec![business.api_key]);
     let earmark = place.earmark("earmark", &database_url, arguments.workers, false).await;
     let time = Duration::from_secs(if arguments.quick { 3 } else { 5 });
+    if arguments.growth {
+        growth(&place, &arguments, time).await;
+        return;
+    }
     if let Some(connections) = arguments.only {
         for _ in 0..3 {
             let pace = arguments.rate.map_or(Pace::Closed, Pace::Open);
@@ -423,7 +430,7 @@ async fn growth(place: &Place, arguments: &Arguments, time: Duration) -> Vec<Row
     rounds.into_iter().map(median).collect()
 }
 
-/// Rows as the service would have written them, in a few large statements.
+/// Rows as the service would have written them, one a millisecond until some hours ago, in a few large statements.
 async fn fill(database_url: &str, business: &str) {
     let mut connection = PgConnection::connect(database_url).await.expect("the database");
     let statements = [
@@ -434,8 +441,9 @@ async fn fill(database_url: &str, business: &str) {
         ),
         format!(
             "INSERT INTO allocations (business_id, request_id, email, amount, outcome)
-             SELECT '{business}', gen_random_uuid(), 'user' || (n % 1000000) || '@example.com', 10, 'allocated'
-             FROM generate_series(1, 10000000) n"
+             SELECT '{business}', (lpad(to_hex(begun + n), 12, '0') || '7' || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid,
+                    'user' || (n * 7919 % 1000000) || '@example.com', 10, 'allocated'
+             FROM generate_series(1, 10000000) n, (SELECT (extract(epoch FROM now()) * 1000)::bigint - 20000000 AS begun) t"
         ),
         "UPDATE businesses SET payout_balance = payout_balance - 100000000".to_owned(),
         "VACUUM ANALYZE".to_owned(),
