@@ -316,6 +316,7 @@ async fn the_page_shows_the_depth_rise_while_workers_are_paused_and_fall_when_th
         .until("the depth has risen", "window.sameLoad && Number(document.getElementById('depth').textContent) > 0")
         .await;
     browser.until_shown("The oldest request has waited").await;
+    browser.until_shown("RabbitMQ paused").await;
     pictures(&browser, "paused").await;
     browser.press("Resume the workers").await;
     browser.until_shown("The workers are told to go on").await;

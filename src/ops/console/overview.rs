@@ -126,12 +126,17 @@ impl Process {
 
     pub fn connections(&self) -> String {
         let word = |is_up: bool| if is_up { "connected" } else { "away" };
-        let intake = self.state.intake.as_ref().map(|intake| (intake.postgres_up, intake.rabbitmq_up));
-        let worker = self.state.worker.as_ref().map(|worker| (worker.postgres_up, worker.consuming));
-        let of = |name: &str, (postgres, rabbitmq): (bool, bool)| {
-            format!("{name}: Postgres {}, RabbitMQ {}", word(postgres), word(rabbitmq))
-        };
-        let parts = [intake.map(|up| of("intake", up)), worker.map(|up| of("worker", up))];
+        let of = |name: &str, postgres, rabbitmq| format!("{name}: Postgres {}, RabbitMQ {rabbitmq}", word(postgres));
+        let intake = self.state.intake.as_ref();
+        let worker = self.state.worker.as_ref();
+        let parts = [
+            intake.map(|intake| of("intake", intake.postgres_up, word(intake.rabbitmq_up))),
+            worker.map(|worker| {
+                // A paused worker gives its connections up on purpose.
+                let rabbitmq = if worker.paused { "paused" } else { word(worker.consuming) };
+                of("worker", worker.postgres_up, rabbitmq)
+            }),
+        ];
         parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
 }
