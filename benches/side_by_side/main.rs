@@ -36,6 +36,9 @@ struct Arguments {
     /// With `only`: so many requests a second instead of as many as can be
     #[arg(long)]
     rate: Option<f64>,
+    /// With `only`: over how many businesses the requests are spread
+    #[arg(long, default_value_t = 1)]
+    businesses: usize,
     /// How many workers Earmark runs with
     #[arg(long, default_value_t = 1)]
     workers: usize,
@@ -261,9 +264,11 @@ async fn measure(arguments: Arguments) {
         return;
     }
     if let Some(connections) = arguments.only {
+        let api_keys = (0..arguments.businesses).map(|_| create_business(&database_url).api_key).collect();
+        let (label, spread) = (format!("businesses: {}", arguments.businesses), Workload::even(api_keys));
         for _ in 0..3 {
             let pace = arguments.rate.map_or(Pace::Closed, Pace::Open);
-            let row = place.run(&earmark, ONE, &one, connections, pace, time).await;
+            let row = place.run(&earmark, &label, &spread, connections, pace, time).await;
             say(&row);
             println!("    refused {:.0}/s, p99 {:.0} ms", row.refused_per_second, row.refusal_p99_ms);
             println!("    {:.0?} µs, {:.0?} MiB", row.cpu_us_per_request, row.rss_mib);
