@@ -447,7 +447,7 @@ async fn fill(database_url: &str, business: &str) {
         format!(
             "INSERT INTO allocations (business_id, request_id, email, amount, outcome)
              SELECT '{business}', (lpad(to_hex(begun + n), 12, '0') || '7' || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid,
-                    'user' || (n * 7919 % 1000000) || '@example.com', 10, 'allocated'
+                    'user' || (n::bigint * 7919 % 1000000) || '@example.com', 10, 'allocated'
              FROM generate_series(1, 10000000) n, (SELECT (extract(epoch FROM now()) * 1000)::bigint - 20000000 AS begun) t"
         ),
         "UPDATE businesses SET payout_balance = payout_balance - 100000000".to_owned(),
