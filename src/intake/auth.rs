@@ -71,7 +71,9 @@ impl Authenticator {
         if !health.is_up() {
             return Err(None);
         }
-        Ok(caller(self.known.try_get_with(digest, self.look_up(digest)).await.map_err(Some)?))
+        // On the heap: this is rare, and its 30 KiB would be part of the task of every request.
+        let looking_up = Box::pin(self.known.try_get_with(digest, self.look_up(digest)));
+        Ok(caller(looking_up.await.map_err(Some)?))
     }
 
     /// Looks again. If that fails, the old look-up holds until it is forgotten, and somebody else may try.
