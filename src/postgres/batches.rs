@@ -7,31 +7,33 @@
 use super::Error;
 use super::businesses::LockedBusinesses;
 use super::keys::Columns as KeyColumns;
-use super::users::{Hashes, read_hash};
-use crate::ledger::{Account, Accounts, Decision, Outcome, Reference, Request, UserHash};
+use super::users::{self, Hashes, read_hash};
+use crate::ledger::{Account, Accounts, Decision, Email, Outcome, Reference, Request, UserHash};
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// Settles a batch in one statement, if every business still is as `expected` says, no request was decided before and
-/// none of the keys has a row; else nothing was written, and it is `None`. The stored hash of every user that was
-/// credited.
+/// none of the keys has a row; else nothing was written, and it is `None`. The stored hash of each credit's user, in the
+/// order of the credits.
 ///
 /// The businesses are updated first, then the keys are written, then the rows: each part needs the one before it, so that
-/// everybody takes their locks in one order. [`Error::Unknown`] if the answer is lost: it stands or it does not.
+/// everybody takes their locks in one order. Users are written by holders of their business's lock alone. A row that is
+/// there already ends the statement as any unique violation does, which costs less than looking for it first.
+/// [`Error::Unknown`] if the answer is lost: it stands or it does not.
 pub async fn settle(
     connection: &mut PgConnection,
     expected: &Accounts,
     requests: &[Request],
     decision: &Decision,
-    hashes: &[UserHash],
-) -> Result<Option<Hashes>, Error> {
+    hashes: Vec<UserHash>,
+) -> Result<Option<Vec<UserHash>>, Error> {
     let books = Books::of(expected, decision);
     let rows = Rows::of(requests, decision);
-    let credits = Credits::of(decision, hashes);
+    let credits = Credits::of(decision, &hashes);
     let new_keys: Vec<_> = decision.keys.iter().collect();
     let keys = KeyColumns::of(&new_keys);
-    let settled = sqlx::query!(
+    let settled = sqlx::query_scalar!(
         r#"/* settle_batch */
         WITH debits AS (
             UPDATE businesses b SET payout_balance = e.balance_after
@@ -47,22 +49,20 @@ pub async fn settle(
             SELECT * FROM unnest($5::uuid[], $6::text[], $7::bigint[], $8::uuid[], $9::text[], $10::bigint[])
             WHERE (SELECT holds FROM expected)
             ON CONFLICT DO NOTHING RETURNING 1
+        ), new AS MATERIALIZED (
+            SELECT CASE WHEN (SELECT count(*) FROM keys) = cardinality($5) THEN true ELSE refuse_batch() END AS holds
         ), rows AS (
             INSERT INTO allocations (business_id, request_id, email, amount, outcome, reference)
             SELECT * FROM unnest($11::uuid[], $12::uuid[], $13::text[], $14::bigint[], $15::text[], $20::text[])
-            WHERE (SELECT holds FROM expected) AND (SELECT count(*) FROM keys) = cardinality($5)
-            ON CONFLICT DO NOTHING RETURNING 1
-        ), new AS MATERIALIZED (
-            SELECT CASE WHEN (SELECT count(*) FROM rows) = cardinality($11) THEN true ELSE refuse_batch() END AS holds
+            WHERE (SELECT holds FROM new)
         ), credits AS (
             INSERT INTO payout_users AS u (business_id, email, hash, balance)
             SELECT * FROM unnest($16::uuid[], $17::text[], $18::bytea[], $19::bigint[])
             WHERE (SELECT holds FROM new)
             ON CONFLICT (business_id, email) DO UPDATE SET balance = u.balance + excluded.balance
-            RETURNING u.business_id, u.email, u.hash
+            RETURNING u.hash
         )
-        SELECT c.business_id AS "business_id?", c.email AS "email?", c.hash AS "hash?"
-        FROM new LEFT JOIN credits c ON new.holds"#,
+        SELECT hash FROM credits"#,
         &books.businesses,
         &books.balances,
         &books.switches,
@@ -84,21 +84,41 @@ pub async fn settle(
         &credits.cents,
         &rows.references as &[Option<&str>]
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await;
-    let settled = match settled {
-        Ok(settled) => settled,
-        Err(error) if is_refused(&error) => return Ok(None),
-        Err(error) => return Err(Error::of_commit(error)),
-    };
-    let hashes =
-        settled.iter().filter_map(|row| Some(read_hash(row.business_id?, row.email.as_deref()?, row.hash.as_deref()?)));
-    Ok(Some(hashes.collect::<Result<_, _>>()?))
+    match settled {
+        Ok(stored) => Ok(Some(stored_hashes(connection, decision, hashes, &stored).await?)),
+        Err(error) if is_refused(&error) => Ok(None),
+        Err(error) => Err(Error::of_commit(error)),
+    }
 }
 
-/// Whether it was `refuse_batch()` that ended the statement.
+/// A user's hash is the one that was stored when the user was new. It differs from what is made today only if the secret
+/// was another one then, or if Postgres answers in another order than it was asked: then the hashes are read by name.
+async fn stored_hashes(
+    connection: &mut PgConnection,
+    decision: &Decision,
+    hashes: Vec<UserHash>,
+    stored: &[Vec<u8>],
+) -> Result<Vec<UserHash>, Error> {
+    if stored.iter().map(Vec::as_slice).eq(hashes.iter().map(|hash| hash.0.as_slice())) {
+        return Ok(hashes);
+    }
+    let users: Vec<_> = decision.credits.iter().map(|credit| (credit.business, &credit.email)).collect();
+    let found = users::find_hashes(connection, &users).await?;
+    let hash = |(business, email): (_, &Email)| found.get(&(business, email.clone())).copied();
+    users
+        .into_iter()
+        .map(hash)
+        .collect::<Option<_>>()
+        .ok_or_else(|| Error::Fatal("a credit without its user".to_owned()))
+}
+
+/// Whether the statement ended because of what was written before: by `refuse_batch()`, or at a row of that request.
 fn is_refused(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "EM001")
+    error.as_database_error().is_some_and(|error| {
+        error.code().is_some_and(|code| code == "EM001") || error.constraint() == Some("allocations_pkey")
+    })
 }
 
 /// How the businesses of a batch must stand before it, and what they have left after it, a vector a column, sorted by

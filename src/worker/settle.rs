@@ -18,7 +18,7 @@ use super::gather::Batch;
 use crate::clock;
 use crate::cut::{self, Cut};
 use crate::ledger::{
-    Accounts, BusinessId, Decision, Email, IdempotencyKey, Keys, Millis, Outcome, Request, RequestId, UserHash,
+    Accounts, BusinessId, Credit, Decision, Email, IdempotencyKey, Keys, Millis, Outcome, Request, RequestId, UserHash,
     Verdict, decide, list_ids,
 };
 use crate::metrics::{self, METRICS, Phase, Voider};
@@ -227,12 +227,17 @@ impl Books {
         let hashes = self.hashes(&decision);
         cut::at(Cut::W4).await;
         let since = Instant::now();
-        let settled = batches::settle(connection, accounts, requests, &decision, &hashes).await?;
+        let settled = batches::settle(connection, accounts, requests, &decision, hashes).await?;
         METRICS.observe(Phase::AtOnce, since.elapsed());
         cut::at(Cut::W5).await;
         let Some(hashes) = settled else { return Ok(None) };
         self.remember(accounts, &decision);
-        Ok(Some(Attempt::Committed(results(requests, &decision, &hashes))))
+        // Whoever succeeds in this batch is credited in it: no key has a row from before.
+        let hash = |request: &Request| {
+            let name = |credit: &Credit| (credit.business, &credit.email).cmp(&(request.business, &request.email));
+            decision.credits.binary_search_by(name).ok().map(|index| hashes[index])
+        };
+        Ok(Some(Attempt::Committed(results(requests, &decision, hash))))
     }
 
     /// Locks, reads, decides, writes, commits: for whatever is not known, or was decided before.
@@ -267,7 +272,8 @@ impl Books {
         METRICS.observe(Phase::Commit, written_at.elapsed());
         cut::at(Cut::W5).await;
         self.remember(locked.accounts(), &decision);
-        Ok(Attempt::Committed(results(requests, &decision, &hashes)))
+        let hash = |request: &Request| hashes.get(&(request.business, request.email.clone())).copied();
+        Ok(Attempt::Committed(results(requests, &decision, hash)))
     }
 
     /// The hash to store for each credit, should its user be new.
@@ -309,11 +315,11 @@ async fn find_known(connection: &mut PgConnection, requests: &[Request]) -> Resu
     Ok(Attempt::Known(known))
 }
 
-fn results(requests: &[Request], decision: &Decision, hashes: &users::Hashes) -> Vec<Settled> {
+/// `hash` knows the users of those that succeed.
+fn results(requests: &[Request], decision: &Decision, hash: impl Fn(&Request) -> Option<UserHash>) -> Vec<Settled> {
     let settled = requests.iter().zip(&decision.verdicts).map(|(request, &verdict)| {
         let success = matches!(verdict, Verdict::Replayed { .. } | Verdict::Decided(Outcome::Allocated));
-        let hash = || hashes.get(&(request.business, request.email.clone())).copied();
-        Settled::Decided(verdict, if success { hash() } else { None })
+        Settled::Decided(verdict, if success { hash(request) } else { None })
     });
     settled.collect()
 }
