@@ -21,6 +21,8 @@ use std::time::Duration;
 /// More than the intake takes at once, so that some must be refused.
 const OVERLOADING: usize = 6_000;
 const ONE: &str = "one business";
+/// Each byte of the secret for users' hashes.
+const SECRET: &str = "be";
 
 #[derive(Parser)]
 struct Arguments {
@@ -134,7 +136,9 @@ impl Place {
                 ("DATABASE_URL", database_url.to_owned()),
                 ("AMQP_URL", self.amqp_url.clone()),
                 ("EARMARK_QUEUE_PREFIX", prefix.clone()),
-                ("EARMARK_HASH_SECRET", "be".repeat(32)),
+                ("EARMARK_HASH_SECRET", SECRET.repeat(32)),
+                // It reads every row, once an hour, and would fall into one of the measurements.
+                ("EARMARK_AUDIT_INTERVAL", "0s".to_owned()),
                 ("EARMARK_LISTEN", address.to_string()),
                 ("EARMARK_OPS_LISTEN", ops.to_string()),
                 ("EARMARK_LOG", "warn".to_owned()),
@@ -438,11 +442,18 @@ async fn growth(place: &Place, arguments: &Arguments, time: Duration) -> Vec<Row
 /// Rows as the service would have written them, one a millisecond until some hours ago, in a few large statements.
 async fn fill(database_url: &str, business: &str) {
     let mut connection = PgConnection::connect(database_url).await.expect("the database");
+    // HMAC-SHA256 of the user, as the service makes it: RFC 2104 with the secret's bytes.
+    let pad = |byte: u8| {
+        let secret = u8::from_str_radix(SECRET, 16).expect("a byte");
+        format!("'\\x{}{}'::bytea", format!("{:02x}", secret ^ byte).repeat(32), format!("{byte:02x}").repeat(32))
+    };
+    let (inner, outer) = (pad(0x36), pad(0x5c));
     let statements = [
         format!(
             "INSERT INTO payout_users (business_id, email, hash, balance)
-             SELECT '{business}', 'user' || n || '@example.com', sha256(('user' || n)::bytea), 100
-             FROM generate_series(0, 999999) n"
+             SELECT '{business}', email,
+                    sha256({outer} || sha256({inner} || 'payout-user'::bytea || uuid_send('{business}') || email::bytea)), 100
+             FROM (SELECT 'user' || n || '@example.com' AS email FROM generate_series(0, 999999) n) u"
         ),
         format!(
             "INSERT INTO allocations (business_id, request_id, email, amount, outcome)
@@ -452,6 +463,7 @@ async fn fill(database_url: &str, business: &str) {
         ),
         "UPDATE businesses SET payout_balance = payout_balance - 100000000".to_owned(),
         "VACUUM ANALYZE".to_owned(),
+        "CHECKPOINT".to_owned(),
     ];
     for sql in statements {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("filled");

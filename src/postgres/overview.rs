@@ -49,11 +49,13 @@ pub async fn audit(postgres: &Postgres) -> Result<Audit, Error> {
 }
 
 /// Does the same and notes it, unless the last audit is younger than `interval`, or somebody else is at it: `None` then.
+/// With one process of Postgres, as nobody waits for it: more would take cores from those who pay.
 pub async fn audit_if_due(postgres: &Postgres, interval: Duration, who: &str) -> Result<Option<Audit>, Error> {
     let mut connection = connect(&postgres.options, postgres.timeout).await?;
     if !try_lock(&mut connection).await? || !is_due(&mut connection, interval).await? {
         return Ok(None);
     }
+    connection.execute("SET max_parallel_workers_per_gather = 0").await?;
     let audit = add_up(&mut connection).await?;
     write_audit(&mut connection, &audit, who).await?;
     Ok(Some(audit))
