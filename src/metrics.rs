@@ -128,7 +128,7 @@ label! {
         KeyRate = "key_rate",
         /// 429: beyond EARMARK_MAX_IN_FLIGHT_PER_KEY.
         KeyInFlight = "key_in_flight",
-        /// Its task ended by a panic before anything was published.
+        /// Its work ended by a panic before anything was published.
         Died = "died",
     }
 }

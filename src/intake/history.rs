@@ -6,6 +6,7 @@
 use super::Intake;
 use super::lookup::{self, Failure, business, show_decided};
 use super::problem::{self, Answer};
+use super::unstoppable::Unstoppable;
 use super::validate::check_address;
 use crate::ledger::{BusinessId, IdempotencyKey, Outcome, Reference, RequestId};
 use crate::postgres::history::{Filter, Page, read_page};
@@ -155,12 +156,12 @@ struct Export {
 }
 
 impl Export {
-    /// In a task of its own, as the caller may hang up in the middle of a statement.
+    /// The caller may hang up in the middle of a statement.
     async fn read_next(&self, end: RequestId) -> std::io::Result<Page> {
         let (intake, business) = (Arc::clone(&self.intake), self.business);
         let filter = Filter { end, ..self.filter.clone() };
-        let reading = self.intake.tracker.spawn(async move { read(&intake, business, &filter, MOST).await });
-        let page = reading.await.map_err(std::io::Error::other)?;
+        let reading = async move { read(&intake, business, &filter, MOST).await };
+        let page = Unstoppable::new(&self.intake.tracker, reading).await.map_err(std::io::Error::other)?;
         page.map_err(|_| std::io::Error::other("the rest of the history cannot be read"))
     }
 }

@@ -16,6 +16,7 @@ pub mod replies;
 pub mod resolve;
 pub mod routes;
 pub mod submit;
+mod unstoppable;
 pub mod validate;
 
 use crate::clock;
@@ -30,6 +31,7 @@ use crate::retry::Backoff;
 use crate::secret::{self, HashSecret, RequestIds};
 use crate::{trace, wire};
 use auth::{Authenticator, KeyDigest};
+use axum::serve::ListenerExt;
 use limits::{Bounds, KeyLimits};
 use replies::{Event, Waiters};
 use resolve::Resolver;
@@ -95,7 +97,7 @@ pub struct Intake {
     told_to_go: AtomicU64,
     /// Cancelled when whatever is left is left to others.
     abandon: CancellationToken,
-    /// Every request's task, and everything that is still being resolved.
+    /// Every request's work, and everything that is still being resolved.
     tracker: TaskTracker,
 }
 
@@ -151,6 +153,8 @@ impl Intake {
         let links = on_a_thread_of_its_own(Arc::clone(&self).keep_session())?;
         let pings = tokio::spawn(self.postgres_health.clone().watch(self.postgres.clone(), self.abandon.clone()));
         let closed = CancellationToken::new();
+        // An answer is one small write, which must not wait for the client to confirm the last.
+        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
         let serving = axum::serve(listener, routes::router(Arc::clone(&self)))
             .with_graceful_shutdown(closed.clone().cancelled_owned());
         let serving = tokio::spawn(serving.into_future());

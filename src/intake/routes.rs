@@ -1,8 +1,8 @@
 //! The endpoints, in the order in which their checks run:
 //! `405/404 → 401 → 413 → 415 → 400 body → 400 fields → admission and everything after it`.
 //!
-//! Every request is handled in a task of its own: a client that hangs up cancels nothing half-way, and a panic becomes an
-//! answer that is true.
+//! Every request is [`Unstoppable`] work: a client that hangs up cancels nothing half-way, and a panic becomes an answer
+//! that is true.
 
 use super::Intake;
 use super::bulk::{self, BulkSubmission};
@@ -12,6 +12,7 @@ use super::openapi;
 use super::page;
 use super::problem::{self, Answer};
 use super::submit::{self, Submission, Unpublished};
+use super::unstoppable::Unstoppable;
 use super::validate::{Ask, Invalid, InvalidList, read_ask, read_list};
 use crate::ledger::{IdempotencyKey, RequestId};
 use crate::metrics::{METRICS, Refusal, Route};
@@ -62,14 +63,15 @@ pub fn router(intake: Arc<Intake>) -> Router {
 async fn create(State(intake): State<Arc<Intake>>, request: Request) -> Response {
     let caller = CancellationToken::new();
     let _hung_up = caller.clone().drop_guard();
-    let started =
-        submit::start(&intake, async |intake, unpublished| create_in_task(&intake, unpublished, request, caller).await);
+    let started = submit::start(&intake, async |intake, unpublished| {
+        read_and_submit(&intake, unpublished, request, caller).await
+    });
     let (answer, id) = started.finish(&intake).await;
     let id = id.map_or_else(Uuid::new_v4, |id| Uuid::from_u128(id.as_u128()));
     finish(&intake, Route::Create, answer.into_create_response(id))
 }
 
-async fn create_in_task(
+async fn read_and_submit(
     intake: &Intake,
     unpublished: Unpublished,
     request: Request,
@@ -109,8 +111,7 @@ async fn read_submission(headers: &HeaderMap, body: Body) -> Result<(Ask, Option
     Ok((ask, read_key(headers)?))
 }
 
-/// `POST /payout/create/bulk`. Until the list is read nothing can be published; from then on each item is in a task of its
-/// own.
+/// `POST /payout/create/bulk`. Until the list is read nothing can be published; from then on each item is work of its own.
 async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Response {
     let caller = CancellationToken::new();
     let _hung_up = caller.clone().drop_guard();
@@ -256,7 +257,7 @@ where
     finish(intake, route, answer.into_response())
 }
 
-/// Does what publishes nothing, in a task of its own; if it fails, gives the answer to that.
+/// Does what publishes nothing; if it fails, gives the answer to that.
 async fn look<T, F>(intake: &Arc<Intake>, work: impl FnOnce(Arc<Intake>) -> F) -> Result<T, Answer>
 where
     T: Send + 'static,
@@ -264,12 +265,12 @@ where
 {
     let (unpublished, _) = Unpublished::for_one_request();
     let looking = work(Arc::clone(intake));
-    match intake.tracker.spawn(looking).await {
+    match Unstoppable::new(&intake.tracker, looking).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(Failure::Unauthorized)) => Err(problem::unauthorized()),
         Ok(Err(Failure::Unreachable)) => Err(problem::unavailable(unpublished.never(Refusal::PostgresDown))),
-        Err(panic) => {
-            tracing::error!(%panic, "a request's task died");
+        Err(died) => {
+            tracing::error!(%died, "a request's work ended by a panic");
             Err(problem::unavailable(unpublished.never(Refusal::Died)))
         }
     }

@@ -10,6 +10,7 @@
 use super::auth::Caller;
 use super::problem::{self, Answer};
 use super::replies::Event;
+use super::unstoppable::Unstoppable;
 use super::validate::Ask;
 use super::{Intake, Permit, Session};
 use crate::clock;
@@ -21,7 +22,6 @@ use crate::trace;
 use crate::wire::Reply;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -39,12 +39,12 @@ impl NeverPublished {
 #[derive(Debug)]
 pub struct Unpublished(Trail);
 
-/// What was published last for one HTTP request, for the one who finds that its task has died.
+/// What was published last for one HTTP request, for the one who finds that its work has died.
 #[derive(Clone, Debug, Default)]
 pub struct Trail(Arc<Mutex<Option<Request>>>);
 
 impl Unpublished {
-    /// One for each HTTP request, made where its task is started.
+    /// One for each HTTP request, made where its work is started.
     pub fn for_one_request() -> (Self, Trail) {
         let trail = Trail::default();
         (Self(trail.clone()), trail)
@@ -79,7 +79,7 @@ impl Trail {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|request| request.id.to_string())
     }
 
-    /// What must be resolved after the task has died; the proof if nothing was published. The task must be gone.
+    /// What must be resolved after the work has died; the proof if nothing was published. The work must be gone.
     pub fn after_death(&self) -> Result<NeverPublished, Box<Request>> {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             Some(request) => Err(Box::new(request)),
@@ -114,29 +114,30 @@ pub struct Submission {
 /// An answer, and the id of the request it belongs to, if one was minted.
 pub type Submitted = (Answer, Option<RequestId>);
 
-/// The task of one request: no client that hangs up cancels it, and should it die, what it published is resolved.
+/// The work of one request: no client that hangs up cancels it, and should it die, what it published is resolved.
 pub struct Started {
-    task: JoinHandle<Submitted>,
+    work: Unstoppable<Submitted>,
     trail: Trail,
     since: Instant,
 }
 
-/// Starts the task of one request.
+/// Starts the work of one request.
 pub fn start<F>(intake: &Arc<Intake>, work: impl FnOnce(Arc<Intake>, Unpublished) -> F) -> Started
 where
     F: Future<Output = Submitted> + Send + 'static,
 {
     let (unpublished, trail) = Unpublished::for_one_request();
-    Started { task: intake.tracker.spawn(work(Arc::clone(intake), unpublished)), trail, since: Instant::now() }
+    let work = Unstoppable::new(&intake.tracker, work(Arc::clone(intake), unpublished));
+    Started { work, trail, since: Instant::now() }
 }
 
 impl Started {
-    /// Its answer, which is true even if the task died.
+    /// Its answer, which is true even if it died.
     pub async fn finish(self, intake: &Intake) -> Submitted {
-        let submitted = match self.task.await {
+        let submitted = match self.work.await {
             Ok(submitted) => submitted,
-            Err(panic) => {
-                tracing::error!(request_id = self.trail.published(), %panic, "a request's task died");
+            Err(died) => {
+                tracing::error!(request_id = self.trail.published(), %died, "a request's work ended by a panic");
                 after_death(intake, &self.trail).await
             }
         };
@@ -150,11 +151,13 @@ impl Started {
 async fn after_death(intake: &Intake, trail: &Trail) -> Submitted {
     match trail.after_death() {
         Ok(never) => (problem::unavailable(never), None),
-        Err(published) => intake.tracker.track_future(resolve(intake, *published, None, "its task died")).await,
+        Err(published) => {
+            intake.tracker.track_future(resolve(intake, *published, None, "its work ended by a panic")).await
+        }
     }
 }
 
-/// Takes a request from validated to answered, in a span of its own. Must run in a task that nobody cancels.
+/// Takes a request from validated to answered, in a span of its own. Must run where nobody cancels it.
 pub async fn submit(intake: &Intake, unpublished: Unpublished, mut submission: Submission) -> Submitted {
     let span = trace::begin(submission.trace, "allocate", trace::Kind::Server);
     submission.trace = span.as_ref().map_or(submission.trace, |span| Some(span.context()));

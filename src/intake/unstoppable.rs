@@ -1,0 +1,92 @@
+//! Work that nobody stops half-way.
+
+use futures_util::{FutureExt, TryFutureExt};
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+/// Work that is done while its caller waits, and goes on in a task of its own if the caller is dropped: its client has hung
+/// up. Only then does it cost a task.
+pub struct Unstoppable<T: 'static>(Option<Work<T>>);
+
+type Work<T> = Pin<Box<dyn Future<Output = Result<T, Died>> + Send>>;
+
+/// The work panicked, and is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("panicked: {0}")]
+pub struct Died(String);
+
+impl Died {
+    fn of(panic: Box<dyn Any + Send>) -> Self {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        Self(text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_default())
+    }
+}
+
+impl<T> Unstoppable<T> {
+    /// `tracker` counts it until it has ended.
+    pub fn new(tracker: &TaskTracker, work: impl Future<Output = T> + Send + 'static) -> Self {
+        let work = AssertUnwindSafe(work).catch_unwind().map_err(Died::of);
+        Self(Some(Box::pin(tracker.track_future(work))))
+    }
+}
+
+impl<T> Future for Unstoppable<T> {
+    type Output = Result<T, Died>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Self::Output> {
+        let Some(work) = &mut self.0 else { return Poll::Pending };
+        let result = ready!(work.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready(result)
+    }
+}
+
+impl<T> Drop for Unstoppable<T> {
+    fn drop(&mut self) {
+        if let (Some(work), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            // Nobody asks for its result. What it did is in the ledger.
+            runtime.spawn(work.map(drop));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn work_goes_on_after_its_caller_is_gone() {
+        let (tracker, (go_on, wait), (tell, told)) = (TaskTracker::new(), oneshot::channel(), oneshot::channel());
+        let mut work = Unstoppable::new(&tracker, async move {
+            let went_on = wait.await;
+            tell.send(went_on).unwrap();
+        });
+        assert!((&mut work).now_or_never().is_none());
+        drop(work);
+        assert_eq!(tracker.len(), 1);
+        go_on.send(7).unwrap();
+        assert_eq!(told.await.unwrap(), Ok(7));
+        tracker.close();
+        tracker.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_result_and_leaves_nothing_of_the_work() {
+        let tracker = TaskTracker::new();
+        let held = std::sync::Arc::new(());
+        let inside = std::sync::Arc::clone(&held);
+        let mut work = Unstoppable::new(&tracker, async move {
+            let _inside = inside;
+            tokio::task::yield_now().await;
+            panic!("at {}", 5);
+        });
+        let died: Result<(), Died> = (&mut work).await;
+        assert_eq!(died.unwrap_err().to_string(), "panicked: at 5");
+        assert_eq!((std::sync::Arc::strong_count(&held), tracker.len()), (1, 0));
+    }
+}
