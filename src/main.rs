@@ -1,15 +1,14 @@
 use clap::Parser;
-use earmark::cli::Cli;
+use earmark::cli::{self, Cli};
 use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     earmark::telemetry::start(&cli.logging);
-    match earmark::cli::run(cli.command).await {
+    match cli::run_to_end(cli.command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("earmark: {error:#}");

