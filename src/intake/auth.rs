@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 /// How old a look-up may be before it is done again, beside the requests that use it meanwhile. If all of them waited for
 /// it, thousands would wake at once, every time.
-const FRESH: Duration = Duration::from_millis(1_500);
+const FRESH: Duration = Duration::from_secs(3);
 /// How long a look-up is remembered at most, so how long a revoked key may still work in a running intake.
 const REMEMBERED: Duration = Duration::from_secs(4);
 /// How many look-ups are remembered, those of unknown keys included.
