@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// How many payout users each business pays.
+/// How many payout users there are, those of all businesses together: so the tables are as large whatever the workload is.
 const USERS: u64 = 100_000;
 
 /// What is asked for.
@@ -224,7 +224,8 @@ impl Client {
         let point = rng.random_range(0.0..last);
         let business = workload.weights.partition_point(|&weight| weight <= point);
         let amount = if rng.random_bool(workload.insufficient) { 100_000_000 } else { rng.random_range(1..100) };
-        let body = format!(r#"{{"email":"user{}@example.com","amount":{amount}}}"#, rng.random_range(0..USERS));
+        let user = rng.random_range(0..USERS / workload.api_keys.len() as u64);
+        let body = format!(r#"{{"email":"user{user}@example.com","amount":{amount}}}"#);
         request.clear();
         let _ = write!(
             request,
