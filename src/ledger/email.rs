@@ -25,11 +25,7 @@ impl Email {
     pub fn parse(text: &str) -> Result<Self, EmailError> {
         // Folded before it is checked, as folding may make it longer. Letter by letter: a whole-text fold gives a Greek
         // final sigma another form than the same letter elsewhere.
-        let trimmed = text.trim();
-        let folded: String = match trimmed.is_ascii() {
-            true => trimmed.to_ascii_lowercase(),
-            false => trimmed.chars().flat_map(char::to_lowercase).collect(),
-        };
+        let folded: String = text.trim().chars().flat_map(char::to_lowercase).collect();
         if folded.is_empty() {
             return Err(EmailError::Empty);
         }
