@@ -14,7 +14,6 @@ use crate::metrics::Refusal;
 use crate::trace;
 use futures_util::stream::{self, StreamExt};
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 
 /// A list that was read, and who sent it.
 pub struct BulkSubmission {
@@ -30,7 +29,7 @@ pub struct BulkSubmission {
 /// No more of it are in flight at once than one list may have: else the same items of a long list would be refused for want
 /// of room in every repeat. An item that was started runs to its end though its caller hangs up; the others are not
 /// started then.
-pub async fn submit_all(intake: &Arc<Intake>, bulk: BulkSubmission, caller_gone: &CancellationToken) -> Answer {
+pub async fn submit_all(intake: &Arc<Intake>, bulk: BulkSubmission) -> Answer {
     let BulkSubmission { caller, list, key, trace } = bulk;
     let (unpublished, _) = Unpublished::for_one_request();
     if let Err(wait) = intake.limits.pass(caller.key, list.iter().filter(|item| item.is_ok()).count()) {
@@ -38,15 +37,16 @@ pub async fn submit_all(intake: &Arc<Intake>, bulk: BulkSubmission, caller_gone:
     }
     let submit_one = |(place, item): (u16, Result<Ask, Invalid>)| {
         let key = key.as_ref().map(|key| key.of_item(place));
-        let caller_gone = caller_gone.clone();
         async move {
             let ask = match item {
                 Ok(ask) => ask,
                 Err(Invalid::NotAnObject) => return (problem::item_not_an_object(), None),
                 Err(Invalid::Fields(errors)) => return (problem::invalid_fields(errors), None),
             };
-            let submission = Submission { caller, ask, key, caller_gone, trace };
-            let work = async |intake: Arc<Intake>, unpublished| submit::submit(&intake, unpublished, submission).await;
+            let work = async move |intake: Arc<Intake>, unpublished, caller_gone| {
+                let submission = Submission { caller, ask, key, caller_gone, trace };
+                submit::submit(&intake, unpublished, submission).await
+            };
             submit::start(intake, work).finish(intake).await
         }
     };

@@ -2,7 +2,8 @@
 //!
 //! [`routes`] checks a request, [`submit`] publishes it and waits, [`replies`] knows who waits for what, [`resolve`]
 //! decides what nobody answered, [`problem`] writes every answer. [`bulk`] does it for lists; [`lookup`] and [`history`]
-//! have the reads. [`openapi`] describes all of it, [`page`] shows that to people.
+//! have the reads; [`unstoppable`] lets no client that hangs up stop any of it half-way. [`openapi`] describes all of it,
+//! [`page`] shows that to people.
 
 pub mod auth;
 pub mod bulk;

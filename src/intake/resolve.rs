@@ -4,6 +4,7 @@
 //! A request that is given to them is resolved, however long it takes; its caller may stop waiting for that.
 
 use super::Permit;
+use super::unstoppable::Died;
 use crate::cut::{self, Cut};
 use crate::ledger::{Request, RequestId, list_ids};
 use crate::metrics::{Late, METRICS, Proof, Voider};
@@ -100,8 +101,7 @@ impl Task {
     async fn run(mut self) {
         let mut backoff = Backoff::for_connections();
         while let Err(panic) = AssertUnwindSafe(self.resolve_all()).catch_unwind().await {
-            let reason = panic.downcast_ref::<&str>().copied().unwrap_or("in words of its own");
-            tracing::error!(reason, "the resolver panicked");
+            tracing::error!(died = %Died::of(panic), "the resolver panicked");
             backoff.wait().await;
         }
     }

@@ -61,10 +61,8 @@ pub fn router(intake: Arc<Intake>) -> Router {
 
 /// `POST /payout/create`
 async fn create(State(intake): State<Arc<Intake>>, request: Request) -> Response {
-    let caller = CancellationToken::new();
-    let _hung_up = caller.clone().drop_guard();
-    let started = submit::start(&intake, async |intake, unpublished| {
-        read_and_submit(&intake, unpublished, request, caller).await
+    let started = submit::start(&intake, async |intake, unpublished, caller_gone| {
+        read_and_submit(&intake, unpublished, request, caller_gone).await
     });
     let (answer, id) = started.finish(&intake).await;
     let id = id.map_or_else(Uuid::new_v4, |id| Uuid::from_u128(id.as_u128()));
@@ -113,11 +111,9 @@ async fn read_submission(headers: &HeaderMap, body: Body) -> Result<(Ask, Option
 
 /// `POST /payout/create/bulk`. Until the list is read nothing can be published; from then on each item is work of its own.
 async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Response {
-    let caller = CancellationToken::new();
-    let _hung_up = caller.clone().drop_guard();
     let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk(&intake, request).await);
     let answer = match reading.await.flatten() {
-        Ok(bulk) => bulk::submit_all(&intake, bulk, &caller).await,
+        Ok(bulk) => bulk::submit_all(&intake, bulk).await,
         Err(answer) => answer,
     };
     finish(&intake, Route::CreateBulk, answer.into_create_response(Uuid::new_v4()))
@@ -265,7 +261,7 @@ where
 {
     let (unpublished, _) = Unpublished::for_one_request();
     let looking = work(Arc::clone(intake));
-    match Unstoppable::new(&intake.tracker, looking).await {
+    match Unstoppable::new(&intake.tracker, |_| looking).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(Failure::Unauthorized)) => Err(problem::unauthorized()),
         Ok(Err(Failure::Unreachable)) => Err(problem::unavailable(unpublished.never(Refusal::PostgresDown))),

@@ -121,13 +121,13 @@ pub struct Started {
     since: Instant,
 }
 
-/// Starts the work of one request.
-pub fn start<F>(intake: &Arc<Intake>, work: impl FnOnce(Arc<Intake>, Unpublished) -> F) -> Started
+/// Starts the work of one request. It is told when the client has hung up.
+pub fn start<F>(intake: &Arc<Intake>, work: impl FnOnce(Arc<Intake>, Unpublished, CancellationToken) -> F) -> Started
 where
     F: Future<Output = Submitted> + Send + 'static,
 {
     let (unpublished, trail) = Unpublished::for_one_request();
-    let work = Unstoppable::new(&intake.tracker, work(Arc::clone(intake), unpublished));
+    let work = Unstoppable::new(&intake.tracker, |caller_gone| work(Arc::clone(intake), unpublished, caller_gone));
     Started { work, trail, since: Instant::now() }
 }
 
