@@ -8,29 +8,29 @@ use super::Error;
 use super::businesses::LockedBusinesses;
 use super::keys::Columns as KeyColumns;
 use super::users::{self, Hashes, read_hash};
-use crate::ledger::{Account, Accounts, Decision, Email, Outcome, Reference, Request, UserHash};
+use crate::ledger::{Account, Accounts, Decision, Outcome, Reference, Request, UserHash};
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// Settles a batch in one statement, if every business still is as `expected` says, no request was decided before and
-/// none of the keys has a row; else nothing was written, and it is `None`. The stored hash of each credit's user, in the
-/// order of the credits.
+/// none of the keys has a row; else nothing was written, and it is `None`. The stored hash of each credit's user; they
+/// come in the order of the credits, but nobody promises that.
 ///
-/// The businesses are updated first, then the keys are written, then the rows: each part needs the one before it, so that
-/// everybody takes their locks in one order. Users are written by holders of their business's lock alone. A row that is
-/// there already ends the statement as any unique violation does, which costs less than looking for it first.
-/// [`Error::Unknown`] if the answer is lost: it stands or it does not.
+/// The businesses are updated first, then the keys are written, then the rows and the users: each part needs the one before
+/// it, so that everybody takes their locks in one order. Rows and users may come in any order, as only who holds the lock
+/// of a business writes its users. A row that is there already ends the statement as any unique violation does, which costs
+/// less than looking for it first. [`Error::Unknown`] if the answer is lost: it stands or it does not.
 pub async fn settle(
     connection: &mut PgConnection,
     expected: &Accounts,
     requests: &[Request],
     decision: &Decision,
-    hashes: Vec<UserHash>,
+    hashes: &[UserHash],
 ) -> Result<Option<Vec<UserHash>>, Error> {
     let books = Books::of(expected, decision);
     let rows = Rows::of(requests, decision);
-    let credits = Credits::of(decision, &hashes);
+    let credits = Credits::of(decision, hashes);
     let new_keys: Vec<_> = decision.keys.iter().collect();
     let keys = KeyColumns::of(&new_keys);
     let settled = sqlx::query_scalar!(
@@ -50,7 +50,8 @@ pub async fn settle(
             WHERE (SELECT holds FROM expected)
             ON CONFLICT DO NOTHING RETURNING 1
         ), new AS MATERIALIZED (
-            SELECT CASE WHEN (SELECT count(*) FROM keys) = cardinality($5) THEN true ELSE refuse_batch() END AS holds
+            SELECT CASE WHEN (SELECT holds FROM expected) AND (SELECT count(*) FROM keys) = cardinality($5)
+                        THEN true ELSE refuse_batch() END AS holds
         ), rows AS (
             INSERT INTO allocations (business_id, request_id, email, amount, outcome, reference)
             SELECT * FROM unnest($11::uuid[], $12::uuid[], $13::text[], $14::bigint[], $15::text[], $20::text[])
@@ -84,34 +85,13 @@ pub async fn settle(
         &credits.cents,
         &rows.references as &[Option<&str>]
     )
-    .fetch_all(&mut *connection)
+    .fetch_all(connection)
     .await;
     match settled {
-        Ok(stored) => Ok(Some(stored_hashes(connection, decision, hashes, &stored).await?)),
+        Ok(stored) => Ok(Some(stored.iter().map(|hash| users::to_hash(hash)).collect::<Result<_, _>>()?)),
         Err(error) if is_refused(&error) => Ok(None),
         Err(error) => Err(Error::of_commit(error)),
     }
-}
-
-/// A user's hash is the one that was stored when the user was new. It differs from what is made today only if the secret
-/// was another one then, or if Postgres answers in another order than it was asked: then the hashes are read by name.
-async fn stored_hashes(
-    connection: &mut PgConnection,
-    decision: &Decision,
-    hashes: Vec<UserHash>,
-    stored: &[Vec<u8>],
-) -> Result<Vec<UserHash>, Error> {
-    if stored.iter().map(Vec::as_slice).eq(hashes.iter().map(|hash| hash.0.as_slice())) {
-        return Ok(hashes);
-    }
-    let users: Vec<_> = decision.credits.iter().map(|credit| (credit.business, &credit.email)).collect();
-    let found = users::find_hashes(connection, &users).await?;
-    let hash = |(business, email): (_, &Email)| found.get(&(business, email.clone())).copied();
-    users
-        .into_iter()
-        .map(hash)
-        .collect::<Option<_>>()
-        .ok_or_else(|| Error::Fatal("a credit without its user".to_owned()))
 }
 
 /// Whether the statement ended because of what was written before: by `refuse_batch()`, or at a row of that request.

@@ -65,6 +65,9 @@ pub async fn find_hashes(connection: &mut PgConnection, users: &[(BusinessId, &E
 /// One entry of [`Hashes`], from its columns.
 pub(super) fn read_hash(business: Uuid, email: &str, hash: &[u8]) -> Result<((BusinessId, Email), UserHash), Error> {
     let email = Email::parse(email).map_err(|_| Error::Fatal("a stored email is not valid".to_owned()))?;
-    let hash = hash.try_into().map_err(|_| Error::Fatal("a stored hash has not 32 bytes".to_owned()))?;
-    Ok(((BusinessId::from_u128(business.as_u128()), email), UserHash(hash)))
+    Ok(((BusinessId::from_u128(business.as_u128()), email), to_hash(hash)?))
+}
+
+pub(super) fn to_hash(hash: &[u8]) -> Result<UserHash, Error> {
+    Ok(UserHash(hash.try_into().map_err(|_| Error::Fatal("a stored hash has not 32 bytes".to_owned()))?))
 }

@@ -227,11 +227,12 @@ impl Books {
         let hashes = self.hashes(&decision);
         cut::at(Cut::W4).await;
         let since = Instant::now();
-        let settled = batches::settle(connection, accounts, requests, &decision, hashes).await?;
+        let settled = batches::settle(connection, accounts, requests, &decision, &hashes).await?;
         METRICS.observe(Phase::AtOnce, since.elapsed());
         cut::at(Cut::W5).await;
-        let Some(hashes) = settled else { return Ok(None) };
+        let Some(stored) = settled else { return Ok(None) };
         self.remember(accounts, &decision);
+        let hashes = stored_hashes(connection, &decision, hashes, &stored).await?;
         // Whoever succeeds in this batch is credited in it: no key has a row from before.
         let hash = |request: &Request| {
             let name = |credit: &Credit| (credit.business, &credit.email).cmp(&(request.business, &request.email));
@@ -343,6 +344,25 @@ async fn write_keys(connection: &mut PgConnection, decision: &Decision) -> Resul
         keys::write_changed(connection, &changed).await?;
     }
     Ok(())
+}
+
+/// The hash of each credit's user, as it was stored when the user was new. It differs from `made` only if the secret was
+/// another one then, or if Postgres answers in another order than it was asked: then the hashes are read by name. The batch
+/// stands already; if this fails, its rows are found when it is tried again.
+async fn stored_hashes(
+    connection: &mut PgConnection,
+    decision: &Decision,
+    made: Vec<UserHash>,
+    stored: &[UserHash],
+) -> Result<Vec<UserHash>, Error> {
+    if made == stored {
+        return Ok(made);
+    }
+    let users: Vec<_> = decision.credits.iter().map(|credit| (credit.business, &credit.email)).collect();
+    let found = users::find_hashes(connection, &users).await?;
+    let hash = |(business, email): (_, &Email)| found.get(&(business, email.clone())).copied();
+    let hashes: Option<Vec<_>> = users.into_iter().map(hash).collect();
+    hashes.ok_or_else(|| Error::Transient("a user that was credited is gone".to_owned()))
 }
 
 /// The hashes for those whose success is an earlier one's.
