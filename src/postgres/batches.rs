@@ -19,8 +19,8 @@ use uuid::Uuid;
 ///
 /// The businesses are updated first, then the keys are written, then the rows and the users: each part needs the one before
 /// it, so that everybody takes their locks in one order. Rows and users may come in any order, as only who holds the lock
-/// of a business writes its users. A row that is there already ends the statement as any unique violation does, which costs
-/// less than looking for it first. [`Error::Unknown`] if the answer is lost: it stands or it does not.
+/// of a business writes its users. A key or a row that is there already ends the statement as any unique violation does, which
+/// costs less than looking for it first. [`Error::Unknown`] if the answer is lost: it stands or it does not.
 pub async fn settle(
     connection: &mut PgConnection,
     expected: &Accounts,
@@ -48,7 +48,7 @@ pub async fn settle(
             INSERT INTO idempotency_keys (business_id, key, epoch, request_id, email, amount)
             SELECT * FROM unnest($5::uuid[], $6::text[], $7::bigint[], $8::uuid[], $9::text[], $10::bigint[])
             WHERE (SELECT holds FROM expected)
-            ON CONFLICT DO NOTHING RETURNING 1
+            RETURNING 1
         ), new AS MATERIALIZED (
             SELECT CASE WHEN (SELECT holds FROM expected) AND (SELECT count(*) FROM keys) = cardinality($5)
                         THEN true ELSE refuse_batch() END AS holds
@@ -94,10 +94,11 @@ pub async fn settle(
     }
 }
 
-/// Whether the statement ended because of what was written before: by `refuse_batch()`, or at a row of that request.
+/// Whether the statement ended because of what was written before: by `refuse_batch()`, or at that request or key.
 fn is_refused(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| {
-        error.code().is_some_and(|code| code == "EM001") || error.constraint() == Some("allocations_pkey")
+        error.code().is_some_and(|code| code == "EM001")
+            || matches!(error.constraint(), Some("allocations_pkey" | "idempotency_keys_pkey"))
     })
 }
 
