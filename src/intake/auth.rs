@@ -9,12 +9,14 @@ use moka::future::Cache;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use subtle::ConstantTimeEq;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// How old a look-up may be before it is done again, beside the requests that use it meanwhile. If all of them waited for
 /// it, thousands would wake at once, every time.
 const FRESH: Duration = Duration::from_secs(3);
+/// How long look-ups that are to be done again gather, to be done in one statement.
+const GATHER: Duration = Duration::from_millis(250);
 /// How long a look-up is remembered at most, so how long a revoked key may still work in a running intake.
 const REMEMBERED: Duration = Duration::from_secs(4);
 /// How many look-ups are remembered, those of unknown keys included.
@@ -35,6 +37,8 @@ pub struct Caller {
 pub struct Authenticator {
     postgres: Postgres,
     known: Cache<KeyDigest, Arc<Known>>,
+    /// Look-ups to be done again.
+    old: mpsc::UnboundedSender<(KeyDigest, Arc<Known>)>,
 }
 
 /// What a look-up found, and when.
@@ -46,9 +50,12 @@ struct Known {
 }
 
 impl Authenticator {
-    pub fn new(postgres: Postgres) -> Self {
+    /// Starts what looks again, for as long as there are clones of this.
+    pub fn start(postgres: Postgres) -> Self {
         let known = Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build();
-        Self { postgres, known }
+        let (old, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(keep_fresh(postgres.clone(), known.clone(), receiver));
+        Self { postgres, known, old }
     }
 
     /// Who calls with a working secret key in the headers. Everything else is the same `None`: no header, two
@@ -64,7 +71,7 @@ impl Authenticator {
         let caller = |known: Arc<Known>| known.business.map(|business| Caller { business, key: digest });
         if let Some(known) = self.known.get(&digest).await {
             if known.since.elapsed() > FRESH && health.is_up() && !known.renewing.swap(true, Ordering::Relaxed) {
-                tokio::spawn(self.clone().renew(digest, Arc::clone(&known)));
+                let _ = self.old.send((digest, Arc::clone(&known)));
             }
             return Ok(caller(known));
         }
@@ -72,24 +79,41 @@ impl Authenticator {
             return Err(None);
         }
         // On the heap: this is rare, and its 30 KiB would be part of the task of every request.
-        let looking_up = Box::pin(self.known.try_get_with(digest, self.look_up(digest)));
+        let look_up = async { look_up(&self.postgres, &[digest]).await.map(|mut found| found.remove(0)) };
+        let looking_up = Box::pin(self.known.try_get_with(digest, look_up));
         Ok(caller(looking_up.await.map_err(Some)?))
     }
+}
 
-    /// Looks again. If that fails, the old look-up holds until it is forgotten, and somebody else may try.
-    async fn renew(self, digest: KeyDigest, old: Arc<Known>) {
-        match self.look_up(digest).await {
-            Ok(new) => self.known.insert(digest, new).await,
-            Err(_) => old.renewing.store(false, Ordering::Relaxed),
+/// Looks again, for all at once that wait for it. If that fails, the old look-ups hold until they are forgotten, and
+/// whoever uses one may have it tried again.
+async fn keep_fresh(
+    postgres: Postgres,
+    known: Cache<KeyDigest, Arc<Known>>,
+    mut waiting: mpsc::UnboundedReceiver<(KeyDigest, Arc<Known>)>,
+) {
+    let mut old = vec![];
+    while waiting.recv_many(&mut old, MOST_REMEMBERED as usize).await > 0 {
+        let digests: Vec<KeyDigest> = old.iter().map(|(digest, _)| *digest).collect();
+        match look_up(&postgres, &digests).await {
+            Ok(new) => {
+                for (digest, new) in digests.into_iter().zip(new) {
+                    known.insert(digest, new).await;
+                }
+            }
+            Err(_) => old.iter().for_each(|(_, old)| old.renewing.store(false, Ordering::Relaxed)),
         }
+        old.clear();
+        tokio::time::sleep(GATHER).await;
     }
+}
 
-    async fn look_up(&self, digest: KeyDigest) -> Result<Arc<Known>, Error> {
-        let since = Instant::now();
-        let found = self.postgres.read(async |connection| api_keys::find_secret(connection, &digest).await).await?;
-        let business = found.filter(|(_, stored)| stored.ct_eq(&digest).into()).map(|(business, _)| business);
-        Ok(Arc::new(Known { business, since, renewing: AtomicBool::new(false) }))
-    }
+/// One for each of the digests, in their order.
+async fn look_up(postgres: &Postgres, digests: &[KeyDigest]) -> Result<Vec<Arc<Known>>, Error> {
+    let since = Instant::now();
+    let found = postgres.read(async |connection| api_keys::find_secrets(connection, digests).await).await?;
+    let known = |digest| Known { business: found.get(digest).copied(), since, renewing: AtomicBool::new(false) };
+    Ok(digests.iter().map(known).map(Arc::new).collect())
 }
 
 /// The token of the one `Authorization: Bearer` header.

@@ -123,7 +123,7 @@ impl Intake {
         let (tracker, abandon) = (TaskTracker::new(), CancellationToken::new());
         Arc::new(Self {
             ids: RequestIds::new(secret.clone()),
-            authenticator: Authenticator::new(postgres.clone()),
+            authenticator: Authenticator::start(postgres.clone()),
             resolver: Resolver::start(&postgres, tracker.clone(), &abandon),
             max_in_flight,
             in_flight: Arc::new(Semaphore::new(max_in_flight)),

@@ -4,6 +4,7 @@ use super::Error;
 use crate::ledger::BusinessId;
 use serde::Serialize;
 use sqlx::PgConnection;
+use std::collections::HashMap;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -22,19 +23,25 @@ pub struct ApiKey {
     pub revoked_at: Option<OffsetDateTime>,
 }
 
-/// The business that a working secret key belongs to, with the digest it was found by.
-pub async fn find_secret(
+/// The businesses that working secret keys belong to, by the keys' digests. Any other key is left out.
+pub async fn find_secrets(
     connection: &mut PgConnection,
-    digest: &[u8; 32],
-) -> Result<Option<(BusinessId, Vec<u8>)>, Error> {
-    let row = sqlx::query!(
-        "/* find_secret_key */
-         SELECT business_id, digest FROM api_keys WHERE digest = $1 AND kind = 'secret' AND revoked_at IS NULL",
-        digest.as_slice()
+    digests: &[[u8; 32]],
+) -> Result<HashMap<[u8; 32], BusinessId>, Error> {
+    let rows = sqlx::query!(
+        "/* find_secret_keys */
+         SELECT business_id, digest FROM api_keys WHERE digest = ANY($1) AND kind = 'secret' AND revoked_at IS NULL",
+        &digests.iter().map(<[u8; 32]>::as_slice).collect::<Vec<_>>() as &[&[u8]]
     )
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(row.map(|row| (BusinessId::from_u128(row.business_id.as_u128()), row.digest)))
+    rows.into_iter()
+        .map(|row| {
+            let digest =
+                row.digest.try_into().map_err(|_| Error::Fatal("a stored digest has not 32 bytes".to_owned()))?;
+            Ok((digest, BusinessId::from_u128(row.business_id.as_u128())))
+        })
+        .collect()
 }
 
 pub async fn write_new(connection: &mut PgConnection, key: &ApiKey, digest: &[u8; 32]) -> Result<(), Error> {
