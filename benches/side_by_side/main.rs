@@ -35,12 +35,18 @@ struct Arguments {
     /// Only measure growth
     #[arg(long)]
     growth: bool,
+    /// Only measure overload
+    #[arg(long)]
+    overload: bool,
     /// With `only`: so many requests a second instead of as many as can be
     #[arg(long)]
     rate: Option<f64>,
     /// With `only`: over how many businesses the requests are spread
     #[arg(long, default_value_t = 1)]
     businesses: usize,
+    /// With `only`: every request with an `Idempotency-Key`
+    #[arg(long)]
+    keyed: bool,
     /// How many workers Earmark runs with
     #[arg(long, default_value_t = 1)]
     workers: usize,
@@ -126,13 +132,20 @@ impl Place {
         url
     }
 
-    /// Intake and worker as processes of their own. With `echo` the worker is one that asks no database.
-    async fn earmark(&self, name: &str, database_url: &str, workers: usize, echo: bool) -> Target {
+    /// Intake and worker as processes of their own, with `more` settings. With `echo` the worker is one that asks no database.
+    async fn earmark(
+        &self,
+        name: &str,
+        database_url: &str,
+        workers: usize,
+        echo: bool,
+        more: &[(&'static str, &str)],
+    ) -> Target {
         let (address, ops) = (free_address(), free_address());
         let prefix =
             format!("bench-{}-{}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"), std::process::id());
         let settings = |ops: SocketAddr| {
-            vec![
+            let own = [
                 ("DATABASE_URL", database_url.to_owned()),
                 ("AMQP_URL", self.amqp_url.clone()),
                 ("EARMARK_QUEUE_PREFIX", prefix.clone()),
@@ -142,7 +155,8 @@ impl Place {
                 ("EARMARK_LISTEN", address.to_string()),
                 ("EARMARK_OPS_LISTEN", ops.to_string()),
                 ("EARMARK_LOG", "warn".to_owned()),
-            ]
+            ];
+            own.into_iter().chain(more.iter().map(|(name, value)| (*name, (*value).to_owned()))).collect::<Vec<_>>()
         };
         let mut processes = vec![];
         if echo {
@@ -249,6 +263,9 @@ fn say(row: &Row) {
         "{:<24} {:<28} {:>5} conns {:>8.0}/s  p50 {:>7.2} ms  p99 {:>7.2} ms",
         row.name, row.workload, row.connections, row.requests_per_second, row.p50_ms, row.p99_ms
     );
+    if row.refused_per_second > 0.0 {
+        println!("    refused {:.0}/s, p99 {:.0} ms", row.refused_per_second, row.refusal_p99_ms);
+    }
 }
 
 async fn measure(arguments: Arguments) {
@@ -261,20 +278,24 @@ async fn measure(arguments: Arguments) {
     let database_url = place.create_database("bench_earmark").await;
     let business = create_business(&database_url);
     let one = Workload::even(vec![business.api_key]);
-    let earmark = place.earmark("earmark", &database_url, arguments.workers, false).await;
+    let earmark = place.earmark("earmark", &database_url, arguments.workers, false, &[]).await;
     let time = Duration::from_secs(if arguments.quick { 3 } else { 5 });
     if arguments.growth {
         growth(&place, &arguments, time).await;
         return;
     }
+    if arguments.overload {
+        overloaded(&place, time).await;
+        return;
+    }
     if let Some(connections) = arguments.only {
         let api_keys = (0..arguments.businesses).map(|_| create_business(&database_url).api_key).collect();
-        let (label, spread) = (format!("businesses: {}", arguments.businesses), Workload::even(api_keys));
+        let label = format!("businesses: {}", arguments.businesses);
+        let spread = Workload { keyed: arguments.keyed, ..Workload::even(api_keys) };
         for _ in 0..3 {
             let pace = arguments.rate.map_or(Pace::Closed, Pace::Open);
             let row = place.run(&earmark, &label, &spread, connections, pace, time).await;
             say(&row);
-            println!("    refused {:.0}/s, p99 {:.0} ms", row.refused_per_second, row.refusal_p99_ms);
             println!("    {:.0?} µs, {:.0?} MiB", row.cpu_us_per_request, row.rss_mib);
         }
         return;
@@ -284,6 +305,7 @@ async fn measure(arguments: Arguments) {
         rows.iter().filter(|row| row.name == "earmark").map(|row| row.requests_per_second).fold(0.0, f64::max);
     rows.extend(workloads(&place, &earmark, &one, &database_url, &arguments, time).await);
     rows.extend(paced(&place, &earmark, &one, saturated, time).await);
+    rows.extend(overloaded(&place, time).await);
     rows.extend(fairness(&place, &earmark, &one, &database_url, time).await);
     if !arguments.quick {
         rows.extend(growth(&place, &arguments, time).await);
@@ -318,7 +340,7 @@ async fn saturation(
     arguments: &Arguments,
     time: Duration,
 ) -> Vec<Row> {
-    let echo = place.earmark("echo worker", database_url, 1, true).await;
+    let echo = place.earmark("echo worker", database_url, 1, true, &[]).await;
     let http = place.contender("http alone", "http", 1).await;
     let plain = place.contender("plain transaction", "plain", 20).await;
     let mut best: Option<(f64, Target)> = None;
@@ -411,6 +433,29 @@ async fn paced(place: &Place, earmark: &Target, one: &Workload, saturated: f64, 
     rows
 }
 
+/// Earmark offered five times what it can do, where a slow database is its limit and not the machine, which could not
+/// even send five times as much as all of it together can do.
+async fn overloaded(place: &Place, time: Duration) -> Vec<Row> {
+    let database_url = place.create_database("bench_slow").await;
+    let business = Workload::even(vec![create_business(&database_url).api_key]);
+    let mut connection = PgConnection::connect(&database_url).await.expect("the database");
+    // In microseconds; whether or not others commit in the meantime.
+    for sql in ["SET commit_delay = 100000", "SET commit_siblings = 0"] {
+        let sql = format!("ALTER DATABASE bench_slow {sql}");
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("a slow database");
+    }
+    let target = place
+        .earmark("earmark, slow commits", &database_url, 1, false, &[("EARMARK_BATCH", "512"), ("EARMARK_PACK", "64")])
+        .await;
+    let able = place.run(&target, "as fast as it can", &business, 4_000, Pace::Closed, time).await;
+    let pace = Pace::Open(able.requests_per_second * 5.0);
+    let rows = vec![able, place.run(&target, "five times that", &business, OVERLOADING, pace, time).await];
+    rows.iter().for_each(say);
+    drop(target);
+    assert_eq!(run_earmark(&["audit", "--json"], &database_url)["differences"], serde_json::json!([]));
+    rows
+}
+
 /// Earmark on 10,000,000 allocations of 1,000,000 users, beside an empty ledger.
 async fn growth(place: &Place, arguments: &Arguments, time: Duration) -> Vec<Row> {
     let mut targets = vec![];
@@ -421,7 +466,7 @@ async fn growth(place: &Place, arguments: &Arguments, time: Duration) -> Vec<Row
             println!("filling 10,000,000 rows ...");
             fill(&database_url, &business.id).await;
         }
-        let target = place.earmark(name, &database_url, arguments.workers, false).await;
+        let target = place.earmark(name, &database_url, arguments.workers, false, &[]).await;
         targets.push((target, Workload::even(vec![business.api_key]), database_url));
     }
     let mut rounds: Vec<Vec<Row>> = targets.iter().map(|_| vec![]).collect();
