@@ -76,13 +76,20 @@ enum Contender {
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() {
+fn main() {
     let arguments = Arguments::parse();
-    match arguments.contender {
-        Some(Contender::Contender { kind, settings }) => contenders::run(kind, settings).await,
-        None => measure(arguments).await,
-    }
+    let mut runtime = if arguments.contender.is_some() {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        // The load costs least on one thread.
+        tokio::runtime::Builder::new_current_thread()
+    };
+    runtime.enable_all().build().expect("a runtime").block_on(async {
+        match arguments.contender {
+            Some(Contender::Contender { kind, settings }) => contenders::run(kind, settings).await,
+            None => measure(arguments).await,
+        }
+    });
 }
 
 /// One thing to be measured: where it answers, and the processes behind it.
