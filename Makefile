@@ -31,7 +31,7 @@ big-send: ## Send a file of 10,000 lines while client, service and servers are k
 mutants: ## Break the protocol on purpose, and see that the fault harness notices
 	@scripts/mutants
 
-bench: ## Measure side by side, on private servers (about ten minutes, plus the build)
+bench: ## Measure side by side, on private servers (about twelve minutes, plus the build)
 	@scripts/bench
 
 bench-quick: ## The same in three minutes, without growth

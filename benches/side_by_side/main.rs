@@ -361,7 +361,7 @@ async fn saturation(
         }
     }
     let (_, direct) = best.expect("one is best");
-    let counts: &[usize] = if arguments.quick { &[256, 1024] } else { &[64, 256, 1024] };
+    let counts: &[usize] = if arguments.quick { &[256, 1024] } else { &[64, 256, 1024, 2048] };
     let mut rows = vec![];
     for &connections in counts {
         let targets = [earmark, &echo, &http, &plain, &direct];
