@@ -318,10 +318,15 @@ async fn measure(arguments: Arguments) {
         rows.extend(growth(&place, &arguments, time).await);
     }
     drop(earmark);
-    let audit = run_earmark(&["audit", "--json"], &database_url);
+    audit(&database_url);
+    conclude(rows);
+}
+
+/// The books must be right, or nothing that was measured on them counts.
+fn audit(database_url: &str) {
+    let audit = run_earmark(&["audit", "--json"], database_url);
     assert_eq!(audit["differences"], serde_json::json!([]), "the figures do not count");
     println!("audit: {} allocations, no difference", audit["allocations"]);
-    conclude(rows);
 }
 
 fn conclude(contenders: Vec<Row>) {
@@ -447,8 +452,8 @@ async fn overloaded(place: &Place, time: Duration) -> Vec<Row> {
     let business = Workload::even(vec![create_business(&database_url).api_key]);
     let mut connection = PgConnection::connect(&database_url).await.expect("the database");
     // In microseconds; whether or not others commit in the meantime.
-    for sql in ["SET commit_delay = 100000", "SET commit_siblings = 0"] {
-        let sql = format!("ALTER DATABASE bench_slow {sql}");
+    for setting in ["commit_delay = 100000", "commit_siblings = 0"] {
+        let sql = format!("ALTER DATABASE bench_slow SET {setting}");
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("a slow database");
     }
     let target = place
@@ -459,7 +464,7 @@ async fn overloaded(place: &Place, time: Duration) -> Vec<Row> {
     let rows = vec![able, place.run(&target, "five times that", &business, OVERLOADING, pace, time).await];
     rows.iter().for_each(say);
     drop(target);
-    assert_eq!(run_earmark(&["audit", "--json"], &database_url)["differences"], serde_json::json!([]));
+    audit(&database_url);
     rows
 }
 
@@ -486,7 +491,7 @@ async fn growth(place: &Place, arguments: &Arguments, time: Duration) -> Vec<Row
     }
     for (target, _, database_url) in targets {
         drop(target);
-        assert_eq!(run_earmark(&["audit", "--json"], &database_url)["differences"], serde_json::json!([]));
+        audit(&database_url);
     }
     rounds.into_iter().map(median).collect()
 }
