@@ -19,8 +19,8 @@ use uuid::Uuid;
 ///
 /// The businesses are updated first, then the keys are written, then the rows and the users: each part needs the one before
 /// it, so that everybody takes their locks in one order. Rows and users may come in any order, as only who holds the lock
-/// of a business writes its users. A key or a row that is there already ends the statement as any unique violation does, which
-/// costs less than looking for it first. [`Error::Unknown`] if the answer is lost: it stands or it does not.
+/// of a business writes its users. A key or a row that is there already ends the statement as any unique violation does,
+/// which costs less than looking for it first. [`Error::Unknown`] if the answer is lost: it stands or it does not.
 pub async fn settle(
     connection: &mut PgConnection,
     expected: &Accounts,
