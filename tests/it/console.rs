@@ -418,6 +418,8 @@ async fn in_the_browser_the_switch_turns_a_200_into_a_403_and_funds_are_added() 
     assert_eq!(client.payout_balance().await, 124_454);
     // Who signs in to look finds nothing to press.
     browser.press("Sign out").await;
+    // Else the next page would be asked for before the session has ended.
+    browser.until_shown("Each action is logged").await;
     sign_in(&browser, &process, READ_TOKEN).await;
     browser.go(&format!("{}/businesses/{}", process.side_url(), business.id)).await;
     browser.until_shown("Latest deposits").await;
