@@ -248,6 +248,10 @@ pub struct IntakeSettings {
     /// next. Two gave no more throughput, and twice the p99 at half of it: more and smaller messages for everybody
     #[arg(long, env = "EARMARK_PUBLISH_WINDOW", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
     publish_window: u16,
+    /// Most messages to one queue that no worker has answered yet; while they are under way, requests gather for the next,
+    /// for 20 ms at most. One more is smaller messages under load, one less makes few clients wait for each other
+    #[arg(long, env = "EARMARK_ANSWER_WINDOW", default_value = "2", value_parser = clap::value_parser!(u16).range(1..))]
+    answer_window: u16,
     /// Most connections to Postgres for reads (API keys, balances, look-ups)
     #[arg(long, env = "EARMARK_READ_CONNECTIONS", default_value = "4", value_parser = clap::value_parser!(u32).range(1..))]
     pub read_connections: u32,
@@ -259,7 +263,11 @@ impl IntakeSettings {
     }
 
     pub fn packing(&self) -> Packing {
-        Packing { pack: usize::from(self.pack), window: usize::from(self.publish_window) }
+        Packing {
+            pack: usize::from(self.pack),
+            window: usize::from(self.publish_window),
+            answer_window: usize::from(self.answer_window),
+        }
     }
 }
 

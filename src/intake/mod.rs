@@ -327,12 +327,17 @@ fn start_publisher(
     waiters: Arc<Waiters>,
 ) -> mpsc::UnboundedSender<Outgoing> {
     let (outgoing, incoming) = mpsc::unbounded_channel();
+    let answering = Arc::clone(&waiters);
     tokio::spawn(publisher.run(
         incoming,
         move |items: &[Outgoing]| wire::pack_requests(&reply_queue, items.iter().map(|item| item.item.as_slice())),
         move |id, trouble| {
             tracing::debug!(request_id = %RequestId::from_u128(id), ?trouble, "message in trouble");
             waiters.wake(id, Event::Trouble);
+        },
+        move |id| {
+            let waiters = Arc::clone(&answering);
+            async move { waiters.answered(id).await }
         },
     ));
     outgoing
@@ -342,8 +347,6 @@ fn start_publisher(
 async fn deliver(mut consumer: Consumer, waiters: Arc<Waiters>) {
     let _failed = waiters.fail_when_dropped();
     while let Some(delivery) = consumer.next().await {
-        for reply in wire::read_replies(&delivery.body) {
-            waiters.wake(reply.id.as_u128(), Event::Reply(reply));
-        }
+        waiters.deliver(wire::read_replies(&delivery.body));
     }
 }

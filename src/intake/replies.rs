@@ -5,7 +5,7 @@ use crate::metrics::METRICS;
 use crate::wire::Reply;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// What may reach a waiter. That nothing comes (the connection is lost) is the third thing.
 #[derive(Debug)]
@@ -20,11 +20,13 @@ pub enum Event {
 pub struct Waiters {
     /// `None` once the connection is lost.
     waiting: Mutex<Option<HashMap<u128, oneshot::Sender<Event>>>>,
+    /// Told of replies, a message at a time.
+    replied: Notify,
 }
 
 impl Waiters {
     pub fn new() -> Self {
-        Self { waiting: Mutex::new(Some(HashMap::new())) }
+        Self { waiting: Mutex::new(Some(HashMap::new())), replied: Notify::new() }
     }
 
     /// Registers a waiter. To be called before the request is published, so that no reply can come too early.
@@ -45,6 +47,25 @@ impl Waiters {
                 METRICS.replies_without_waiter.inc();
                 tracing::debug!(request_id = %RequestId::from_u128(id), "a reply that nobody waits for");
             }
+        }
+    }
+
+    /// Wakes those who wait for these replies.
+    pub fn deliver(&self, replies: Vec<Reply>) {
+        for reply in replies {
+            self.wake(reply.id.as_u128(), Event::Reply(reply));
+        }
+        self.replied.notify_waiters();
+    }
+
+    /// Ends when nobody waits for this one any more, as far as replies tell.
+    pub async fn answered(&self, id: u128) {
+        loop {
+            let replied = self.replied.notified();
+            if !self.lock().as_ref().is_some_and(|waiting| waiting.contains_key(&id)) {
+                return;
+            }
+            replied.await;
         }
     }
 

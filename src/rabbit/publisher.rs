@@ -1,8 +1,11 @@
 //! The one task that owns the publishing channel of an intake.
 //!
 //! It packs what waits into one message, and it never lingers: a request that comes alone is sent alone, at once. While
-//! `window` messages are unconfirmed, requests gather, and the next message takes all of them. So packing grows with load
-//! by itself. If more wait than one message takes, their owners take turns.
+//! `window` messages are unconfirmed, or `answer_window` unanswered, requests gather, and the next message takes all of
+//! them. So packing grows with load by itself. If more wait than one message takes, their owners take turns.
+//!
+//! A worker that has fallen behind, or is gone, keeps nobody here for longer than [`HOLD`]: a backlog belongs in the queue,
+//! where it is seen and survives.
 //!
 //! What the broker says is used to give up early, never as proof: an unroutable message is confirmed, so is one whose
 //! queue was just deleted, and a message that could not be written may be written later.
@@ -14,9 +17,10 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// W3C trace context, of the first item that has one.
 const TRACE_HEADER: &str = "traceparent";
@@ -55,7 +59,12 @@ pub struct Limits {
     pub pack: usize,
     /// Most unconfirmed messages.
     pub window: usize,
+    /// Most unanswered messages, for [`HOLD`].
+    pub answer_window: usize,
 }
+
+/// How long requests gather because nobody has answered: a large batch's time.
+const HOLD: Duration = Duration::from_millis(20);
 
 /// Puts what is sent next into `next`, at most so much, and answers how much it is: nothing when nothing more comes. Waits
 /// only while nothing waits. Loses nothing if it is cancelled.
@@ -99,22 +108,28 @@ impl Publisher {
 
     /// Publishes what comes in until the link is lost or all senders are gone.
     ///
-    /// `pack` makes one message of several items; `on_trouble` hears of each item that ran into some.
-    pub async fn run(
+    /// `pack` makes one message of several items; `on_trouble` hears of each item that ran into some; `answered` ends when
+    /// nobody waits any more for the answer to an item.
+    pub async fn run<Answered: Future<Output = ()>>(
         mut self,
         mut incoming: mpsc::UnboundedReceiver<Outgoing>,
         pack: impl Fn(&[Outgoing]) -> Vec<u8>,
         on_trouble: impl Fn(u128, Trouble),
+        answered: impl Fn(u128) -> Answered,
     ) {
         let link = self.link.clone();
         // However this ends, by a panic too, nobody must go on counting on it.
         let _ended = link.lost_when_dropped();
         let mut confirms = FuturesUnordered::new();
         let mut progress = Instant::now();
+        let mut published_at = Instant::now();
+        // Of each message that may be unanswered, the oldest in front, the tag of its last item: that is answered last.
+        let mut unanswered = VecDeque::new();
         let mut next = Vec::with_capacity(self.limits.pack);
         let mut waiting = Turns::new();
         loop {
-            let room = confirms.len() < self.limits.window;
+            let awaited = unanswered.front().copied().filter(|_| unanswered.len() == self.limits.answer_window);
+            let room = confirms.len() < self.limits.window && awaited.is_none();
             tokio::select! {
                 biased;
                 () = link.lost() => return,
@@ -125,6 +140,10 @@ impl Publisher {
                 }
                 () = tokio::time::sleep_until(progress + ANSWER_TIMEOUT), if !confirms.is_empty() => {
                     return link.give_up("the broker confirms nothing");
+                }
+                // Answered or not.
+                _ = timeout_at(published_at + HOLD, answered(awaited.unwrap_or_default())), if awaited.is_some() => {
+                    unanswered.pop_front();
                 }
                 count = fill(&mut next, self.limits.pack, &mut waiting, &mut incoming), if room => {
                     if count == 0 {
@@ -138,6 +157,8 @@ impl Publisher {
                         Ok((message_id, confirm)) => confirms.push(async move { (message_id, confirm.await) }),
                         Err(error) => return self.link.give_up(&error.to_string()),
                     }
+                    published_at = Instant::now();
+                    unanswered.extend(next.last().map(|item| item.tag));
                     next.clear();
                 }
             }

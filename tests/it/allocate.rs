@@ -130,6 +130,25 @@ async fn the_number_of_partitions_may_change_while_messages_wait() {
     app.finish([intake, worker]).await;
 }
 
+#[tokio::test]
+async fn what_no_worker_answers_stands_in_the_queue_and_is_answered_later() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let patient = [("EARMARK_REPLY_TIMEOUT", "40s"), ("EARMARK_SHUTDOWN_GRACE", "60s"), ("EARMARK_ANSWER_WINDOW", "1")];
+    let intake = app.start_with("intake", &patient).await;
+    let mut asking = vec![];
+    for waiting in 1..=4 {
+        let client = app.client(&intake, &business);
+        asking.push(tokio::spawn(async move { client.create(&format!("user{waiting}@example.com"), 10).await }));
+        app.until_queue_holds(&app.work_queue(), waiting).await;
+    }
+    let worker = app.start("worker").await;
+    for asked in asking {
+        assert_allocated(&asked.await.expect("joined"));
+    }
+    app.finish([intake, worker]).await;
+}
+
 /// A request as an intake would publish it, with a minute to live.
 pub fn request(business: &Business, email: &str, cents: i64) -> Request {
     let secret: HashSecret = crate::harness::SECRET.parse().expect("a secret");
