@@ -1,8 +1,9 @@
 //! The one task that owns the publishing channel of an intake.
 //!
 //! It packs what waits into one message, and it never lingers: a request that comes alone is sent alone, at once. While
-//! `window` messages are unconfirmed, or `answer_window` unanswered, requests gather, and the next message takes all of
-//! them. So packing grows with load by itself. If more wait than one message takes, their owners take turns.
+//! `window` messages are unconfirmed, or `answer_window` unanswered and the next is not full, requests gather, and the next
+//! message takes all of them. So packing grows with load by itself. If more wait than one message takes, their owners take
+//! turns.
 //!
 //! A worker that has fallen behind, or is gone, keeps nobody here for longer than [`HOLD`]: a backlog belongs in the queue,
 //! where it is seen and survives.
@@ -128,7 +129,9 @@ impl Publisher {
         let mut next = Vec::with_capacity(self.limits.pack);
         let mut waiting = Turns::new();
         loop {
-            let awaited = unanswered.front().copied().filter(|_| unanswered.len() == self.limits.answer_window);
+            let gathered = incoming.len() + waiting.len();
+            let gathers = unanswered.len() == self.limits.answer_window && gathered < self.limits.pack;
+            let awaited = unanswered.front().copied().filter(|_| gathers);
             let room = confirms.len() < self.limits.window && awaited.is_none();
             tokio::select! {
                 biased;
@@ -158,6 +161,9 @@ impl Publisher {
                         Err(error) => return self.link.give_up(&error.to_string()),
                     }
                     published_at = Instant::now();
+                    if unanswered.len() == self.limits.answer_window {
+                        unanswered.pop_front();
+                    }
                     unanswered.extend(next.last().map(|item| item.tag));
                     next.clear();
                 }

@@ -16,6 +16,10 @@ impl<T> Turns<T> {
         Self { waiting: HashMap::new(), next: VecDeque::new() }
     }
 
+    pub fn len(&self) -> usize {
+        self.waiting.values().map(VecDeque::len).sum()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.next.is_empty()
     }
