@@ -2,6 +2,7 @@
 
 use crate::allocate::{message, request};
 use crate::harness::browser::Browser;
+use crate::harness::http::http_builder;
 use crate::harness::process::Process;
 use crate::harness::{App, assert_allocated, eventually};
 use lapin::BasicProperties;
@@ -23,7 +24,7 @@ struct Visitor {
 
 impl Visitor {
     fn new(process: &Process) -> Self {
-        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+        let http = http_builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
         Self { url: process.side_url(), cookie: String::new(), http }
     }
 
@@ -328,7 +329,7 @@ async fn the_page_shows_the_depth_rise_while_workers_are_paused_and_fall_when_th
     browser.press("Audit now").await;
     browser.until_shown("The books balance").await;
     assert_eq!(browser.complaints().await, Vec::<String>::new());
-    browser.close().await;
+    drop(browser);
     app.finish([intake, worker]).await;
 }
 
@@ -380,7 +381,7 @@ async fn in_the_browser_a_dead_letter_is_replayed_and_another_dropped() {
     assert_eq!(process.logged("console action"), 3);
     assert!(!format!("{:?}", process.log()).contains("ann.secret"), "no address in the log");
     assert_eq!(browser.complaints().await, Vec::<String>::new());
-    browser.close().await;
+    drop(browser);
     app.finish([process]).await;
 }
 
@@ -425,6 +426,6 @@ async fn in_the_browser_the_switch_turns_a_200_into_a_403_and_funds_are_added() 
     browser.until_shown("Latest deposits").await;
     assert_eq!(browser.script("return document.querySelectorAll('main button').length").await, 0);
     assert_eq!(browser.complaints().await, Vec::<String>::new());
-    browser.close().await;
+    drop(browser);
     app.finish([process]).await;
 }

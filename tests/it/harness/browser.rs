@@ -1,11 +1,13 @@
 //! A real browser: headless Chromium, driven over the WebDriver protocol, which is JSON over HTTP.
 
 use super::eventually;
+use super::http::http_client;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -38,7 +40,7 @@ impl Browser {
         let started = "started successfully on port ";
         let mut ports = lines.filter_map(|line| Some(line.split_once(started)?.1.trim_end_matches('.').to_owned()));
         let port = ports.next().expect("the driver's port");
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(120)).build().expect("an HTTP client");
+        let http = http_client(Duration::from_secs(120));
         let profile = std::env::temp_dir().join(format!("earmark-browser-{}", uuid::Uuid::new_v4().simple()));
         let mut browser = Self { driver, http, session: format!("http://127.0.0.1:{port}/session"), profile };
         let opened = browser.call(Method::POST, "", browser.capabilities(&chromium)).await;
@@ -174,14 +176,20 @@ impl Browser {
         std::fs::write(folder.join(format!("{name}.png")), bytes).expect("written");
     }
 
-    /// Ends the browser in good order.
-    pub async fn close(self) {
-        self.call(Method::DELETE, "", json!({})).await;
+    /// Ends the session, and the browser with it. The driver does not end its browser when it is killed itself.
+    fn end_session(&self) -> std::io::Result<()> {
+        let url = reqwest::Url::parse(&self.session).map_err(std::io::Error::other)?;
+        let mut driver = TcpStream::connect(&*url.socket_addrs(|| None)?)?;
+        driver.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(driver, "DELETE {} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", url.path())?;
+        driver.read_to_end(&mut vec![]).map(drop)
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
+        // After a failed test too.
+        let _ = self.end_session();
         let _ = self.driver.kill();
         let _ = self.driver.wait();
         let _ = std::fs::remove_dir_all(&self.profile);

@@ -6,10 +6,14 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 /// For plain HTTP: it trusts no certificate, and so has none to load.
-pub fn http_client(timeout: Duration) -> reqwest::Client {
+pub fn http_builder() -> reqwest::ClientBuilder {
     // The program's feature set leaves the choice to whoever builds a client. Harmless if it was made before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().tls_certs_only([]).timeout(timeout).build().expect("an HTTP client")
+    reqwest::Client::builder().tls_certs_only([])
+}
+
+pub fn http_client(timeout: Duration) -> reqwest::Client {
+    http_builder().timeout(timeout).build().expect("an HTTP client")
 }
 
 /// A caller with a key.
