@@ -116,7 +116,8 @@ label! {
 }
 
 label! {
-    /// Why a request was refused with 503, or for its API key's sake with 429, before anything was published.
+    /// Why a request was refused with 503, or for its API key's sake with 429: before anything was published, but for the
+    /// last.
     Refusal: "reason" {
         Draining = "draining",
         PostgresDown = "postgres_down",
@@ -130,6 +131,8 @@ label! {
         KeyInFlight = "key_in_flight",
         /// Its work ended by a panic before anything was published.
         Died = "died",
+        /// It was published, and voided: a 500 was told under its key after it was received.
+        Superseded = "superseded",
     }
 }
 
@@ -519,7 +522,7 @@ mod tests {
     #[test]
     fn a_void_is_counted_by_whom_and_only_once() {
         let metrics = Metrics::new();
-        metrics.settle(Settled::of(Verdict::StaleEpoch { current: 3 }));
+        metrics.settle(Settled::of(Verdict::StaleEpoch { current: 3, raise: None }));
         metrics.settle(Settled::Rejected);
         let counted: Vec<_> = metrics.voids.read().filter(|(_, count)| *count > 0).collect();
         assert_eq!(counted, [("worker_key", 1)]);

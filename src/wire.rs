@@ -4,8 +4,8 @@
 //! two releases can run side by side.
 
 use crate::ledger::{
-    Amount, BusinessId, Email, IdempotencyKey, KeyClaim, Millis, Outcome, Reference, Request, RequestId, UserHash,
-    Verdict,
+    Amount, BusinessId, Email, IdempotencyKey, KeyClaim, Millis, Outcome, RaiseCount, Reference, Request, RequestId,
+    UserHash, Verdict,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -199,6 +199,9 @@ struct ReplyItem<'a> {
     hash: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     epoch: Option<i64>,
+    /// The count of the raise that brought the key into this epoch; absent if it is later than any request received so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    raise: Option<i64>,
     /// The request whose success is told again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     original: Option<Uuid>,
@@ -217,15 +220,19 @@ pub fn write_replies(replies: &[Reply]) -> Vec<u8> {
         let (verdict, epoch) = match reply.verdict {
             Verdict::Replayed { .. } => ("replayed", None),
             Verdict::KeyReused => ("key_reused", None),
-            Verdict::StaleEpoch { current } => ("stale_epoch", Some(current)),
+            Verdict::StaleEpoch { current, .. } => ("stale_epoch", Some(current)),
             Verdict::Decided(outcome) => (outcome.as_str(), None),
         };
         let original = match reply.verdict {
             Verdict::Replayed { original } => Some(Uuid::from_u128(original.as_u128())),
             Verdict::KeyReused | Verdict::StaleEpoch { .. } | Verdict::Decided(_) => None,
         };
+        let raise = match reply.verdict {
+            Verdict::StaleEpoch { raise, .. } => raise.map(|raise| raise.0),
+            Verdict::Replayed { .. } | Verdict::KeyReused | Verdict::Decided(_) => None,
+        };
         let hash = reply.hash.map(|hash| hex::encode(hash.0).into());
-        ReplyItem { id: Uuid::from_u128(reply.id.as_u128()), verdict: verdict.into(), hash, epoch, original }
+        ReplyItem { id: Uuid::from_u128(reply.id.as_u128()), verdict: verdict.into(), hash, epoch, raise, original }
     });
     to_json(&ReplyEnvelope { version: VERSION, replies: items.collect() })
 }
@@ -246,7 +253,7 @@ fn read_reply(item: &ReplyItem) -> Option<Reply> {
     let verdict = match (item.verdict.as_ref(), item.epoch) {
         ("replayed", _) => Verdict::Replayed { original: RequestId::from_u128(item.original?.as_u128()) },
         ("key_reused", _) => Verdict::KeyReused,
-        ("stale_epoch", Some(current)) => Verdict::StaleEpoch { current },
+        ("stale_epoch", Some(current)) => Verdict::StaleEpoch { current, raise: item.raise.map(RaiseCount) },
         (outcome, _) => Verdict::Decided(Outcome::parse(outcome)?),
     };
     let hash = match &item.hash {
@@ -489,7 +496,8 @@ mod tests {
         let mut replies = vec![
             Reply { id, verdict: Verdict::Replayed { original: RequestId::from_u128(8) }, hash },
             Reply { id, verdict: Verdict::KeyReused, hash: None },
-            Reply { id, verdict: Verdict::StaleEpoch { current: 4 }, hash: None },
+            Reply { id, verdict: Verdict::StaleEpoch { current: 4, raise: Some(RaiseCount(7)) }, hash: None },
+            Reply { id, verdict: Verdict::StaleEpoch { current: 4, raise: None }, hash: None },
         ];
         replies.extend(Outcome::ALL.map(|outcome| Reply { id, verdict: Verdict::Decided(outcome), hash: None }));
         assert_eq!(read_replies(&write_replies(&replies)), replies);

@@ -186,7 +186,7 @@ async fn wait_for_ledger(
         match read_ledger(prefix, process.partitions, postgres).await {
             Ok((0, most)) => return Ok(Some(Topology::new(prefix, most))),
             Ok((missing, _)) => bail!("the schema lacks {missing} migrations of this program: run `earmark migrate`"),
-            Err(Error::Transient(error)) => tracing::warn!(error, "waiting for postgres"),
+            Err(Error::Transient(error) | Error::TooSlow(error)) => tracing::warn!(error, "waiting for postgres"),
             Err(error) => return Err(error.into()),
         }
         tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }

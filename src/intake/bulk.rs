@@ -9,7 +9,7 @@ use super::auth::Caller;
 use super::problem::{self, Answer};
 use super::submit::{self, Submission, Submitted, Unpublished};
 use super::validate::{Ask, Invalid, List};
-use crate::ledger::IdempotencyKey;
+use crate::ledger::{IdempotencyKey, Receipt};
 use crate::metrics::Refusal;
 use crate::trace;
 use futures_util::stream::{self, StreamExt};
@@ -20,6 +20,7 @@ pub struct BulkSubmission {
     pub caller: Caller,
     pub list: List,
     pub key: Option<IdempotencyKey>,
+    pub receipt: Receipt,
     /// The caller's span.
     pub trace: Option<trace::Context>,
 }
@@ -30,7 +31,7 @@ pub struct BulkSubmission {
 /// of room in every repeat. An item that was started runs to its end though its caller hangs up; the others are not
 /// started then.
 pub async fn submit_all(intake: &Arc<Intake>, bulk: BulkSubmission) -> Answer {
-    let BulkSubmission { caller, list, key, trace } = bulk;
+    let BulkSubmission { caller, list, key, receipt, trace } = bulk;
     let (unpublished, _) = Unpublished::for_one_request();
     if let Err(wait) = intake.limits.pass(caller.key, list.iter().filter(|item| item.is_ok()).count()) {
         return problem::too_many(unpublished.never(Refusal::KeyRate), wait);
@@ -43,8 +44,8 @@ pub async fn submit_all(intake: &Arc<Intake>, bulk: BulkSubmission) -> Answer {
                 Err(Invalid::NotAnObject) => return (problem::item_not_an_object(), None),
                 Err(Invalid::Fields(errors)) => return (problem::invalid_fields(errors), None),
             };
-            let work = async move |intake: Arc<Intake>, unpublished, caller_gone| {
-                let submission = Submission { caller, ask, key, caller_gone, trace };
+            let work = async move |intake: Arc<Intake>, unpublished| {
+                let submission = Submission { caller, ask, key, receipt, trace };
                 submit::submit(&intake, unpublished, submission).await
             };
             submit::start(intake, work).finish(intake).await

@@ -161,7 +161,7 @@ impl Export {
         let (intake, business) = (Arc::clone(&self.intake), self.business);
         let filter = Filter { end, ..self.filter.clone() };
         let reading = async move { read(&intake, business, &filter, MOST).await };
-        let page = Unstoppable::new(&self.intake.tracker, |_| reading).await.map_err(std::io::Error::other)?;
+        let page = Unstoppable::new(&self.intake.tracker, reading).await.map_err(std::io::Error::other)?;
         page.map_err(|_| std::io::Error::other("the rest of the history cannot be read"))
     }
 }

@@ -1,7 +1,7 @@
 //! Process 1: HTTP → queue, reply → HTTP.
 //!
 //! [`routes`] checks a request, [`submit`] publishes it and waits, [`replies`] knows who waits for what, [`resolve`]
-//! decides what nobody answered, [`problem`] writes every answer. [`bulk`] does it for lists; [`lookup`] and [`history`]
+//! decides what nobody answered, [`raises`] knows which epochs a request may use, [`problem`] writes every answer. [`bulk`] does it for lists; [`lookup`] and [`history`]
 //! have the reads; [`unstoppable`] lets no client that hangs up stop any of it half-way. [`openapi`] describes all of it,
 //! [`page`] shows that to people.
 
@@ -13,6 +13,7 @@ pub mod lookup;
 pub mod openapi;
 mod page;
 pub mod problem;
+mod raises;
 pub mod replies;
 pub mod resolve;
 pub mod routes;
@@ -34,6 +35,7 @@ use crate::{trace, wire};
 use auth::{Authenticator, KeyDigest};
 use axum::serve::ListenerExt;
 use limits::{Bounds, KeyLimits};
+use raises::Raises;
 use replies::{Event, Waiters};
 use resolve::Resolver;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -85,6 +87,7 @@ pub struct Intake {
     ids: RequestIds,
     authenticator: Authenticator,
     resolver: Resolver,
+    raises: Arc<Raises>,
     max_in_flight: usize,
     in_flight: Arc<Semaphore>,
     limits: KeyLimits,
@@ -121,10 +124,12 @@ impl Intake {
         let limits = KeyLimits::new(key_bounds);
         let list_window = (max_in_flight / LIST_SHARE).min(limits.most_in_flight().unwrap_or(usize::MAX)).max(1);
         let (tracker, abandon) = (TaskTracker::new(), CancellationToken::new());
+        let raises = Arc::new(Raises::unknown());
         Arc::new(Self {
             ids: RequestIds::new(secret.clone()),
             authenticator: Authenticator::start(postgres.clone()),
-            resolver: Resolver::start(&postgres, tracker.clone(), &abandon),
+            resolver: Resolver::start(&postgres, tracker.clone(), &abandon, &raises),
+            raises,
             max_in_flight,
             in_flight: Arc::new(Semaphore::new(max_in_flight)),
             limits,
@@ -152,7 +157,9 @@ impl Intake {
         grace: Duration,
     ) -> std::io::Result<()> {
         let links = on_a_thread_of_its_own(Arc::clone(&self).keep_session())?;
-        let pings = tokio::spawn(self.postgres_health.clone().watch(self.postgres.clone(), self.abandon.clone()));
+        let raises = Arc::clone(&self.raises);
+        let tell = move |count: Option<_>| count.map_or_else(|| raises.forget(), |count| raises.saw(count));
+        let pings = tokio::spawn(self.postgres_health.clone().watch(self.postgres.clone(), self.abandon.clone(), tell));
         let closed = CancellationToken::new();
         // An answer is one small write, which must not wait for the client to confirm the last.
         let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));

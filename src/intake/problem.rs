@@ -1,8 +1,8 @@
 //! Every answer that the intake gives, byte for byte.
 //!
 //! The answers that say "no funds were debited" while nobody decided anything take a proof, which only the places that
-//! have one can make: a 503 takes [`NeverPublished`] (`submit.rs`), a 500 takes [`Voided`] (`postgres/allocations.rs`).
-//! There is no other way to build a 500 or a 503, and a test reads the sources to keep it so.
+//! have one can make: a 503 takes [`NeverPublished`] (`submit.rs`) or [`VoidedAttempt`], a 500 takes [`Voided`] (both
+//! `postgres/allocations.rs`). There is no other way to build a 500 or a 503, and a test reads the sources to keep it so.
 //!
 //! What dies before anything was published is a 503 and not a 500: a 500 speaks for all that was sent under its
 //! `Idempotency-Key`, and nobody has looked at the key.
@@ -10,8 +10,8 @@
 use super::page;
 use super::submit::NeverPublished;
 use crate::ledger::{RequestId, UserHash};
-use crate::metrics::METRICS;
-use crate::postgres::allocations::Voided;
+use crate::metrics::{METRICS, Refusal};
+use crate::postgres::allocations::{Voided, VoidedAttempt};
 use crate::wire::{self, AllocatedBody, BulkBody, BulkResult, ErrorBody, FieldErrors, ListErrors};
 use axum::body::{Body, Bytes};
 use axum::http::header::{
@@ -281,7 +281,7 @@ pub fn key_reused() -> Answer {
     Answer::error(StatusCode::UNPROCESSABLE_ENTITY, said::KEY_REUSED)
 }
 
-/// 500: this never debits, for ever.
+/// 500: this never debits, nor does anything that was received under its key before.
 pub fn unexpected(proof: Voided) -> Answer {
     METRICS.unexpected.inc(proof.proof());
     Answer::error(StatusCode::INTERNAL_SERVER_ERROR, said::UNEXPECTED)
@@ -289,7 +289,17 @@ pub fn unexpected(proof: Voided) -> Answer {
 
 /// 503: refused before anything was published.
 pub fn unavailable(proof: NeverPublished) -> Answer {
-    METRICS.unavailable.inc(proof.why());
+    try_again(proof.why())
+}
+
+/// 503: this attempt never debits. Since it was received, somebody was told 500 under its key, so it must not go on under
+/// the epoch that came with that; an attempt that is received from now on may.
+pub fn superseded(_proof: VoidedAttempt) -> Answer {
+    try_again(Refusal::Superseded)
+}
+
+fn try_again(why: Refusal) -> Answer {
+    METRICS.unavailable.inc(why);
     Answer::error(StatusCode::SERVICE_UNAVAILABLE, said::UNAVAILABLE)
         .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
 }

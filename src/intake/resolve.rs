@@ -2,8 +2,16 @@
 //!
 //! A few tasks do this, each over a connection of its own, so that no client and no timer can drop a statement half-way.
 //! A request that is given to them is resolved, however long it takes; its caller may stop waiting for that.
+//!
+//! | what went wrong | what is done |
+//! |---|---|
+//! | Postgres is away, or undid it | the same again, later |
+//! | it took too long, or nobody knows | in halves |
+//! | it cannot be done | in halves |
+//! | the same with a request that stands alone | it goes to a task that has only such ones, and tries them again and again |
 
 use super::Permit;
+use super::raises::Raises;
 use super::unstoppable::Died;
 use crate::cut::{self, Cut};
 use crate::ledger::{Request, RequestId, list_ids};
@@ -12,7 +20,7 @@ use crate::postgres::allocations::{self, Resolution};
 use crate::postgres::{Error, Postgres, Session};
 use crate::retry::Backoff;
 use futures_util::FutureExt;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,14 +29,24 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// Most requests that one statement voids.
+/// Most requests that one transaction voids.
 const BATCH: usize = 256;
 /// How many tasks resolve. Two, so that one that waits for a row in doubt does not hold up everybody.
 const TASKS: usize = 2;
 
+/// What is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// The request, with everything that was received under its key before.
+    Key,
+    /// This attempt alone. Without a key that is all there is.
+    Attempt,
+}
+
 /// A request to be resolved.
 struct Job {
     request: Request,
+    scope: Scope,
     answer: oneshot::Sender<Resolution>,
     /// Held until it is resolved: an intake whose database is away takes no more than it can remember.
     _permit: Option<Permit>,
@@ -56,17 +74,18 @@ pub struct Resolver {
 
 impl Resolver {
     /// Starts the tasks. `abandon` ends them with whatever is left.
-    pub fn start(postgres: &Postgres, tracker: TaskTracker, abandon: &CancellationToken) -> Self {
+    pub fn start(postgres: &Postgres, tracker: TaskTracker, abandon: &CancellationToken, raises: &Arc<Raises>) -> Self {
         let open = Open::default();
-        let start = |_| {
-            let (sender, receiver) = mpsc::unbounded_channel();
-            let (session, abandon) = (postgres.session(), abandon.clone());
-            let task =
-                Task { jobs: receiver, in_hand: Vec::with_capacity(BATCH), session, abandon, open: open.clone() };
+        let start = |aside: Option<mpsc::UnboundedSender<Job>>| {
+            let (sender, jobs) = mpsc::unbounded_channel();
+            let (session, abandon, raises) = (postgres.session(), abandon.clone(), Arc::clone(raises));
+            let task = Task { jobs, groups: VecDeque::new(), aside, session, abandon, open: open.clone(), raises };
             tokio::spawn(task.run());
             sender
         };
-        Self { queues: (0..TASKS).map(start).collect(), next: AtomicUsize::new(0), tracker, open }
+        let aside = start(None);
+        let queues = (0..TASKS).map(|_| start(Some(aside.clone()))).collect();
+        Self { queues, next: AtomicUsize::new(0), tracker, open }
     }
 
     /// The oldest request that is not resolved yet: ids rise with time.
@@ -74,11 +93,22 @@ impl Resolver {
         self.open.lock().first().copied().map(RequestId::from_u128)
     }
 
-    /// Hands a request over. The receiver yields how it stands for ever; it fails only if the process ends first.
+    /// Hands a request over, to be given up with everything that was received under its key. The receiver yields how it
+    /// stands permanently; it fails only if the process ends first.
     pub fn resolve(&self, request: Request, permit: Option<Permit>) -> oneshot::Receiver<Resolution> {
+        let scope = if request.key.is_some() { Scope::Key } else { Scope::Attempt };
+        self.hand_over(request, scope, permit)
+    }
+
+    /// The same for an attempt alone: its key is left as it is.
+    pub fn resolve_attempt(&self, request: Request, permit: Option<Permit>) -> oneshot::Receiver<Resolution> {
+        self.hand_over(request, Scope::Attempt, permit)
+    }
+
+    fn hand_over(&self, request: Request, scope: Scope, permit: Option<Permit>) -> oneshot::Receiver<Resolution> {
         let (answer, receiver) = oneshot::channel();
         self.open.lock().insert(request.id.as_u128());
-        let job = Job { request, answer, _permit: permit, _tracked: self.tracker.token() };
+        let job = Job { request, scope, answer, _permit: permit, _tracked: self.tracker.token() };
         let queue = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();
         if self.queues[queue].send(job).is_err() {
             tracing::error!("the resolver has ended");
@@ -89,11 +119,15 @@ impl Resolver {
 
 struct Task {
     jobs: mpsc::UnboundedReceiver<Job>,
-    /// Taken from the channel and not yet resolved. Kept here, so that nothing is lost by a panic.
-    in_hand: Vec<Job>,
+    /// Taken from the channel and not yet resolved; each group in one transaction. Kept here, so that nothing is lost by a
+    /// panic.
+    groups: VecDeque<Vec<Job>>,
+    /// Where a request goes that stands alone and cannot be resolved now. None in the task that takes these.
+    aside: Option<mpsc::UnboundedSender<Job>>,
     session: Session,
     abandon: CancellationToken,
     open: Open,
+    raises: Arc<Raises>,
 }
 
 impl Task {
@@ -107,64 +141,78 @@ impl Task {
     }
 
     async fn resolve_all(&mut self) {
-        loop {
-            if self.in_hand.is_empty() {
-                let receiving = self.jobs.recv_many(&mut self.in_hand, BATCH);
-                let count = tokio::select! { count = receiving => count, () = self.abandon.cancelled() => 0 };
-                if count == 0 {
-                    return;
-                }
-            }
-            cut::at(Cut::I6).await;
-            self.resolve_together().await;
-            while !self.in_hand.is_empty() {
-                self.resolve_next().await;
-                if self.abandon.is_cancelled() {
-                    return;
-                }
-            }
-        }
-    }
-
-    /// All without a key at once. If that cannot be, they stay in hand.
-    async fn resolve_together(&mut self) {
-        let plain: Vec<&Request> =
-            self.in_hand.iter().map(|job| &job.request).filter(|request| request.key.is_none()).collect();
-        if plain.is_empty() {
-            return;
-        }
-        match self.session.run(async |connection| allocations::void_many(connection, &plain).await).await {
-            Ok(resolutions) => {
-                cut::at(Cut::I7).await;
-                let (plain, keyed) = self.in_hand.drain(..).partition(|job| job.request.key.is_none());
-                self.in_hand = keyed;
-                Vec::into_iter(plain).zip(resolutions).for_each(|(job, resolution)| self.finish(job, resolution));
-            }
-            Err(error) => {
-                let request_ids = list_ids(plain.iter().copied());
-                tracing::warn!(%error, requests = plain.len(), request_ids, "not resolved yet");
-            }
-        }
-    }
-
-    /// The last in hand, again and again, until it is resolved.
-    async fn resolve_next(&mut self) {
         let mut backoff = Backoff::for_connections();
-        while let (Some(job), false) = (self.in_hand.last(), self.abandon.is_cancelled()) {
-            let request_id = job.request.id;
-            match void_one(&mut self.session, &job.request).await {
-                Ok(resolution) => {
-                    cut::at(Cut::I7).await;
-                    if let Some(job) = self.in_hand.pop() {
-                        self.finish(job, resolution);
-                    }
-                    return;
+        while self.receive().await {
+            cut::at(Cut::I6).await;
+            match self.resolve_first().await {
+                Ok(()) => backoff.reset(),
+                Err(error) if self.put_off(&error) => {
+                    tokio::select! { () = backoff.wait() => {}, () = self.abandon.cancelled() => {} }
                 }
-                Err(error) if error.is_retryable() => tracing::warn!(%request_id, %error, "not resolved yet"),
-                Err(error) => tracing::error!(%request_id, %error, "not resolved: this needs a person"),
+                Err(_) => {}
             }
-            tokio::select! { () = backoff.wait() => {}, () = self.abandon.cancelled() => {} }
         }
+    }
+
+    /// Takes what has come; waits for it if nothing is in hand. False at the end.
+    async fn receive(&mut self) -> bool {
+        let mut jobs = Vec::with_capacity(BATCH);
+        if self.groups.is_empty() {
+            let receiving = self.jobs.recv_many(&mut jobs, BATCH);
+            tokio::select! { _ = receiving => {}, () = self.abandon.cancelled() => {} }
+        } else {
+            jobs.extend(std::iter::from_fn(|| self.jobs.try_recv().ok()).take(BATCH));
+        }
+        if self.aside.is_none() {
+            self.groups.extend(jobs.into_iter().map(|job| vec![job]));
+        } else {
+            let (keys, attempts): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.scope == Scope::Key);
+            self.groups.extend([keys, attempts].into_iter().filter(|group| !group.is_empty()));
+        }
+        !self.groups.is_empty() && !self.abandon.is_cancelled()
+    }
+
+    async fn resolve_first(&mut self) -> Result<(), Error> {
+        let Some(group) = self.groups.front() else { return Ok(()) };
+        let requests: Vec<&Request> = group.iter().map(|job| &job.request).collect();
+        let by_key = group.iter().all(|job| job.scope == Scope::Key);
+        let giving_up = async |connection: &mut _| match by_key {
+            true => allocations::void_keyed_many(connection, &requests).await,
+            false => Ok((allocations::void_attempts(connection, &requests).await?, None)),
+        };
+        let (resolutions, raise) = self.session.run(giving_up).await?;
+        // Before anybody is answered: whoever is told 500 may send again at once, and to this intake.
+        raise.into_iter().for_each(|count| self.raises.saw(count));
+        cut::at(Cut::I7).await;
+        let group = self.groups.pop_front().unwrap_or_default();
+        group.into_iter().zip(resolutions).for_each(|(job, resolution)| self.finish(job, resolution));
+        Ok(())
+    }
+
+    /// Puts the first group off: behind the others, in halves if it may be one of its requests that is in the way, or
+    /// aside. Whether to wait before the next try.
+    fn put_off(&mut self, error: &Error) -> bool {
+        let Some(mut group) = self.groups.pop_front() else { return false };
+        let request_ids = list_ids(group.iter().map(|job| &job.request));
+        if error.is_retryable() {
+            tracing::warn!(%error, requests = group.len(), request_ids, "not resolved yet");
+        } else {
+            tracing::error!(%error, requests = group.len(), request_ids, "not resolved: this needs a person");
+        }
+        if error.is_retryable() && !error.may_be_its_size() {
+            self.groups.push_back(group);
+            return true;
+        }
+        if group.len() > 1 {
+            let half = group.split_off(group.len() / 2);
+            self.groups.extend([group, half]);
+            return false;
+        }
+        match &self.aside {
+            Some(aside) => group.into_iter().for_each(|job| drop(aside.send(job))),
+            None => self.groups.push_back(group),
+        }
+        self.aside.is_none()
     }
 
     fn finish(&self, job: Job, resolution: Resolution) {
@@ -173,6 +221,7 @@ impl Task {
         let request_id = job.request.id;
         match &resolution {
             Resolution::Voided(_) => tracing::info!(%request_id, "voided"),
+            Resolution::AttemptVoided(_) => tracing::info!(%request_id, "superseded"),
             Resolution::Allocated(_) => tracing::info!(%request_id, "late success"),
             Resolution::Replayed { .. } => tracing::info!(%request_id, "late replay"),
             Resolution::KeyReused | Resolution::PayoutsDisabled | Resolution::InsufficientBalance => {
@@ -185,10 +234,8 @@ impl Task {
 
 fn count(resolution: &Resolution) {
     match resolution {
-        Resolution::Voided(voided) => match voided.proof() {
-            Proof::Inserted | Proof::KeyRaised => METRICS.voids.inc(Voider::Intake),
-            Proof::Found | Proof::ForeignId => {}
-        },
+        Resolution::Voided(voided) => count_void(voided.proof()),
+        Resolution::AttemptVoided(voided) => count_void(voided.proof()),
         Resolution::Allocated(_) => METRICS.late.inc(Late::Allocated),
         Resolution::Replayed { .. } => METRICS.late.inc(Late::Replayed),
         Resolution::KeyReused => METRICS.late.inc(Late::KeyReused),
@@ -197,13 +244,9 @@ fn count(resolution: &Resolution) {
     }
 }
 
-async fn void_one(session: &mut Session, request: &Request) -> Result<Resolution, Error> {
-    let voiding = async |connection: &mut _| match request.key {
-        Some(_) => allocations::void_keyed(connection, request).await,
-        None => {
-            let resolution = allocations::void_many(connection, &[request]).await?.pop();
-            resolution.ok_or_else(|| Error::Fatal("no resolution for a request".to_owned()))
-        }
-    };
-    session.run(voiding).await
+fn count_void(proof: Proof) {
+    match proof {
+        Proof::Inserted | Proof::KeyRaised => METRICS.voids.inc(Voider::Intake),
+        Proof::Found | Proof::ForeignId => {}
+    }
 }

@@ -14,7 +14,7 @@ use super::problem::{self, Answer};
 use super::submit::{self, Submission, Unpublished};
 use super::unstoppable::Unstoppable;
 use super::validate::{Ask, Invalid, InvalidList, read_ask, read_list};
-use crate::ledger::{IdempotencyKey, RequestId};
+use crate::ledger::{IdempotencyKey, Receipt, RequestId};
 use crate::metrics::{METRICS, Refusal, Route};
 use crate::trace;
 use axum::Router;
@@ -27,7 +27,6 @@ use axum::routing::{get, post};
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Largest request body, and what is said to a larger one.
@@ -61,8 +60,9 @@ pub fn router(intake: Arc<Intake>) -> Router {
 
 /// `POST /payout/create`
 async fn create(State(intake): State<Arc<Intake>>, request: Request) -> Response {
-    let started = submit::start(&intake, async |intake, unpublished, caller_gone| {
-        read_and_submit(&intake, unpublished, request, caller_gone).await
+    let receipt = intake.raises.receive();
+    let started = submit::start(&intake, async move |intake, unpublished| {
+        read_and_submit(&intake, unpublished, request, receipt).await
     });
     let (answer, id) = started.finish(&intake).await;
     let id = id.map_or_else(Uuid::new_v4, |id| Uuid::from_u128(id.as_u128()));
@@ -73,7 +73,7 @@ async fn read_and_submit(
     intake: &Intake,
     unpublished: Unpublished,
     request: Request,
-    caller_gone: CancellationToken,
+    receipt: Receipt,
 ) -> submit::Submitted {
     let (parts, body) = request.into_parts();
     let caller = match lookup::caller(intake, &parts.headers).await {
@@ -85,7 +85,7 @@ async fn read_and_submit(
         Ok((ask, key)) => match intake.limits.pass(caller.key, 1) {
             Ok(()) => {
                 let trace = read_trace(&parts.headers);
-                submit::submit(intake, unpublished, Submission { caller, ask, key, caller_gone, trace }).await
+                submit::submit(intake, unpublished, Submission { caller, ask, key, receipt, trace }).await
             }
             Err(wait) => (problem::too_many(unpublished.never(Refusal::KeyRate), wait), None),
         },
@@ -111,7 +111,8 @@ async fn read_submission(headers: &HeaderMap, body: Body) -> Result<(Ask, Option
 
 /// `POST /payout/create/bulk`. Until the list is read nothing can be published; from then on each item is work of its own.
 async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Response {
-    let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk(&intake, request).await);
+    let receipt = intake.raises.receive();
+    let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk(&intake, request, receipt).await);
     let answer = match reading.await.flatten() {
         Ok(bulk) => bulk::submit_all(&intake, bulk).await,
         Err(answer) => answer,
@@ -119,7 +120,11 @@ async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Res
     finish(&intake, Route::CreateBulk, answer.into_create_response(Uuid::new_v4()))
 }
 
-async fn read_bulk(intake: &Intake, request: Request) -> Result<Result<BulkSubmission, Answer>, Failure> {
+async fn read_bulk(
+    intake: &Intake,
+    request: Request,
+    receipt: Receipt,
+) -> Result<Result<BulkSubmission, Answer>, Failure> {
     let (parts, body) = request.into_parts();
     let caller = lookup::caller(intake, &parts.headers).await?;
     let body = match read_json(&parts.headers, body, &MANY).await {
@@ -131,7 +136,7 @@ async fn read_bulk(intake: &Intake, request: Request) -> Result<Result<BulkSubmi
         InvalidList::Items(message) => problem::invalid_list(message),
     });
     Ok(list.and_then(|list| {
-        Ok(BulkSubmission { caller, list, key: read_key(&parts.headers)?, trace: read_trace(&parts.headers) })
+        Ok(BulkSubmission { caller, list, key: read_key(&parts.headers)?, receipt, trace: read_trace(&parts.headers) })
     }))
 }
 
@@ -261,7 +266,7 @@ where
 {
     let (unpublished, _) = Unpublished::for_one_request();
     let looking = work(Arc::clone(intake));
-    match Unstoppable::new(&intake.tracker, |_| looking).await {
+    match Unstoppable::new(&intake.tracker, looking).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(Failure::Unauthorized)) => Err(problem::unauthorized()),
         Ok(Err(Failure::Unreachable)) => Err(problem::unavailable(unpublished.never(Refusal::PostgresDown))),

@@ -4,6 +4,7 @@
 //! admit              refused → 503, nothing was published
 //! register, publish  from the call of publish on, every failure means "unknown"
 //! wait               reply → its answer · anything else, or nothing in time → resolve
+//!                    its key is in another epoch → publish anew, if that was raised before this was received; else 503
 //! resolve            void it, or learn what happened → 500 or a late answer · no database in time → 504
 //! ```
 
@@ -15,15 +16,15 @@ use super::validate::Ask;
 use super::{Intake, Permit, Session};
 use crate::clock;
 use crate::cut::{self, Cut};
-use crate::ledger::{IdempotencyKey, KeyClaim, Outcome, Request, RequestId, Verdict};
+use crate::ledger::{IdempotencyKey, KeyClaim, Outcome, Receipt, Request, RequestId, Verdict};
 use crate::metrics::{METRICS, Refusal};
 use crate::postgres::allocations::Resolution;
 use crate::trace;
 use crate::wire::Reply;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// The proof that nothing was handed to the publisher for an HTTP request, and nothing ever will be.
 #[derive(Debug)]
@@ -100,13 +101,13 @@ pub struct Budgets {
     pub resolve: Duration,
 }
 
-/// What is asked for, by whom, and whether they still listen.
+/// What is asked for, by whom, and what was known when it was received.
 pub struct Submission {
     pub caller: Caller,
     pub ask: Ask,
     pub key: Option<IdempotencyKey>,
-    /// Cancelled when the client has hung up.
-    pub caller_gone: CancellationToken,
+    /// Of the HTTP request that it came in: all items of a bulk call have the same.
+    pub receipt: Receipt,
     /// The caller's span.
     pub trace: Option<trace::Context>,
 }
@@ -121,13 +122,13 @@ pub struct Started {
     since: Instant,
 }
 
-/// Starts the work of one request. It is told when the client has hung up.
-pub fn start<F>(intake: &Arc<Intake>, work: impl FnOnce(Arc<Intake>, Unpublished, CancellationToken) -> F) -> Started
+/// Starts the work of one request.
+pub fn start<F>(intake: &Arc<Intake>, work: impl FnOnce(Arc<Intake>, Unpublished) -> F) -> Started
 where
     F: Future<Output = Submitted> + Send + 'static,
 {
     let (unpublished, trail) = Unpublished::for_one_request();
-    let work = Unstoppable::new(&intake.tracker, |caller_gone| work(Arc::clone(intake), unpublished, caller_gone));
+    let work = Unstoppable::new(&intake.tracker, work(Arc::clone(intake), unpublished));
     Started { work, trail, since: Instant::now() }
 }
 
@@ -202,13 +203,14 @@ async fn carry_out(intake: &Intake, unpublished: Unpublished, submission: Submis
             cut::at(Cut::I5).await;
             return submitted;
         }
-        let Verdict::StaleEpoch { current } = reply.verdict else {
+        let Verdict::StaleEpoch { current, raise } = reply.verdict else {
             return resolve(intake, request, Some(permit), "voided by the worker").await;
         };
-        // The worker has voided this attempt, because its key has moved on. Nobody but a caller who still waits may have
-        // it tried again: one who is gone may have been answered 500 under this key by now.
-        if submission.caller_gone.is_cancelled() {
-            return resolve(intake, request, Some(permit), "key moved on, caller gone").await;
+        // The worker has voided this attempt, because its key is in another epoch. If that was raised after this request
+        // was received, somebody may have been told that nothing which was received until then will ever debit. Whether
+        // the caller still waits says nothing: a client can vanish unseen.
+        if !submission.receipt.may_use(raise) {
+            return supersede(intake, request, permit).await;
         }
         request = new_request(intake, &submission, current);
         waiter = session.waiters.register(request.id);
@@ -248,7 +250,17 @@ fn answer_of(reply: &Reply) -> Option<Submitted> {
 pub async fn resolve(intake: &Intake, request: Request, permit: Option<Permit>, why: &str) -> Submitted {
     let id = request.id;
     tracing::info!(request_id = %id, why, "resolving");
-    let resolution = intake.resolver.resolve(request, permit);
+    answer_late(intake, id, intake.resolver.resolve(request, permit)).await
+}
+
+/// Gives up on an attempt that came too late for its key's epoch, and raises nothing: a later attempt may be on its way, by
+/// the same client, and would be killed by that.
+async fn supersede(intake: &Intake, request: Request, permit: Permit) -> Submitted {
+    let id = request.id;
+    answer_late(intake, id, intake.resolver.resolve_attempt(request, Some(permit))).await
+}
+
+async fn answer_late(intake: &Intake, id: RequestId, resolution: oneshot::Receiver<Resolution>) -> Submitted {
     match tokio::time::timeout(intake.budgets.resolve, resolution).await {
         Ok(Ok(resolution)) => late_answer(id, resolution),
         Ok(Err(_)) | Err(_) => {
@@ -261,6 +273,7 @@ pub async fn resolve(intake: &Intake, request: Request, permit: Option<Permit>, 
 fn late_answer(id: RequestId, resolution: Resolution) -> Submitted {
     let answer = match resolution {
         Resolution::Voided(voided) => problem::unexpected(voided),
+        Resolution::AttemptVoided(voided) => problem::superseded(voided),
         Resolution::Allocated(hash) => problem::allocated(hash, false),
         Resolution::Replayed { original, hash } => return (problem::allocated(hash, true), Some(original)),
         Resolution::KeyReused => problem::key_reused(),

@@ -22,4 +22,4 @@ pub use ids::{BusinessId, IdempotencyKey, RequestId, UserHash};
 pub use letters::{Cause, OnReplay};
 pub use outcome::{Outcome, Verdict};
 pub use reference::Reference;
-pub use request::{KeyClaim, Millis, Request, list_ids};
+pub use request::{KeyClaim, Millis, RaiseCount, Receipt, Request, list_ids};

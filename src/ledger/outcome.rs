@@ -1,6 +1,6 @@
 //! What was decided. Both lists are closed, and in order of precedence: of two outcomes that fit, the earlier one holds.
 
-use super::RequestId;
+use super::{RaiseCount, RequestId};
 
 /// The decision on one request, as its row says it. Written once, never changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,8 +41,9 @@ pub enum Verdict {
     Replayed { original: RequestId },
     /// An earlier request under the same key, with another email or amount, was allocated.
     KeyReused,
-    /// The key has moved on to this epoch since the request was sent.
-    StaleEpoch { current: i64 },
+    /// The key is in another epoch than the request claims. `raise` is the raise that brought it there; `None` if that was
+    /// in the very batch that decided, and so after every request of the batch was received.
+    StaleEpoch { current: i64, raise: Option<RaiseCount> },
     /// Decided on its own merits.
     Decided(Outcome),
 }

@@ -27,6 +27,34 @@ pub struct KeyClaim {
     pub epoch: i64,
 }
 
+/// How many transactions of a ledger have raised epochs, up to and including one of them. They commit in the order of
+/// their counts, so whoever has read a count has seen every raise up to it. 0 stands for a key that was never raised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RaiseCount(pub i64);
+
+/// What an intake knew of the raises of epochs when it received an HTTP request: a count that it had read before.
+///
+/// Everything that is sent for that request is bound by it. A caller who was told 500 under a key was told so after the
+/// key's epoch was raised, so an attempt that may only use epochs that were raised before it was received cannot be one
+/// that this 500 spoke of, whoever still waits for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Receipt {
+    held: Option<RaiseCount>,
+}
+
+impl Receipt {
+    /// `held`: the count that was read before; none if none was read.
+    pub fn new(held: Option<RaiseCount>) -> Self {
+        Self { held }
+    }
+
+    /// Whether the request may be sent under an epoch that was raised by `raise`. `None` is a raise that is later than
+    /// any receipt.
+    pub fn may_use(self, raise: Option<RaiseCount>) -> bool {
+        matches!((raise, self.held), (Some(raise), Some(held)) if raise <= held)
+    }
+}
+
 /// Most ids in one log line.
 const MOST_LISTED: usize = 20;
 
@@ -37,5 +65,27 @@ pub fn list_ids<'a>(requests: impl IntoIterator<Item = &'a Request>) -> String {
     match more.len() {
         0 => listed.join(" "),
         count => format!("{} and {count} more", listed.join(" ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_may_use_an_epoch_that_was_raised_before_it_was_received_and_no_other() {
+        let (three, four) = (RaiseCount(3), RaiseCount(4));
+        let rows = [
+            (Some(three), Some(three), true),
+            (Some(four), Some(three), true),
+            (Some(three), Some(four), false),
+            (None, Some(three), false),
+            (None, Some(RaiseCount(0)), false),
+            (Some(three), None, false),
+            (None, None, false),
+        ];
+        for (held, raise, expected) in rows {
+            assert_eq!(Receipt::new(held).may_use(raise), expected, "{held:?} {raise:?}");
+        }
     }
 }

@@ -4,21 +4,34 @@
 //! A doubt is always resolved by an insert, never by a look: an insert waits for another transaction that holds the same
 //! key and then tells the truth, while a `SELECT` may see no row a moment before the other commits.
 
-use super::users::find_hashes;
+use super::users::{Hashes, find_hashes};
 use super::{Error, begin, commit, keys};
-use crate::ledger::{BusinessId, Outcome, Reference, Request, RequestId, UserHash};
+use crate::ledger::{BusinessId, IdempotencyKey, Keys, Outcome, RaiseCount, Reference, Request, RequestId, UserHash};
 use crate::metrics::{METRICS, Proof, Voider};
 use sqlx::PgConnection;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The proof that a request never debited and never will: its row says `voided`, committed, or belongs to another
-/// request. Only this module makes one, and only after the commit.
+/// The proof that a request never debited and never will, nor anything that was received under its key before: its row says
+/// `voided`, and its key's epoch is raised, committed. Without a key the row alone says it. Only this module makes one, and
+/// only after the commit.
 #[derive(Debug)]
 pub struct Voided(Proof);
 
 impl Voided {
+    /// How it is known.
+    pub fn proof(&self) -> Proof {
+        self.0
+    }
+}
+
+/// The proof that one attempt under a key never debited and never will: its row says `voided`, committed, or belongs to
+/// another request. It says nothing of other attempts under the key.
+#[derive(Debug)]
+pub struct VoidedAttempt(Proof);
+
+impl VoidedAttempt {
     /// How it is known.
     pub fn proof(&self) -> Proof {
         self.0
@@ -112,11 +125,13 @@ pub async fn find_anywhere(connection: &mut PgConnection, request: RequestId) ->
     Ok(decided.map(|decided| Found { business, business_name: owner.name, decided }))
 }
 
-/// How a request that somebody gave up on stands now, for ever.
+/// How a request that somebody gave up on stands now, permanently.
 #[derive(Debug)]
 pub enum Resolution {
-    /// It never debited, and never will; with a key: nor will anything sent under the key so far.
+    /// It never debited, and never will; with a key: nor will anything that was received under the key before.
     Voided(Voided),
+    /// It never debited, and never will. Other attempts under its key may.
+    AttemptVoided(VoidedAttempt),
     /// The worker was first.
     Allocated(UserHash),
     /// Another request under the same key, with the same email and amount, was allocated.
@@ -130,8 +145,9 @@ pub enum Resolution {
     InsufficientBalance,
 }
 
-/// Gives up on requests without a key: voids each that is undecided, and says how each stands, in the same order.
-pub async fn void_many(connection: &mut PgConnection, requests: &[&Request]) -> Result<Vec<Resolution>, Error> {
+/// Gives up on attempts: voids each that is undecided, and says how each stands, in the same order. Keys are left alone, so
+/// this speaks of a whole operation only where there is no key.
+pub async fn void_attempts(connection: &mut PgConnection, requests: &[&Request]) -> Result<Vec<Resolution>, Error> {
     let inserted = write_voids(connection, requests).await?;
     let lost: Vec<_> = requests
         .iter()
@@ -150,34 +166,65 @@ pub async fn void_many(connection: &mut PgConnection, requests: &[&Request]) -> 
     requests.iter().map(stands).collect()
 }
 
-/// Gives up on a request that has a key. In one transaction the key's epoch goes up, which kills every attempt sent
-/// before under the key, and the request is voided; unless there is an allocation under the key, which is the answer.
-pub async fn void_keyed(connection: &mut PgConnection, request: &Request) -> Result<Resolution, Error> {
-    let Some(claim) = &request.key else {
-        return Err(Error::Fatal("void_keyed needs a key".to_owned()));
-    };
+/// Gives up on requests that have keys, and on everything that was received under these keys before. In one transaction
+/// the keys' epochs go up, which kills every attempt under an older one, and the requests are voided; where there is an
+/// allocation under the key, that is the answer. How each stands, in the same order, and the count of the raise, if any key
+/// was raised.
+pub async fn void_keyed_many(
+    connection: &mut PgConnection,
+    requests: &[&Request],
+) -> Result<(Vec<Resolution>, Option<RaiseCount>), Error> {
     let mut transaction = begin(connection).await?;
-    // The key before the row: the worker takes them in this order too.
-    let key = keys::write_raised(&mut transaction, request.business, &claim.key).await?;
-    let own = void_many(&mut transaction, &[request]).await?.pop();
-    let stands = match (&key.allocated, own) {
-        (Some((_, email, amount)), Some(Resolution::Voided(_)))
-            if *email != request.email || *amount != request.amount =>
-        {
-            Resolution::KeyReused
-        }
-        (Some((original, email, _)), Some(Resolution::Voided(_))) => {
-            let hashes = find_hashes(&mut transaction, &[(request.business, email)]).await?;
-            let hash = hashes.into_values().next();
-            let hash = hash.ok_or_else(|| Error::Fatal("an allocation without its user".to_owned()))?;
-            Resolution::Replayed { original: *original, hash }
-        }
-        (None, Some(Resolution::Voided(Voided(Proof::Inserted)))) => Resolution::Voided(Voided(Proof::KeyRaised)),
-        (_, Some(resolution)) => resolution,
-        (_, None) => return Err(Error::Fatal("no resolution for a request".to_owned())),
-    };
+    // The keys before the rows: the worker takes them in this order too.
+    let keys = lock_keys(&mut transaction, requests).await?;
+    let own = void_attempts(&mut transaction, requests).await?;
+    let open: Vec<_> = keys.iter().filter(|(_, state)| state.allocated.is_none()).collect();
+    let raised: Vec<_> = open.iter().map(|((business, key), state)| (*business, key, state.epoch + 1)).collect();
+    let raise = if raised.is_empty() { None } else { Some(keys::raise(&mut transaction, &raised).await?) };
+    let hashes = find_replayed(&mut transaction, &keys).await?;
+    let stands = requests.iter().zip(own).map(|(request, own)| match own {
+        Resolution::AttemptVoided(VoidedAttempt(proof)) => of_key(request, proof, &keys, &hashes),
+        decided => Ok(decided),
+    });
+    let stands = stands.collect::<Result<_, _>>()?;
     commit(transaction).await?;
-    Ok(stands)
+    Ok((stands, raise))
+}
+
+async fn lock_keys(connection: &mut PgConnection, requests: &[&Request]) -> Result<Keys, Error> {
+    let names: Option<BTreeSet<_>> = requests.iter().map(|request| key_of(request)).collect();
+    let names =
+        names.ok_or_else(|| Error::Fatal("only requests with keys can be given up by their keys".to_owned()))?;
+    keys::lock_many(connection, &Vec::from_iter(names)).await
+}
+
+fn key_of(request: &Request) -> Option<(BusinessId, IdempotencyKey)> {
+    Some((request.business, request.key.as_ref()?.key.clone()))
+}
+
+/// The hashes of those whom keys were allocated to.
+async fn find_replayed(connection: &mut PgConnection, keys: &Keys) -> Result<Hashes, Error> {
+    let users: Vec<_> = keys
+        .iter()
+        .filter_map(|((business, _), state)| state.allocated.as_ref().map(|(_, email, _)| (*business, email)))
+        .collect();
+    if users.is_empty() { Ok(Hashes::new()) } else { find_hashes(connection, &users).await }
+}
+
+/// How a request stands whose own row is void, by its key: an allocation under it is the answer, else the key was raised.
+fn of_key(request: &Request, proof: Proof, keys: &Keys, hashes: &Hashes) -> Result<Resolution, Error> {
+    let state = key_of(request).and_then(|name| keys.get(&name));
+    let state = state.ok_or_else(|| Error::Fatal("a key that was locked is gone".to_owned()))?;
+    let Some((original, email, amount)) = &state.allocated else {
+        let proof = if proof == Proof::Inserted { Proof::KeyRaised } else { proof };
+        return Ok(Resolution::Voided(Voided(proof)));
+    };
+    if (email, amount) != (&request.email, &request.amount) {
+        return Ok(Resolution::KeyReused);
+    }
+    let hash = hashes.get(&(request.business, email.clone())).copied();
+    let hash = hash.ok_or_else(|| Error::Fatal("an allocation without its user".to_owned()))?;
+    Ok(Resolution::Replayed { original: *original, hash })
 }
 
 /// Voids a request of which only the id is known; `Ok(false)` if it was decided before.
@@ -246,13 +293,20 @@ fn resolution(request: &Request, decided: Option<&Decided>, proof: Proof) -> Res
     };
     if !decided.is_of(request) {
         // The id belongs to another request, so no worker can ever apply this one.
-        return Ok(Resolution::Voided(Voided(Proof::ForeignId)));
+        return Ok(voided(request, Proof::ForeignId));
     }
     match (decided.outcome, decided.hash) {
-        (Outcome::Voided, _) => Ok(Resolution::Voided(Voided(proof))),
+        (Outcome::Voided, _) => Ok(voided(request, proof)),
         (Outcome::PayoutsDisabled, _) => Ok(Resolution::PayoutsDisabled),
         (Outcome::InsufficientBalance, _) => Ok(Resolution::InsufficientBalance),
         (Outcome::Allocated, Some(hash)) => Ok(Resolution::Allocated(hash)),
         (Outcome::Allocated, None) => Err(Error::Fatal("an allocation without its user".to_owned())),
+    }
+}
+
+fn voided(request: &Request, proof: Proof) -> Resolution {
+    match request.key {
+        Some(_) => Resolution::AttemptVoided(VoidedAttempt(proof)),
+        None => Resolution::Voided(Voided(proof)),
     }
 }

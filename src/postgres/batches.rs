@@ -45,8 +45,8 @@ pub async fn settle(
         ), expected AS MATERIALIZED (
             SELECT CASE WHEN (SELECT count(*) FROM debits) = cardinality($1) THEN true ELSE refuse_batch() END AS holds
         ), keys AS (
-            INSERT INTO idempotency_keys (business_id, key, epoch, request_id, email, amount)
-            SELECT * FROM unnest($5::uuid[], $6::text[], $7::bigint[], $8::uuid[], $9::text[], $10::bigint[])
+            INSERT INTO idempotency_keys (business_id, key, request_id, email, amount)
+            SELECT * FROM unnest($5::uuid[], $6::text[], $7::uuid[], $8::text[], $9::bigint[])
             WHERE (SELECT holds FROM expected)
             RETURNING 1
         ), new AS MATERIALIZED (
@@ -54,7 +54,7 @@ pub async fn settle(
                         THEN true ELSE refuse_batch() END AS holds
         ), rows AS (
             INSERT INTO allocations (business_id, request_id, email, amount, outcome, reference)
-            SELECT * FROM unnest($11::uuid[], $12::uuid[], $13::text[], $14::bigint[], $15::text[], $20::text[])
+            SELECT * FROM unnest($10::uuid[], $11::uuid[], $12::text[], $13::bigint[], $14::text[], $15::text[])
             WHERE (SELECT holds FROM new)
         ), credits AS (
             INSERT INTO payout_users AS u (business_id, email, hash, balance)
@@ -70,7 +70,6 @@ pub async fn settle(
         &books.after,
         &keys.businesses,
         &keys.names as &[&str],
-        &keys.epochs,
         &keys.requests as &[Option<Uuid>],
         &keys.emails as &[Option<&str>],
         &keys.amounts as &[Option<i64>],
@@ -79,11 +78,11 @@ pub async fn settle(
         &rows.emails as &[&str],
         &rows.cents,
         &rows.outcomes as &[&str],
+        &rows.references as &[Option<&str>],
         &credits.businesses,
         &credits.emails as &[&str],
         &credits.hashes as &[&[u8]],
-        &credits.cents,
-        &rows.references as &[Option<&str>]
+        &credits.cents
     )
     .fetch_all(connection)
     .await;

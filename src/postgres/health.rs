@@ -1,13 +1,15 @@
 //! Whether the database is there.
 
-use super::{Error, PgConnection, Postgres};
+use super::{Error, Postgres, keys};
+use crate::ledger::RaiseCount;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How often the database is asked. Whatever fails on the way says so at once.
-const PING_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the database is asked. Whatever fails on the way says so at once. A retry under a key may need the count of
+/// a raise that another intake made, so within the second after which a client that is told `Retry-After: 1` comes again.
+const PING_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Whether the database was there when last heard of. Clones are one.
 #[derive(Clone, Debug, Default)]
@@ -20,12 +22,21 @@ impl Health {
 
     /// Asks again and again, until `stop`. Over a connection of its own: a pool would go on trying to connect for as long
     /// as its timeout lasts before it says that nothing is there.
-    pub async fn watch(self, postgres: Postgres, stop: CancellationToken) {
+    ///
+    /// What it asks for is the count of the last raise. `tell` is told each that is read, and `None` when the connection
+    /// is lost: the next one may lead to another database.
+    pub async fn watch(self, postgres: Postgres, stop: CancellationToken, tell: impl Fn(Option<RaiseCount>)) {
         let mut session = postgres.session();
         while !stop.is_cancelled() {
-            match session.run(ping).await {
-                Ok(()) => self.answered(),
-                Err(error) => self.failed(&error),
+            match session.run(keys::read_raises).await {
+                Ok(count) => {
+                    tell(Some(count));
+                    self.answered();
+                }
+                Err(error) => {
+                    tell(None);
+                    self.failed(&error);
+                }
             }
             tokio::select! { () = tokio::time::sleep(PING_INTERVAL) => {}, () = stop.cancelled() => {} }
         }
@@ -43,9 +54,4 @@ impl Health {
             tracing::warn!(%error, "postgres does not answer");
         }
     }
-}
-
-async fn ping(connection: &mut PgConnection) -> Result<(), Error> {
-    sqlx::query("/* ping */ SELECT 1").execute(connection).await?;
-    Ok(())
 }

@@ -1,21 +1,19 @@
 //! Idempotency keys: the epoch that fences off earlier attempts, and the one allocation under a key.
 
 use super::Error;
-use crate::ledger::{Amount, BusinessId, Email, IdempotencyKey, KeyChange, KeyState, Keys, RequestId};
+use crate::ledger::{Amount, BusinessId, Email, IdempotencyKey, KeyChange, KeyState, Keys, RaiseCount, RequestId};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-/// Locks the keys, sorted, and reads them. A key without a row is left out: nothing can be locked there, and whoever
-/// writes it first makes the other's insert of it find a row.
+/// Locks the keys, sorted, and reads them. One that has no row yet gets one: else nothing could be locked there.
 pub async fn lock_many(connection: &mut PgConnection, sorted: &[(BusinessId, IdempotencyKey)]) -> Result<Keys, Error> {
-    let businesses: Vec<Uuid> = sorted.iter().map(|(business, _)| Uuid::from_u128(business.as_u128())).collect();
-    let names: Vec<&str> = sorted.iter().map(|(_, key)| key.as_str()).collect();
+    let (businesses, names) = columns(sorted.iter().map(|(business, key)| (*business, key)));
     let rows = sqlx::query!(
         "/* lock_keys */
-         SELECT k.business_id, k.key, k.epoch, k.request_id, k.email, k.amount
-         FROM unnest($1::uuid[], $2::text[]) AS wanted (business_id, key)
-         JOIN idempotency_keys k USING (business_id, key)
-         ORDER BY k.business_id, k.key FOR UPDATE OF k",
+         INSERT INTO idempotency_keys AS k (business_id, key)
+         SELECT * FROM unnest($1::uuid[], $2::text[])
+         ON CONFLICT (business_id, key) DO UPDATE SET epoch = k.epoch
+         RETURNING business_id, key, epoch, raise_count, request_id, email, amount",
         &businesses,
         &names as &[&str]
     )
@@ -25,44 +23,24 @@ pub async fn lock_many(connection: &mut PgConnection, sorted: &[(BusinessId, Ide
         .map(|row| {
             let key =
                 IdempotencyKey::parse(&row.key).ok_or_else(|| Error::Fatal("a stored key is not valid".to_owned()))?;
-            let state = read_state(row.epoch, row.request_id, row.email, row.amount)?;
+            let allocated = read_allocated(row.request_id, row.email, row.amount)?;
+            let state = KeyState { epoch: row.epoch, raise: Some(RaiseCount(row.raise_count)), allocated };
             Ok(((BusinessId::from_u128(row.business_id.as_u128()), key), state))
         })
         .collect()
 }
 
-/// Writes the keys that had no row, sorted. Answers how many went in: fewer than sent means that somebody else wrote one.
-pub async fn write_new(connection: &mut PgConnection, sorted: &[&KeyChange]) -> Result<u64, Error> {
-    let columns = Columns::of(sorted);
-    let done = sqlx::query!(
-        "/* write_new_keys */
-         INSERT INTO idempotency_keys (business_id, key, epoch, request_id, email, amount)
-         SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::bigint[])
-         ON CONFLICT DO NOTHING",
-        &columns.businesses,
-        &columns.names as &[&str],
-        &columns.epochs,
-        &columns.requests as &[Option<Uuid>],
-        &columns.emails as &[Option<&str>],
-        &columns.amounts as &[Option<i64>]
-    )
-    .execute(connection)
-    .await?;
-    Ok(done.rows_affected())
-}
-
-/// Writes the new states of keys that were read and locked before.
-pub async fn write_changed(connection: &mut PgConnection, sorted: &[&KeyChange]) -> Result<(), Error> {
-    let columns = Columns::of(sorted);
+/// Notes the one allocation under each key, all of which are locked.
+pub async fn write_allocated(connection: &mut PgConnection, changes: &[&KeyChange]) -> Result<(), Error> {
+    let columns = Columns::of(changes);
     sqlx::query!(
-        "/* write_changed_keys */
-         UPDATE idempotency_keys k SET epoch = c.epoch, request_id = c.request_id, email = c.email, amount = c.amount
-         FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::uuid[], $5::text[], $6::bigint[])
-              AS c (business_id, key, epoch, request_id, email, amount)
+        "/* write_allocated_keys */
+         UPDATE idempotency_keys k SET request_id = c.request_id, email = c.email, amount = c.amount
+         FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::bigint[])
+              AS c (business_id, key, request_id, email, amount)
          WHERE k.business_id = c.business_id AND k.key = c.key",
         &columns.businesses,
         &columns.names as &[&str],
-        &columns.epochs,
         &columns.requests as &[Option<Uuid>],
         &columns.emails as &[Option<&str>],
         &columns.amounts as &[Option<i64>]
@@ -72,23 +50,43 @@ pub async fn write_changed(connection: &mut PgConnection, sorted: &[&KeyChange])
     Ok(())
 }
 
-/// Locks a key, creating it if need be, raises its epoch unless it was allocated under, and reads it.
-pub async fn write_raised(
+/// Brings keys, all of which are locked, into the epochs that are given with them, and answers the count of this raise.
+///
+/// The row of the count is locked after everything else, and until the commit. So raises commit in the order of their
+/// counts, and nobody who holds the count waits for a key or a row.
+pub async fn raise(
     connection: &mut PgConnection,
-    business: BusinessId,
-    key: &IdempotencyKey,
-) -> Result<KeyState, Error> {
-    let row = sqlx::query!(
-        "/* write_raised_epoch */
-         INSERT INTO idempotency_keys AS k (business_id, key, epoch) VALUES ($1, $2, 1)
-         ON CONFLICT (business_id, key) DO UPDATE SET epoch = k.epoch + (k.request_id IS NULL)::int
-         RETURNING epoch, request_id, email, amount",
-        Uuid::from_u128(business.as_u128()),
-        key.as_str()
+    keys: &[(BusinessId, &IdempotencyKey, i64)],
+) -> Result<RaiseCount, Error> {
+    let (businesses, names) = columns(keys.iter().map(|(business, key, _)| (*business, *key)));
+    let epochs: Vec<i64> = keys.iter().map(|(_, _, epoch)| *epoch).collect();
+    let count = sqlx::query_scalar!(
+        "/* raise_keys */
+         WITH raise AS (
+             UPDATE key_raises SET count = count + 1 WHERE only_row RETURNING count
+         ), raised AS (
+             UPDATE idempotency_keys k SET epoch = r.epoch, raise_count = raise.count
+             FROM raise, unnest($1::uuid[], $2::text[], $3::bigint[]) AS r (business_id, key, epoch)
+             WHERE k.business_id = r.business_id AND k.key = r.key
+         )
+         SELECT count FROM raise",
+        &businesses,
+        &names as &[&str],
+        &epochs
     )
     .fetch_one(connection)
     .await?;
-    read_state(row.epoch, row.request_id, row.email, row.amount)
+    Ok(RaiseCount(count))
+}
+
+/// The count of the last raise that is committed.
+pub async fn read_raises(connection: &mut PgConnection) -> Result<RaiseCount, Error> {
+    let count = sqlx::query_scalar!("/* read_raises */ SELECT count FROM key_raises WHERE only_row");
+    Ok(RaiseCount(count.fetch_one(connection).await?))
+}
+
+fn columns<'a>(keys: impl Iterator<Item = (BusinessId, &'a IdempotencyKey)>) -> (Vec<Uuid>, Vec<&'a str>) {
+    keys.map(|(business, key)| (Uuid::from_u128(business.as_u128()), key.as_str())).unzip()
 }
 
 /// The request that was allocated under a key.
@@ -123,25 +121,21 @@ pub async fn find_of_request(
     Ok(row.map(|row| (row.key, row.epoch)))
 }
 
-fn read_state(
-    epoch: i64,
+fn read_allocated(
     request: Option<Uuid>,
     email: Option<String>,
     amount: Option<i64>,
-) -> Result<KeyState, Error> {
-    let (Some(request), Some(email), Some(cents)) = (request, email, amount) else {
-        return Ok(KeyState { epoch, allocated: None });
-    };
+) -> Result<Option<(RequestId, Email, Amount)>, Error> {
+    let (Some(request), Some(email), Some(cents)) = (request, email, amount) else { return Ok(None) };
     let email = Email::parse(&email).map_err(|_| Error::Fatal("a stored email is not valid".to_owned()))?;
     let amount = Amount::from_cents(cents).map_err(|_| Error::Fatal("a stored amount is not valid".to_owned()))?;
-    Ok(KeyState { epoch, allocated: Some((RequestId::from_u128(request.as_u128()), email, amount)) })
+    Ok(Some((RequestId::from_u128(request.as_u128()), email, amount)))
 }
 
-/// Key changes, a vector a column.
+/// The allocations under keys, a vector a column.
 pub(super) struct Columns<'a> {
     pub businesses: Vec<Uuid>,
     pub names: Vec<&'a str>,
-    pub epochs: Vec<i64>,
     pub requests: Vec<Option<Uuid>>,
     pub emails: Vec<Option<&'a str>>,
     pub amounts: Vec<Option<i64>>,
@@ -150,10 +144,10 @@ pub(super) struct Columns<'a> {
 impl<'a> Columns<'a> {
     pub fn of(changes: &[&'a KeyChange]) -> Self {
         let allocated = |change: &&'a KeyChange| change.state.allocated.as_ref();
+        let (businesses, names) = columns(changes.iter().map(|change| (change.business, &change.key)));
         Self {
-            businesses: changes.iter().map(|change| Uuid::from_u128(change.business.as_u128())).collect(),
-            names: changes.iter().map(|change| change.key.as_str()).collect(),
-            epochs: changes.iter().map(|change| change.state.epoch).collect(),
+            businesses,
+            names,
             requests: changes
                 .iter()
                 .map(|change| allocated(change).map(|(id, _, _)| Uuid::from_u128(id.as_u128())))

@@ -160,8 +160,8 @@ impl Settler {
     /// intake does it.
     async fn void_rejected(&mut self, request: &Request) {
         let voiding = self.session.run(async |connection| match request.key {
-            Some(_) => allocations::void_keyed(connection, request).await.map(drop),
-            None => allocations::void_many(connection, &[request]).await.map(drop),
+            Some(_) => allocations::void_keyed_many(connection, &[request]).await.map(drop),
+            None => allocations::void_attempts(connection, &[request]).await.map(drop),
         });
         match voiding.await {
             Ok(()) => METRICS.voids.inc(Voider::WorkerRejected),
@@ -257,13 +257,13 @@ impl Books {
         let locked_at = Instant::now();
         METRICS.observe(Phase::Lock, locked_at - since);
         let decision = decide(locked.accounts(), &stored, requests, now);
-        write_keys(&mut transaction, &decision).await?;
         let written = batches::write(&mut transaction, &locked, requests, &decision, &self.hashes(&decision)).await?;
         cut::at(Cut::W3).await;
         if written.rows != requests.len() as u64 {
             postgres::rollback(transaction).await?;
             return find_known(connection, requests).await;
         }
+        write_keys(&mut transaction, &decision).await?;
         let mut hashes = written.hashes;
         hashes.extend(replayed_hashes(&mut transaction, requests, &decision).await?);
         let written_at = Instant::now();
@@ -296,13 +296,13 @@ impl Books {
 }
 
 /// Whether the insert of its key's row would tell for each keyed request that the key had one before. A refusal writes
-/// none, so its key has to be read.
+/// none, so its key has to be read; and a void raises the key's epoch, which needs its row first.
 fn writes_every_key(requests: &[Request], decision: &Decision) -> bool {
     let mut keyed = requests.iter().filter_map(|request| Some((request.business, request.key.as_ref()?)));
     keyed.all(|(business, claim)| {
         let written =
             decision.keys.binary_search_by(|change| (change.business, &change.key).cmp(&(business, &claim.key)));
-        claim.epoch == 0 && written.is_ok()
+        claim.epoch == 0 && written.is_ok_and(|index| !decision.keys[index].is_raised())
     })
 }
 
@@ -335,13 +335,16 @@ async fn lock_keys(connection: &mut PgConnection, requests: &[Request]) -> Resul
     keys::lock_many(connection, &Vec::from_iter(sorted)).await
 }
 
+/// After the rows: the count of raises is held to the commit, and nobody who holds it waits for anything else.
 async fn write_keys(connection: &mut PgConnection, decision: &Decision) -> Result<(), Error> {
-    let (new, changed): (Vec<_>, Vec<_>) = decision.keys.iter().partition(|change| change.is_new);
-    if !new.is_empty() && keys::write_new(connection, &new).await? != new.len() as u64 {
-        return Err(Error::Transient("a key was written by somebody else in this moment".to_owned()));
+    let allocated: Vec<_> = decision.keys.iter().filter(|change| change.state.allocated.is_some()).collect();
+    if !allocated.is_empty() {
+        keys::write_allocated(connection, &allocated).await?;
     }
-    if !changed.is_empty() {
-        keys::write_changed(connection, &changed).await?;
+    let raised = decision.keys.iter().filter(|change| change.is_raised());
+    let raised: Vec<_> = raised.map(|change| (change.business, &change.key, change.state.epoch)).collect();
+    if !raised.is_empty() {
+        keys::raise(connection, &raised).await?;
     }
     Ok(())
 }

@@ -171,6 +171,8 @@ fn only_a_proof_makes_an_answer_that_says_no_funds_were_debited() {
     assert_eq!(problem.matches("StatusCode::SERVICE_UNAVAILABLE").count(), 1);
     assert!(problem.contains("pub fn unexpected(proof: Voided) -> Answer"));
     assert!(problem.contains("pub fn unavailable(proof: NeverPublished) -> Answer"));
+    assert!(problem.contains("pub fn superseded(_proof: VoidedAttempt) -> Answer"));
+    assert!(problem.contains("\nfn try_again(why: Refusal) -> Answer"), "it is private");
     // ... and the proofs by those who have them.
     let submit = std::fs::read_to_string(source_root().join("intake/submit.rs")).expect("the submission");
     assert_eq!(files_with("NeverPublished("), ["intake/submit.rs"]);
@@ -178,7 +180,18 @@ fn only_a_proof_makes_an_answer_that_says_no_funds_were_debited() {
     assert!(submit.contains("pub struct NeverPublished(Refusal);"), "its field is private");
     let allocations = std::fs::read_to_string(source_root().join("postgres/allocations.rs")).expect("the rows");
     assert!(allocations.contains("pub struct Voided(Proof);"), "its field is private");
+    assert!(allocations.contains("pub struct VoidedAttempt(Proof);"), "its field is private");
     assert_eq!(files_with("Voided(Voided("), ["postgres/allocations.rs"]);
+    assert_eq!(files_with("VoidedAttempt("), ["postgres/allocations.rs"]);
+    // What is known of the raises of epochs is noted where a request comes in, before anything else is done.
+    assert_eq!(files_with("Receipt::new("), ["intake/raises.rs", "ledger/request.rs"]);
+    assert_eq!(files_with("raises.receive()"), ["intake/raises.rs", "intake/routes.rs"]);
+    let routes = std::fs::read_to_string(source_root().join("intake/routes.rs")).expect("the routes");
+    for handler in ["async fn create(", "async fn create_bulk("] {
+        let (_, body) = routes.split_once(handler).expect(handler);
+        let first = body.lines().nth(1).unwrap_or_default().trim();
+        assert_eq!(first, "let receipt = intake.raises.receive();", "{handler}");
+    }
 }
 
 #[test]

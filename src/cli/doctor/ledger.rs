@@ -36,7 +36,7 @@ pub async fn check(postgres: &Postgres) -> Vec<Check> {
 fn unreachable(error: &Error) -> Check {
     let mend = match error {
         Error::Refused(_) => "mend what it says: the password, the rights, or the server's fsync and full_page_writes",
-        Error::Transient(_) | Error::Unknown(_) | Error::Constraint { .. } | Error::Fatal(_) => {
+        Error::Transient(_) | Error::TooSlow(_) | Error::Unknown(_) | Error::Constraint { .. } | Error::Fatal(_) => {
             "start the server, or correct DATABASE_URL"
         }
     };

@@ -5,12 +5,13 @@
 //! | read and lock the businesses, sorted | `postgres::businesses::lock_many` | 1 |
 //! | read and lock the keys, sorted (only if any request has one) | `postgres::keys::lock_many` | 0 or 1 |
 //! | decide | here | none |
-//! | write keys (only if any changed), then everything else at once | `postgres::keys`, `postgres::allocations` | 1 to 3 |
+//! | write balances, users and rows at once | `postgres::batches::write` | 1 |
+//! | note allocations on keys, raise epochs (only if there are any) | `postgres::keys` | 0 to 2 |
 //!
 //! Every request is decided against what the ones before it left. That makes a batch give exactly what its requests give
 //! one by one: a test holds this for thousands of random batches.
 
-use super::{Amount, BusinessId, Email, IdempotencyKey, Millis, Outcome, Request, RequestId, Verdict};
+use super::{Amount, BusinessId, Email, IdempotencyKey, Millis, Outcome, RaiseCount, Request, RequestId, Verdict};
 use std::collections::BTreeMap;
 
 #[cfg(test)]
@@ -25,11 +26,19 @@ pub struct Account {
 }
 
 /// What the decision needs to know of an idempotency key, read under its lock. A key without a row is the default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyState {
     pub epoch: i64,
+    /// The raise that brought the key into this epoch; `None` while the batch that raises it is not written.
+    pub raise: Option<RaiseCount>,
     /// The one allocation under the key: never replaced.
     pub allocated: Option<(RequestId, Email, Amount)>,
+}
+
+impl Default for KeyState {
+    fn default() -> Self {
+        Self { epoch: 0, raise: Some(RaiseCount(0)), allocated: None }
+    }
 }
 
 /// The new state of a key that the batch changes.
@@ -38,8 +47,13 @@ pub struct KeyChange {
     pub business: BusinessId,
     pub key: IdempotencyKey,
     pub state: KeyState,
-    /// Whether the key had no row when it was read.
-    pub is_new: bool,
+}
+
+impl KeyChange {
+    /// Whether the batch has raised the key's epoch.
+    pub fn is_raised(&self) -> bool {
+        self.state.raise.is_none()
+    }
 }
 
 /// What one payout user gains in the batch, in cents: one entry a user, however often it was credited.
@@ -72,7 +86,7 @@ pub fn decide(accounts: &Accounts, keys: &Keys, requests: &[Request], now: Milli
     let mut book =
         Book { accounts: accounts.clone(), debited: BTreeMap::new(), credits: BTreeMap::new(), keys: BTreeMap::new() };
     let verdicts = requests.iter().map(|request| book.decide_one(keys, request, now)).collect();
-    book.close(keys, verdicts)
+    book.close(verdicts)
 }
 
 /// The batch's working copy of everything it may change.
@@ -95,7 +109,7 @@ impl Book {
             return if same { Verdict::Replayed { original: *original } } else { Verdict::KeyReused };
         }
         if claim.epoch != state.epoch {
-            return Verdict::StaleEpoch { current: state.epoch };
+            return Verdict::StaleEpoch { current: state.epoch, raise: state.raise };
         }
         let outcome = self.apply(request, now);
         if let Some(next) = next_key_state(&state, outcome, request) {
@@ -125,12 +139,9 @@ impl Book {
         Outcome::Allocated
     }
 
-    fn close(self, stored: &Keys, verdicts: Vec<Verdict>) -> Decision {
+    fn close(self, verdicts: Vec<Verdict>) -> Decision {
         let credit = |((business, email), cents)| Credit { business, email, cents };
-        let change = |(name, state): ((BusinessId, IdempotencyKey), KeyState)| {
-            let is_new = !stored.contains_key(&name);
-            KeyChange { business: name.0, key: name.1, state, is_new }
-        };
+        let change = |((business, key), state)| KeyChange { business, key, state };
         Decision {
             verdicts,
             balances: self.debited.into_iter().collect(),
@@ -145,9 +156,10 @@ impl Book {
 fn next_key_state(state: &KeyState, outcome: Outcome, request: &Request) -> Option<KeyState> {
     match outcome {
         Outcome::Allocated => {
-            Some(KeyState { epoch: state.epoch, allocated: Some((request.id, request.email.clone(), request.amount)) })
+            let allocated = Some((request.id, request.email.clone(), request.amount));
+            Some(KeyState { allocated, ..state.clone() })
         }
-        Outcome::Voided => Some(KeyState { epoch: state.epoch + 1, allocated: None }),
+        Outcome::Voided => Some(KeyState { epoch: state.epoch + 1, raise: None, allocated: None }),
         Outcome::PayoutsDisabled | Outcome::InsufficientBalance => None,
     }
 }

@@ -65,7 +65,7 @@ fn a_key_debits_once_and_a_void_under_it_raises_its_epoch() {
     let decision = decide(&accounts(&[(1, 100, true)]), &Keys::new(), &requests, NOW);
     let expected = [
         Verdict::Decided(Outcome::Voided),
-        Verdict::StaleEpoch { current: 1 },
+        Verdict::StaleEpoch { current: 1, raise: None },
         Verdict::Decided(Outcome::InsufficientBalance),
         Verdict::Decided(Outcome::Allocated),
         Verdict::Replayed { original: RequestId::from_u128(4) },
@@ -74,7 +74,7 @@ fn a_key_debits_once_and_a_void_under_it_raises_its_epoch() {
     assert_eq!(decision.verdicts, expected);
     assert_eq!(decision.balances, [(business(1), 95)]);
     let [change] = decision.keys.as_slice() else { panic!("{:?}", decision.keys) };
-    assert_eq!((change.state.epoch, change.is_new), (1, true));
+    assert_eq!((change.state.epoch, change.is_raised()), (1, true));
     assert_eq!(change.state.allocated.as_ref().map(|(id, _, _)| *id), Some(RequestId::from_u128(4)));
 }
 
