@@ -1,6 +1,7 @@
 //! Every setting: a flag and its environment variable, its unit, its default and the reason for it. `--help` prints these
 //! texts.
 
+use crate::connections;
 use crate::intake::limits::Bounds;
 use crate::intake::submit::Budgets;
 use crate::ops::console::auth::{Access, MIN_TOKEN_LEN};
@@ -252,6 +253,18 @@ pub struct IntakeSettings {
     /// for 20 ms at most. One more is smaller messages under load, one less makes few clients wait for each other
     #[arg(long, env = "EARMARK_ANSWER_WINDOW", default_value = "2", value_parser = clap::value_parser!(u16).range(1..))]
     answer_window: u16,
+    /// Most connections of clients at once; more wait until one is closed. A connection costs some 20 KiB. Fewer if the
+    /// process may not open that many files
+    #[arg(long, env = "EARMARK_MAX_CONNECTIONS", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
+    max_connections: u32,
+    /// How long a client may take to send the head of its next request, from the last answer or from connecting. Longer
+    /// than the clients and proxies before it keep an idle connection, so that they close it and no request crosses the
+    /// closing
+    #[arg(long, env = "EARMARK_IDLE_TIMEOUT", default_value = "75s", value_parser = parse_duration)]
+    idle_timeout: Duration,
+    /// How long a client may take to accept the next piece of an answer. One that stalls for longer loses its connection
+    #[arg(long, env = "EARMARK_WRITE_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
+    write_timeout: Duration,
     /// Most connections to Postgres for reads (API keys, balances, look-ups)
     #[arg(long, env = "EARMARK_READ_CONNECTIONS", default_value = "4", value_parser = clap::value_parser!(u32).range(1..))]
     pub read_connections: u32,
@@ -260,6 +273,14 @@ pub struct IntakeSettings {
 impl IntakeSettings {
     pub fn key_bounds(&self) -> Bounds {
         Bounds { rate: self.rate_limit, in_flight: self.max_in_flight_per_key }
+    }
+
+    pub fn connections(&self) -> connections::Limits {
+        connections::Limits {
+            connections: self.max_connections as usize,
+            idle: self.idle_timeout,
+            write: self.write_timeout,
+        }
     }
 
     pub fn packing(&self) -> Packing {

@@ -29,6 +29,7 @@ pub mod api_key;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connections;
 pub mod cut;
 pub mod https;
 pub mod intake;

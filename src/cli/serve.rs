@@ -10,7 +10,7 @@ use crate::postgres::{Error, Postgres, partitions};
 use crate::rabbit::topology::Topology;
 use crate::retry::Backoff;
 use crate::worker::{self, Worker};
-use crate::{cut, shutdown, trace};
+use crate::{connections, cut, shutdown, trace};
 use anyhow::{Context, bail};
 use clap::Args;
 use std::sync::Arc;
@@ -83,7 +83,7 @@ async fn run(
         describe::describe(intake.as_ref().map(|(intake, _)| Arc::clone(intake)), worker.clone(), depths.clone());
     let stopped = CancellationToken::new();
     if let Some(address) = process.ops_listen {
-        let listener = bind(address, "EARMARK_OPS_LISTEN").await?;
+        let listener = bind(address, "EARMARK_OPS_LISTEN")?;
         let console = open_console(&process)?;
         tokio::spawn(Arc::clone(&console).watch(stopped.clone()));
         tokio::spawn(ops::serve(listener, Arc::clone(&describe), console, stopped.clone()));
@@ -93,7 +93,7 @@ async fn run(
     let present =
         tokio::spawn(ops::presence::keep(postgres.clone(), describe::presence(kind), describe, stopped.clone()));
     let listener = match &intake {
-        Some((_, settings)) => Some(bind(settings.listen, "EARMARK_LISTEN").await?),
+        Some((_, settings)) => Some(bind(settings.listen, "EARMARK_LISTEN")?),
         None => None,
     };
     let worker_stop = CancellationToken::new();
@@ -123,8 +123,8 @@ fn arm_cut() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn bind(address: std::net::SocketAddr, name: &'static str) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await.with_context(|| format!("{name}: cannot listen on {address}"))?;
+fn bind(address: std::net::SocketAddr, name: &'static str) -> anyhow::Result<TcpListener> {
+    let listener = connections::listen(address).with_context(|| format!("{name}: cannot listen on {address}"))?;
     tracing::info!(setting = name, address = %listener.local_addr()?, "listening");
     Ok(listener)
 }
@@ -144,9 +144,24 @@ fn open_intake(
         max_in_flight: usize::try_from(settings.max_in_flight)?,
         key_bounds: settings.key_bounds(),
         packing: settings.packing(),
+        connections: connections(&settings)?,
     });
     Ok((intake, settings))
 }
+
+/// What the kernel allows is raised as far as it may be, and the side listener, Postgres and RabbitMQ need some of it.
+fn connections(settings: &IntakeSettings) -> anyhow::Result<connections::Limits> {
+    let files = rlimit::increase_nofile_limit(u64::MAX).context("how many files this process may open")?;
+    let most = usize::try_from(files)?.saturating_sub(OTHER_FILES).max(1);
+    let limits = settings.connections();
+    if limits.connections > most {
+        tracing::info!(connections = most, files, "fewer connections than EARMARK_MAX_CONNECTIONS: `ulimit -n` is low");
+    }
+    Ok(connections::Limits { connections: limits.connections.min(most), ..limits })
+}
+
+/// Files that a process needs for anything but its clients.
+const OTHER_FILES: usize = 512;
 
 fn open_worker(process: &Process, settings: WorkerSettings, postgres: &Postgres) -> anyhow::Result<Arc<Worker>> {
     Ok(Worker::new(worker::Settings {

@@ -31,9 +31,8 @@ use crate::rabbit::topology::Topology;
 use crate::rabbit::{self, Broker, Error, Link};
 use crate::retry::Backoff;
 use crate::secret::{self, HashSecret, RequestIds};
-use crate::{trace, wire};
+use crate::{connections, trace, wire};
 use auth::{Authenticator, KeyDigest};
-use axum::serve::ListenerExt;
 use limits::{Bounds, KeyLimits};
 use raises::Raises;
 use replies::{Event, Waiters};
@@ -60,6 +59,7 @@ pub struct Settings {
     /// What one API key may ask for.
     pub key_bounds: Bounds,
     pub packing: Limits,
+    pub connections: connections::Limits,
 }
 
 /// How an intake is.
@@ -82,6 +82,7 @@ pub struct Intake {
     topology: Topology,
     postgres: Postgres,
     packing: Limits,
+    connections: connections::Limits,
     pub(self) secret: HashSecret,
     budgets: Budgets,
     ids: RequestIds,
@@ -120,7 +121,8 @@ const LIST_SHARE: usize = 4;
 
 impl Intake {
     pub fn start(settings: Settings) -> Arc<Self> {
-        let Settings { broker, topology, postgres, secret, budgets, max_in_flight, key_bounds, packing } = settings;
+        let Settings { broker, topology, postgres, secret, budgets, max_in_flight, key_bounds, packing, connections } =
+            settings;
         let limits = KeyLimits::new(key_bounds);
         let list_window = (max_in_flight / LIST_SHARE).min(limits.most_in_flight().unwrap_or(usize::MAX)).max(1);
         let (tracker, abandon) = (TaskTracker::new(), CancellationToken::new());
@@ -142,6 +144,7 @@ impl Intake {
             topology,
             postgres,
             packing,
+            connections,
             secret,
             budgets,
             abandon,
@@ -161,11 +164,8 @@ impl Intake {
         let tell = move |count: Option<_>| count.map_or_else(|| raises.forget(), |count| raises.saw(count));
         let pings = tokio::spawn(self.postgres_health.clone().watch(self.postgres.clone(), self.abandon.clone(), tell));
         let closed = CancellationToken::new();
-        // An answer is one small write, which must not wait for the client to confirm the last.
-        let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let serving = axum::serve(listener, routes::router(Arc::clone(&self)))
-            .with_graceful_shutdown(closed.clone().cancelled_owned());
-        let serving = tokio::spawn(serving.into_future());
+        let router = routes::router(Arc::clone(&self));
+        let serving = tokio::spawn(connections::serve(listener, router, self.connections, closed.clone()));
         stop.cancelled().await;
         tracing::info!("intake drains");
         self.draining.cancel();
@@ -183,7 +183,7 @@ impl Intake {
             served
         };
         match tokio::time::timeout_at(end, drained).await {
-            Ok(served) => served??,
+            Ok(served) => served?,
             Err(_) => tracing::warn!("grace period over: whatever is left is decided by its deadline"),
         }
         self.abandon.cancel();

@@ -11,28 +11,27 @@ pub mod queues;
 pub mod requests;
 pub mod state;
 
+use crate::connections::{self, Limits};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use console::Console;
 use state::Describe;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Prometheus' text format, as its scrapers ask for it.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Enough for people, scrapers and probes.
+const CONNECTIONS: Limits = Limits { connections: 256, idle: Duration::from_secs(75), write: Duration::from_secs(30) };
+
 /// Serves `/livez` (the process answers), `/readyz` (it can work; if not, what is wrong is in the body) and `/metrics`,
 /// which need no token, and the console, until `stop`.
-pub async fn serve(
-    listener: TcpListener,
-    describe: Describe,
-    console: Arc<Console>,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, describe: Describe, console: Arc<Console>, stop: CancellationToken) {
     let metrics = {
         let describe = describe.clone();
         async move || ([(CONTENT_TYPE, METRICS_TYPE)], gauges::text(&describe()))
@@ -46,6 +45,5 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .merge(console::router(console));
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
+    connections::serve(listener, router, CONNECTIONS, stop).await;
 }
