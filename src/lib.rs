@@ -1,5 +1,5 @@
 //! Earmark takes `{email, amount}` over HTTP, passes it through a queue to workers that apply batches of requests in one
-//! Postgres transaction each, and answers the same HTTP request with the outcome. **A 500 never debits, for ever.**
+//! Postgres transaction each, and answers the same HTTP request with the outcome. **A 500 never debits.**
 //!
 //! ```text
 //!  client ─POST /payout/create→ intake::submit ─publish→ [allocations queue] → worker::gather

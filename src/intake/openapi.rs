@@ -239,7 +239,7 @@ fn create(shapes: &mut Shapes) -> Value {
         )
         .error(shapes, 403, "Not debited: payouts are switched off.", said::PAYOUTS_DISABLED)
         .error(shapes, 422, "Not debited: the key belongs to another email or amount.", said::KEY_REUSED)
-        .error(shapes, 500, "Never debited, for ever. Send it again, under the same key.", said::UNEXPECTED)
+        .error(shapes, 500, "Never debited, and never will be. Send it again, under the same key.", said::UNEXPECTED)
         .with(504, "Not known yet. Ask about the request.", shapes.of::<ErrorBody>(), unknown)
         .of_a_body(shapes)
         .usual(shapes);
