@@ -9,4 +9,5 @@ mod history;
 mod keys;
 mod load;
 mod moments;
+mod resolve;
 pub mod site;
