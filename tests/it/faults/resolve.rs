@@ -1,8 +1,12 @@
 //! Giving up on many requests at once: none that cannot be resolved holds up another.
 
+use super::site::{Role, Site, Way};
 use crate::harness::http::{Answer, Client};
+use crate::harness::proxy::{Mode, Protocol};
+use crate::harness::servers::Servers;
 use crate::harness::{App, assert_allocated, eventually};
 use futures_util::future::join_all;
+use std::time::Duration;
 
 const QUICK: [(&str, &str); 4] = [
     ("EARMARK_REPLY_TIMEOUT", "500ms"),
@@ -95,4 +99,44 @@ async fn a_key_that_somebody_holds_locked_holds_up_no_other() {
     eventually("the key is free again", async || allocated().await.status == 200).await;
     assert_allocated(&allocated().await);
     app.finish([intake, worker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_broker_is_lost_every_keyed_request_in_flight_is_answered_and_none_with_a_504() {
+    const IN_FLIGHT: usize = 4_096;
+    let site = Site::new(Servers::shared().await).await;
+    site.app.start("worker").await.terminate().await;
+    // Nobody gives up by the clock: what ends the wait is the loss of the broker. The resolve timeout is the default.
+    let settings = [
+        ("EARMARK_REPLY_TIMEOUT", "60s"),
+        ("EARMARK_SETTLE_TIMEOUT", "3s"),
+        ("EARMARK_RESOLVE_TIMEOUT", "5s"),
+        ("EARMARK_SHUTDOWN_GRACE", "70s"),
+    ];
+    let intake = site.spawn_with(Role::Intake, None, &settings);
+    intake.ready().await;
+    site.proxy(Way(Role::Intake, Protocol::Postgres)).set(Mode::Delay(Duration::from_millis(5)));
+    let client = site.app.client(&intake, &site.business);
+    let asking: Vec<_> = (0..IN_FLIGHT)
+        .map(|number| {
+            let client = client.clone();
+            tokio::spawn(async move { client.create_with_key(&format!("key-{number}"), "ann@example.com", 1).await })
+        })
+        .collect();
+    let in_flight = async || intake.metric("earmark_requests_in_flight").await;
+    eventually("all are in flight", async || in_flight().await == Some(IN_FLIGHT as f64)).await;
+    site.proxy(Way(Role::Intake, Protocol::Amqp)).set(Mode::Refuse);
+    site.proxy(Way(Role::Intake, Protocol::Amqp)).reset_all();
+    let mut answers = vec![];
+    for asked in asking {
+        answers.push(asked.await.expect("joined"));
+    }
+    assert_denied(&answers);
+    site.proxy(Way(Role::Intake, Protocol::Amqp)).set(Mode::Pass);
+    let worker = site.app.start("worker").await;
+    site.app.until_queue_holds(&site.app.work_queue(), 0).await;
+    assert_eq!(client.user_balance("ann@example.com").await, 0);
+    intake.terminate().await;
+    worker.terminate().await;
+    site.app.discard().await;
 }
