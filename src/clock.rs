@@ -3,10 +3,14 @@
 use crate::ledger::Millis;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Nanoseconds since 1970.
 #[allow(clippy::disallowed_methods, reason = "this is the clock")]
+pub fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+/// Nanoseconds since 1970.
 pub fn now_nanos() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
+    now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos())
 }
 
 /// Milliseconds since 1970.

@@ -10,7 +10,7 @@ use crate::rabbit::Broker;
 use crate::rabbit::publisher::Limits as Packing;
 use crate::secret::HashSecret;
 use crate::worker::Limits;
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{anyhow, ensure};
 use clap::Args;
 use humantime::parse_duration;
 use std::net::SocketAddr;
@@ -48,7 +48,7 @@ pub struct Queues {
 
 impl Queues {
     pub fn broker(&self) -> anyhow::Result<Broker> {
-        Broker::parse(&self.amqp_url).context("AMQP_URL")
+        Broker::parse(&self.amqp_url).map_err(named("AMQP_URL"))
     }
 }
 

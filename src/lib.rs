@@ -41,6 +41,7 @@ pub mod rabbit;
 pub mod retry;
 pub mod secret;
 pub mod send;
+pub mod server_url;
 pub mod shutdown;
 pub mod telemetry;
 pub mod trace;

@@ -1,10 +1,27 @@
-//! Waiting between tries: exponential, with jitter, without end. The only place that knows the `backoff` crate, and only
+//! Waiting between tries: exponential, with jitter, without end, and as long as the other side asks for. The only place that knows the `backoff` crate, and only
 //! its intervals: its own retry loop would take every error for a passing one, an unknown commit among them, and would
 //! stop after fifteen minutes.
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+/// Most that anybody may ask for with `Retry-After`. Who is still busy then says so again.
+const MOST_ASKED: Duration = Duration::from_secs(300);
+
+/// The wait that a `Retry-After` asks for: in whole seconds or until a date, and never more than five minutes. A date that
+/// has passed, and what is neither, ask for none: then the usual wait has to do.
+pub fn asked_for(retry_after: &str, now: SystemTime) -> Duration {
+    let text = retry_after.trim();
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let wait = match httpdate::parse_http_date(text) {
+        // More than a number can hold is more than the most.
+        _ if is_number => Duration::from_secs(text.parse().unwrap_or(u64::MAX)),
+        Ok(date) => date.duration_since(now).unwrap_or_default(),
+        Err(_) => Duration::ZERO,
+    };
+    wait.min(MOST_ASKED)
+}
 
 /// The wait before the next try.
 #[derive(Debug)]
@@ -45,5 +62,58 @@ impl Backoff {
 
     pub fn reset(&mut self) {
         self.0.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::UNIX_EPOCH;
+
+    #[test]
+    fn a_wait_is_a_number_of_seconds_or_a_date_within_five_minutes() {
+        // Wed, 21 Oct 2026 07:28:00 GMT
+        let now = UNIX_EPOCH + Duration::from_secs(1_792_567_680);
+        for (text, seconds) in [
+            ("0", 0),
+            ("1", 1),
+            (" 120 ", 120),
+            ("0120", 120),
+            ("300", 300),
+            ("301", 300),
+            ("99999999999", 300),
+            ("99999999999999999999999999", 300),
+            ("Wed, 21 Oct 2026 07:28:30 GMT", 30),
+            ("Wednesday, 21-Oct-26 07:28:30 GMT", 30),
+            ("Wed Oct 21 07:28:30 2026", 30),
+            ("Wed, 21 Oct 2026 09:00:00 GMT", 300),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", 300),
+            ("Wed, 21 Oct 2026 07:28:00 GMT", 0),
+            ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+            ("Wed, 21 Oct 2026 07:28:30", 0),
+            ("Wed, 99 Oct 2026 07:28:30 GMT", 0),
+            ("", 0),
+            ("-5", 0),
+            ("+5", 0),
+            ("1.5", 0),
+            ("1e9", 0),
+            ("0x10", 0),
+            ("inf", 0),
+            ("nan", 0),
+            ("soon", 0),
+            ("٣", 0),
+        ] {
+            assert_eq!(asked_for(text, now), Duration::from_secs(seconds), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_asked_for_the_wait_has_its_bound(text in any::<String>(), digits in "[0-9:, A-Za-z]{0,40}") {
+            for text in [text, digits] {
+                prop_assert!(asked_for(&text, UNIX_EPOCH) <= MOST_ASKED);
+            }
+        }
     }
 }

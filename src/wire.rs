@@ -375,11 +375,15 @@ impl RequestBody {
     }
 }
 
+/// What a formula begins with, also in full width, and what is put before it.
+const FORMULA_STARTS: [char; 9] = ['=', '+', '-', '@', '＝', '＋', '－', '＠', '\''];
+
 /// Quotes as RFC 4180 wants it. A text that a spreadsheet would take for a formula gets an apostrophe before it: clients
-/// choose addresses and references, and somebody else opens the file.
+/// choose addresses and references, and somebody else opens the file. So does one that begins with an apostrophe, so that a
+/// reader who takes one off always has what was sent.
 fn push_cell(line: &mut String, cell: &str) {
-    let guard = if cell.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
-    if cell.contains(['"', ',']) {
+    let guard = if cell.starts_with(FORMULA_STARTS) { "'" } else { "" };
+    if cell.contains(['"', ',', '\r', '\n']) {
         line.push_str(&format!("\"{guard}{}\"", cell.replace('"', "\"\"")));
     } else {
         line.push_str(guard);
@@ -473,6 +477,8 @@ mod tests {
         assert_eq!(cell("a,\"b\""), "\"a,\"\"b\"\"\"");
         assert_eq!(cell("=1+1"), "'=1+1");
         assert_eq!(cell("@SUM(A1,A2)"), "\"'@SUM(A1,A2)\"");
+        assert_eq!(cell("'=1+1"), "''=1+1");
+        assert_eq!(cell("o'neil"), "o'neil");
         let (request_id, decided_at) = (Uuid::nil(), Some(time::OffsetDateTime::UNIX_EPOCH));
         let body = RequestBody {
             request_id,

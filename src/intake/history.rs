@@ -7,7 +7,7 @@ use super::Intake;
 use super::lookup::{self, Failure, business, show_decided};
 use super::problem::{self, Answer};
 use super::unstoppable::Unstoppable;
-use super::validate::check_address;
+use super::validate::{PLUS_IS_BLANK, check_queried_address};
 use crate::ledger::{BusinessId, IdempotencyKey, Outcome, Reference, RequestId};
 use crate::postgres::history::{Filter, Page, read_page};
 use crate::secret::first_minted_at;
@@ -45,13 +45,13 @@ pub fn read_ask(parameters: &[(String, String)]) -> Result<Ask, BTreeMap<&'stati
         Outcome::parse(text)
             .ok_or("The state must be one of allocated, insufficient_balance, payouts_disabled and voided.")
     });
-    let email = reading.one("email", check_address);
+    let email = reading.one("email", check_queried_address);
     let reference = reading.one("reference", |text| match Reference::parse(text) {
         Ok(Some(reference)) => Ok(reference),
         Ok(None) | Err(_) => Err("The reference must be 1 to 255 characters without control characters."),
     });
-    let from = reading.one("from", |text| read_moment(text).ok_or("The from must be a time by RFC 3339."));
-    let to = reading.one("to", |text| read_moment(text).ok_or("The to must be a time by RFC 3339."));
+    let from = reading.one("from", |text| check_moment(text, "The from must be a time by RFC 3339."));
+    let to = reading.one("to", |text| check_moment(text, "The to must be a time by RFC 3339."));
     if !reading.errors.is_empty() {
         return Err(reading.errors);
     }
@@ -91,6 +91,11 @@ fn read_cursor(text: &str) -> Option<RequestId> {
     is_ours.then(|| u128::from_str_radix(text, 16).ok())?.map(RequestId::from_u128)
 }
 
+fn check_moment(text: &str, wrong: &'static str) -> Result<RequestId, &'static str> {
+    let is_plus = || read_moment(&text.replace(' ', "+")).is_some();
+    read_moment(text).ok_or_else(|| if is_plus() { PLUS_IS_BLANK } else { wrong })
+}
+
 fn read_moment(text: &str) -> Option<RequestId> {
     let nanos = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp_nanos();
     Some(first_minted_at(i64::try_from(nanos.div_euclid(1_000_000)).ok()?))
@@ -110,9 +115,12 @@ pub async fn by_key(intake: &Intake, headers: &HeaderMap, parameters: &[(String,
         return Ok(problem::invalid_parameters(&errors));
     }
     let mut keys = parameters.iter().filter(|(name, _)| name == "idempotency_key").map(|(_, key)| key);
-    let key = keys.next().filter(|_| keys.next().is_none());
-    let key = key.and_then(|key| IdempotencyKey::parse(key).or_else(|| IdempotencyKey::from_header(key)));
-    let Some(key) = key else { return Ok(problem::bad_request("The idempotency_key parameter is required.")) };
+    let text = keys.next().filter(|_| keys.next().is_none()).map_or("", String::as_str);
+    let Some(key) = IdempotencyKey::parse(text).or_else(|| IdempotencyKey::from_header(text)) else {
+        let is_plus = text.contains(' ');
+        let required = "The idempotency_key parameter is required.";
+        return Ok(problem::bad_request(if is_plus { PLUS_IS_BLANK } else { required }));
+    };
     lookup::request_by_key(intake, business, key).await
 }
 

@@ -3,7 +3,7 @@
 use super::Intake;
 use super::auth::Caller;
 use super::problem::{self, Answer};
-use super::validate::check_address;
+use super::validate::check_queried_address;
 use crate::clock;
 use crate::ledger::{BusinessId, IdempotencyKey, RequestId, UserHash};
 use crate::postgres::allocations::{self, Decided};
@@ -67,7 +67,7 @@ pub async fn balance(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Fai
 
 pub async fn user_by_email(intake: &Intake, headers: &HeaderMap, email: Option<&str>) -> Result<Answer, Failure> {
     let business = business(intake, headers).await?;
-    let email = match check_address(email.unwrap_or_default()) {
+    let email = match check_queried_address(email.unwrap_or_default()) {
         Ok(email) => email,
         Err(message) => {
             return Ok(problem::invalid_fields(FieldErrors { email: Some([message]), ..FieldErrors::default() }));

@@ -95,6 +95,15 @@ pub fn check_address(text: &str) -> Result<Email, &'static str> {
     })
 }
 
+/// In a query, a plus sign that its sender did not encode arrives as a blank.
+pub const PLUS_IS_BLANK: &str = "In a query + means a blank: write it as %2B.";
+
+/// The same of an address in a query.
+pub fn check_queried_address(text: &str) -> Result<Email, &'static str> {
+    let is_plus = || text.contains(' ') && Email::parse(&text.replace(' ', "+")).is_ok();
+    check_address(text).map_err(|wrong| if is_plus() { PLUS_IS_BLANK } else { wrong })
+}
+
 fn check_amount(value: Option<&RawValue>) -> Result<Amount, &'static str> {
     const TOO_LARGE: &str = "The amount must not be greater than 100000000.";
     const TOO_SMALL: &str = "The amount must be at least 1.";

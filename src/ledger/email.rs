@@ -1,10 +1,13 @@
-//! An email address: trimmed, without regard to case, and certain to be one address.
+//! An email address: trimmed, in one spelling, and certain to be one address.
+
+use super::spelling;
 
 /// A payout user's address in the one form that is stored and compared.
 ///
-/// Two spellings that differ in surrounding blanks or in case are one `Email`. The local part is at most 64 octets, the
-/// domain has at least two labels. Letters of other scripts are allowed (RFC 6531); control characters, characters that
-/// nobody can see, quoted local parts, display names and IP literals are not.
+/// Spellings that people take for one address are one `Email`: blanks around it and a dot at its end, case, letters with
+/// their marks composed or not, the domain in letters or in Punycode (it is kept in Punycode). The local part is at most 64
+/// octets, the domain has at least two labels. Letters of other scripts are allowed (RFC 6531). Refused are characters that
+/// nobody can see or that stand in for others, symbols beyond ASCII, quoted local parts, display names and IP literals.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Email(String);
 
@@ -21,22 +24,34 @@ impl Email {
     const MAX_LOCAL_OCTETS: usize = 64;
     const MAX_LABEL_OCTETS: usize = 63;
 
-    /// Trims, folds to lower case, and checks.
+    /// Trims, finds the one spelling, and checks. The length counts as it was sent, and again in the form that is stored.
     pub fn parse(text: &str) -> Result<Self, EmailError> {
-        // Folded before it is checked, as folding may make it longer. Letter by letter: a whole-text fold gives a Greek
-        // final sigma another form than the same letter elsewhere.
-        let folded: String = text.trim().chars().flat_map(char::to_lowercase).collect();
-        if folded.is_empty() {
+        let text = text.trim();
+        let composed = spelling::compose(text);
+        if composed.is_empty() {
             return Err(EmailError::Empty);
         }
-        if folded.chars().count() > Self::MAX_CHARS {
+        if is_too_long(&composed) {
             return Err(EmailError::TooLong);
         }
-        let (local, domain) = folded.rsplit_once('@').ok_or(EmailError::Invalid)?;
+        // Before anything is folded: folding would make one user of two addresses.
+        if spelling::has_stand_in(text) {
+            return Err(EmailError::Invalid);
+        }
+        let settled = spelling::settle(&composed).ok_or(EmailError::Invalid)?;
+        if is_too_long(&settled) {
+            return Err(EmailError::TooLong);
+        }
+        let (local, domain) = settled.rsplit_once('@').ok_or(EmailError::Invalid)?;
         if !is_local_part(local) || !is_domain(domain) {
             return Err(EmailError::Invalid);
         }
-        Ok(Self(folded))
+        Ok(Self(settled))
+    }
+
+    /// An address as a row has it: it was checked when it was written, maybe by an earlier release with other rules.
+    pub fn stored(text: String) -> Self {
+        Self(text)
     }
 
     pub fn as_str(&self) -> &str {
@@ -46,22 +61,22 @@ impl Email {
     /// For those who need not know whose it is: `a***@example.com`.
     pub fn masked(&self) -> String {
         let (local, domain) = self.0.rsplit_once('@').unwrap_or_default();
-        format!("{}***@{domain}", local.chars().next().unwrap_or_default())
+        format!("{}***@{domain}", local.chars().take(1).collect::<String>())
     }
+}
+
+fn is_too_long(text: &str) -> bool {
+    text.len() > Email::MAX_CHARS && text.chars().count() > Email::MAX_CHARS
 }
 
 fn is_local_part(local: &str) -> bool {
     local.len() <= Email::MAX_LOCAL_OCTETS && local.split('.').all(is_atom)
 }
 
-/// RFC 5322 `atom`, with the letters of RFC 6531.
+/// RFC 5322 `atom`. What is beyond ASCII is a letter: it was looked at when the spelling was settled.
 fn is_atom(text: &str) -> bool {
-    !text.is_empty()
-        && text.chars().all(|c| match c {
-            'a'..='z' | 'A'..='Z' | '0'..='9' => true,
-            _ if c.is_ascii() => "!#$%&'*+-/=?^_`{|}~".contains(c),
-            _ => is_visible(c),
-        })
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte);
+    !text.is_empty() && text.bytes().all(|byte| !byte.is_ascii() || is_allowed(byte))
 }
 
 fn is_domain(domain: &str) -> bool {
@@ -74,82 +89,29 @@ fn is_label(label: &str) -> bool {
     (1..=Email::MAX_LABEL_OCTETS).contains(&label.len())
         && !label.starts_with('-')
         && !label.ends_with('-')
-        && label.chars().all(|c| match c {
-            '-' => true,
-            _ if c.is_ascii() => c.is_ascii_alphanumeric(),
-            _ => is_visible(c),
-        })
-}
-
-/// Whether a character beyond ASCII leaves a mark that a reader can see. Two addresses that look alike because one hides
-/// such a character would be two payout users, so all of Unicode's controls, blanks, format characters, fillers,
-/// variation selectors, private-use characters and noncharacters are refused (Unicode 16, `DerivedCoreProperties.txt`,
-/// `Default_Ignorable_Code_Point`, and general categories Cc, Cf, Co, Z).
-fn is_visible(c: char) -> bool {
-    const HIDDEN: &[(char, char)] = &[
-        ('\u{00AD}', '\u{00AD}'),
-        ('\u{034F}', '\u{034F}'),
-        ('\u{0600}', '\u{0605}'),
-        ('\u{061C}', '\u{061C}'),
-        ('\u{06DD}', '\u{06DD}'),
-        ('\u{070F}', '\u{070F}'),
-        ('\u{0890}', '\u{0891}'),
-        ('\u{08E2}', '\u{08E2}'),
-        ('\u{115F}', '\u{1160}'),
-        ('\u{17B4}', '\u{17B5}'),
-        ('\u{180B}', '\u{180F}'),
-        ('\u{200B}', '\u{200F}'),
-        ('\u{202A}', '\u{202E}'),
-        ('\u{2060}', '\u{206F}'),
-        ('\u{2800}', '\u{2800}'),
-        ('\u{3164}', '\u{3164}'),
-        ('\u{E000}', '\u{F8FF}'),
-        ('\u{FDD0}', '\u{FDEF}'),
-        ('\u{FE00}', '\u{FE0F}'),
-        ('\u{FEFF}', '\u{FEFF}'),
-        ('\u{FFA0}', '\u{FFA0}'),
-        ('\u{FFF0}', '\u{FFFF}'),
-        ('\u{110BD}', '\u{110BD}'),
-        ('\u{110CD}', '\u{110CD}'),
-        ('\u{13430}', '\u{1345F}'),
-        ('\u{1BCA0}', '\u{1BCA3}'),
-        ('\u{1D173}', '\u{1D17A}'),
-        ('\u{E0000}', '\u{10FFFF}'),
-    ];
-    let hidden = HIDDEN.iter().any(|&(first, last)| (first..=last).contains(&c));
-    let noncharacter = (c as u32) & 0xFFFE == 0xFFFE;
-    !hidden && !noncharacter && !c.is_control() && !c.is_whitespace()
+        && label.bytes().all(|byte| byte == b'-' || byte.is_ascii_alphanumeric())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed};
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    fn parsed(text: &str) -> Result<String, EmailError> {
+        Email::parse(text).map(|email| email.0)
+    }
+
+    fn decomposed(text: &str) -> String {
+        DecomposingNormalizerBorrowed::new_nfd().normalize(text).into_owned()
+    }
 
     #[test]
     fn a_masked_address_keeps_one_letter_and_the_domain() {
         assert_eq!(Email::parse("ann.private@example.com").unwrap().masked(), "a***@example.com");
-        assert_eq!(Email::parse("é@example.com").unwrap().masked(), "é***@example.com");
-    }
-
-    #[test]
-    fn blanks_around_and_case_make_no_difference() {
-        let ann = Email::parse("ann@example.com").unwrap();
-        assert_eq!(Email::parse("  Ann@Example.COM \n").unwrap(), ann);
-        assert_eq!(ann.as_str(), "ann@example.com");
-        assert_eq!(
-            Email::parse("ΑΣ@example.com").unwrap(),
-            Email::parse("ας@example.com".to_uppercase().as_str()).unwrap()
-        );
-    }
-
-    #[test]
-    fn folding_twice_is_folding_once() {
-        for text in ["Ann@Example.com", "İstanbul@example.com", "ΑΣ@example.com", "straße@example.com"] {
-            let once = Email::parse(text).unwrap();
-            assert_eq!(Email::parse(once.as_str()).unwrap(), once, "{text}");
-        }
-        // 64 octets before folding, 96 after it.
-        assert_eq!(Email::parse(&format!("{}@example.com", "İ".repeat(32))), Err(EmailError::Invalid));
+        assert_eq!(Email::parse("é@bücher.example").unwrap().masked(), "é***@xn--bcher-kva.example");
+        assert_eq!(Email("no address".to_owned()).masked(), "***@");
     }
 
     #[test]
@@ -161,7 +123,11 @@ mod tests {
             "o'neil@example.co.uk",
             "ann@xn--bcher-kva.example",
             "用户@例子.广告",
+            "אבא@דוגמה.example",
+            "नमस्ते@example.com",
+            "ann@col·lecció.example",
             "ann@1and1.com",
+            "ann@ab--cd.com",
             longest_local.as_str(),
         ] {
             assert!(Email::parse(text).is_ok(), "{text}");
@@ -172,6 +138,7 @@ mod tests {
     fn none_of_these_is_one_address() {
         let long_local = format!("{}@example.com", "a".repeat(65));
         let long_label = format!("a@{}.com", "b".repeat(64));
+        let long_in_punycode = format!("a@{}.com", "ü".repeat(63));
         for text in [
             "nope",
             "@example.com",
@@ -179,7 +146,8 @@ mod tests {
             "ann@example",
             "ann@.com",
             "ann@example..com",
-            "ann@example.com.",
+            "ann@example.com..",
+            "ann@.",
             ".ann@example.com",
             "ann.@example.com",
             "a..b@example.com",
@@ -197,13 +165,51 @@ mod tests {
             "a\u{0}nn@example.com",
             "a\u{200b}nn@example.com",
             "a\u{202e}nn@example.com",
+            "a\u{34f}nn@example.com",
+            "a\u{fe0f}nn@example.com",
+            "a\u{3164}nn@example.com",
+            "a\u{e000}nn@example.com",
+            "a\u{378}nn@example.com",
             "ann@exam\u{00ad}ple.com",
+            "ann@نامه\u{200c}ای.example",
             "ann\u{feff}@example.com",
             "ann(comment)@example.com",
+            "o’neil@example.com",
+            "a‐b@example.com",
+            "a。b@example.com",
+            "😀@example.com",
+            "ann@a‐b.example",
+            "ann@☃.example",
+            // Punycode of nothing, of ASCII, and none at all.
+            "ann@xn--.example",
+            "ann@xn--abc-.example",
+            "ann@xn--a.example",
+            "ann@xn--bcher-kva-.example",
+            "ann@xn--99999999.example",
             long_local.as_str(),
             long_label.as_str(),
+            long_in_punycode.as_str(),
         ] {
             assert_eq!(Email::parse(text), Err(EmailError::Invalid), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn punycode_hides_nothing_that_is_refused_in_letters() {
+        for label in [
+            "Übel",
+            "bu\u{308}cher",
+            "ﬁnn",
+            "\u{212a}ate",
+            "a\u{ad}b",
+            "i\u{307}x",
+            "☃",
+            "ᲀ",
+            "a\u{338}\u{338}",
+            "\u{301}a",
+        ] {
+            let label = idna::punycode::encode_str(label).unwrap();
+            assert_eq!(Email::parse(&format!("ann@xn--{label}.example")), Err(EmailError::Invalid), "{label}");
         }
     }
 
@@ -211,6 +217,181 @@ mod tests {
     fn emptiness_comes_before_length_and_length_before_form() {
         assert_eq!(Email::parse(" \t "), Err(EmailError::Empty));
         assert_eq!(Email::parse(&"x".repeat(256)), Err(EmailError::TooLong));
+        assert_eq!(Email::parse(&"ﬁ".repeat(256)), Err(EmailError::TooLong));
         assert_eq!(Email::parse(&"x".repeat(255)), Err(EmailError::Invalid));
+        // 253 characters as sent, too many in Punycode.
+        let domain = ["ü".repeat(55).as_str(), &"x".repeat(60), &"y".repeat(63), "example"].join(".");
+        assert_eq!(Email::parse(&format!("{}@{domain}", "é".repeat(32))).map(drop), Ok(()));
+        assert_eq!(Email::parse(&format!("{}@{domain}", "a".repeat(64))).map(drop), Err(EmailError::TooLong));
+    }
+
+    #[test]
+    fn spellings_of_one_address_are_one_user() {
+        for (spellings, stored) in [
+            (
+                vec!["ann@example.com", "  Ann@Example.COM \n", "ann@example.com.", "ANN@EXAMPLE.COM."],
+                "ann@example.com",
+            ),
+            (
+                vec!["josé@example.com", "jose\u{301}@example.com", "JOSÉ@example.com", "JOSE\u{301}@example.com"],
+                "josé@example.com",
+            ),
+            // Two marks, in the order of either keyboard.
+            (
+                vec!["a\u{323}\u{302}@example.com", "a\u{302}\u{323}@example.com", "\u{1ead}@example.com"],
+                "\u{1ead}@example.com",
+            ),
+            (vec!["한@example.com", "\u{1112}\u{1161}\u{11ab}@example.com"], "한@example.com"),
+            // A capital without a composed form, whose small letter has one.
+            (vec!["J\u{30c}@example.com", "\u{1f0}@example.com"], "\u{1f0}@example.com"),
+            (vec!["νικος@example.com", "ΝΙΚΟΣ@example.com", "νικοσ@example.com"], "νικοσ@example.com"),
+            (vec!["groß@example.com", "GROẞ@example.com"], "groß@example.com"),
+            (
+                vec![
+                    "ann@bücher.example",
+                    "ann@bu\u{308}cher.example",
+                    "ann@BÜCHER.example",
+                    "ann@xn--bcher-kva.example",
+                    "Ann@XN--BCHER-KVA.Example.",
+                    "ann@bücher.example.",
+                ],
+                "ann@xn--bcher-kva.example",
+            ),
+            (vec!["ann@例子.广告", "ann@例子。广告"], "ann@xn--fsqu00a.xn--4rr70v"),
+            (vec!["ann@straße.example", "ann@xn--strae-oqa.example"], "ann@xn--strae-oqa.example"),
+        ] {
+            for text in spellings {
+                assert_eq!(parsed(text).as_deref(), Ok(stored), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_addresses_are_never_one_user() {
+        for (one, other) in [
+            ("groß@example.com", "gross@example.com"),
+            ("ann@straße.example", "ann@strasse.example"),
+            ("ann@νικος.example", "ann@νικοσ.example"),
+            ("ann@ırmak.example", "ann@irmak.example"),
+            ("josé@example.com", "jose@example.com"),
+            // The same picture in two scripts.
+            ("аnn@example.com", "ann@example.com"),
+        ] {
+            assert_ne!(parsed(one).unwrap(), parsed(other).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_stands_in_for_another_character_is_no_address() {
+        for text in [
+            "\u{212a}ate@example.com",
+            "ann@\u{212a}ate.example",
+            "ſteve@example.com",
+            "ann@ſteve.example",
+            "\u{212b}sa@example.com",
+            "\u{2126}@example.com",
+            "ａｎｎ@example.com",
+            "ann@ｅxample.com",
+            "ann＠example.com",
+            "ann@example．com",
+            "ﬁnn@example.com",
+            "ann@ﬁnn.example",
+            "²@example.com",
+            "\u{1f71}@example.com",
+            "\u{fa19}@example.com",
+            "e\u{341}@example.com",
+        ] {
+            assert_eq!(Email::parse(text), Err(EmailError::Invalid), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_could_be_either_of_two_addresses_is_none() {
+        for text in [
+            // In lower case a dot that nobody sees, or `i`, depending on who is asked.
+            "İstanbul@example.com",
+            "i\u{307}stanbul@example.com",
+            "ann@İstanbul.example",
+            "ann@xn--istanbul-o0e.example",
+            // In capitals it is `IRMAK`, and so is `irmak`.
+            "ırmak@example.com",
+            "ᾳ@example.com",
+            // A mark upon the same mark.
+            "a\u{338}\u{338}@example.com",
+            // A word's end in small letters, or not.
+            "ann@ΝΙΚΟΣ.example",
+        ] {
+            assert_eq!(Email::parse(text), Err(EmailError::Invalid), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn every_character_is_itself_or_one_case_of_a_letter_or_refused() {
+        let mut users: HashMap<String, Vec<char>> = HashMap::new();
+        // No character is assigned between the two.
+        for c in ('\0'..='\u{3ffff}').chain('\u{e0000}'..='\u{e0fff}') {
+            for text in [format!("x{c}@example.com"), format!("ann@x{c}.example")] {
+                let Ok(email) = Email::parse(&text) else { continue };
+                assert_eq!(Email::parse(email.as_str()).as_ref(), Ok(&email), "{text:?}");
+                users.entry(email.0).or_default().push(c);
+            }
+        }
+        assert!(users.len() > 100_000, "letters of all scripts");
+        for (user, characters) in users.iter().filter(|(_, characters)| characters.len() > 1) {
+            let is_small = |c: &&char| c.to_lowercase().eq([**c]);
+            let small: Vec<&char> = characters.iter().filter(is_small).collect();
+            let is_capital = |c: &char| small.iter().any(|small| small.to_uppercase().eq([*c]));
+            let others = characters.iter().filter(|c| !small.contains(c) && !is_capital(c));
+            let pair = (small.iter().copied().collect::<String>(), others.collect::<String>());
+            let known = match pair.0.as_str() {
+                // The small letter, and its capital.
+                text if text.chars().count() == 1 => pair.1.is_empty() || pair == ("ß".to_owned(), "ẞ".to_owned()),
+                // A sigma, and the dots of a domain.
+                other => ["σς", "ςσ", ".。"].contains(&other),
+            };
+            assert!(known, "{user:?} is {characters:?}");
+        }
+    }
+
+    /// What people, their keyboards and their enemies type.
+    fn nasty() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            4 => "[a-zA-Z0-9.+-]{1,8}",
+            1 => prop::sample::select(vec![
+                "@", ".", "。", "xn--", "XN--", "bcher-kva", "ü", "u\u{308}", "Ü", "ß", "ẞ", "Σ", "ς", "σ", "İ", "ı", "i\u{307}", "\u{212a}",
+                "ſ", "ﬁ", "ａ", "\u{301}", "\u{323}", "\u{345}", "\u{338}", "\u{200d}", "\u{200c}", "\u{202e}", "\u{feff}", "\u{ad}",
+                "例子", "한", "\u{1112}\u{1161}", "ا", "א", "é", "E\u{301}", " ", "'", "=", "\0", "J\u{30c}", "\u{e33}",
+            ]).prop_map(str::to_owned),
+            1 => any::<char>().prop_map(String::from),
+        ];
+        let part = prop::collection::vec(piece, 1..4).prop_map(|pieces| pieces.concat());
+        prop_oneof![
+            4 => (part.clone(), part.clone()).prop_map(|(local, domain)| format!("{local}@{domain}.example")),
+            1 => part,
+            1 => any::<String>(),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_typed_every_spelling_of_it_is_the_same_user_or_none(text in nasty()) {
+            let Ok(email) = Email::parse(&text) else { return Ok(()) };
+            let same = Ok(email.clone());
+            prop_assert_eq!(&Email::parse(email.as_str()), &same, "read again");
+            prop_assert_eq!(&Email::parse(&decomposed(&text)), &same, "NFD");
+            let composed = ComposingNormalizerBorrowed::new_nfc().normalize(&text).into_owned();
+            prop_assert_eq!(&Email::parse(&composed), &same, "NFC");
+            prop_assert_eq!(&Email::parse(&text.to_ascii_uppercase()), &same, "capitals");
+            let (local, domain) = email.as_str().rsplit_once('@').unwrap();
+            let in_letters = format!("{local}@{}", idna::domain_to_unicode(domain).0);
+            prop_assert_eq!(&Email::parse(&in_letters), &same, "in letters");
+            // In all capitals it is the same one or none, but for a domain that has other letters then by the rules of DNS.
+            if !text.contains(['ß', 'ẞ', 'ı']) && !in_letters.contains(['ß', 'ı']) {
+                prop_assert!(Email::parse(&text.to_uppercase()).is_ok_and(|upper| upper == email)
+                    || Email::parse(&text.to_uppercase()).is_err());
+            }
+            prop_assert!(domain.is_ascii() && !email.as_str().contains(|c: char| c.is_control() || c.is_whitespace()));
+            prop_assert!(email.as_str().chars().count() <= Email::MAX_CHARS && local.len() <= Email::MAX_LOCAL_OCTETS);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The pure core: what may be asked, what can be decided, and the function that decides.
 //!
-//! Nothing here waits, reads a clock, logs, or knows that a database or a queue exists. It uses `std` and nothing else,
-//! so that a decision can be tested with a table, and read without knowing where its inputs come from.
+//! Nothing here waits, reads a clock, logs, or knows that a database or a queue exists. It uses `std`, and in `spelling`
+//! Unicode's tables, so that a decision can be tested with a table, and read without knowing where its inputs come from.
 //!
 //! Reading order: [`amount`], [`email`], [`reference`](mod@reference), [`ids`] (values that cannot be wrong), [`request`],
 //! [`outcome`], [`decide`], [`letters`].
@@ -14,6 +14,7 @@ pub mod letters;
 pub mod outcome;
 pub mod reference;
 pub mod request;
+mod spelling;
 
 pub use amount::Amount;
 pub use decide::{Account, Accounts, Credit, Decision, KeyChange, KeyState, Keys, decide};

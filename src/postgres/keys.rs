@@ -127,9 +127,8 @@ fn read_allocated(
     amount: Option<i64>,
 ) -> Result<Option<(RequestId, Email, Amount)>, Error> {
     let (Some(request), Some(email), Some(cents)) = (request, email, amount) else { return Ok(None) };
-    let email = Email::parse(&email).map_err(|_| Error::Fatal("a stored email is not valid".to_owned()))?;
     let amount = Amount::from_cents(cents).map_err(|_| Error::Fatal("a stored amount is not valid".to_owned()))?;
-    Ok(Some((RequestId::from_u128(request.as_u128()), email, amount)))
+    Ok(Some((RequestId::from_u128(request.as_u128()), Email::stored(email), amount)))
 }
 
 /// The allocations under keys, a vector a column.

@@ -20,6 +20,7 @@ pub mod keys;
 pub mod overview;
 pub mod partitions;
 pub mod processes;
+mod url;
 pub mod users;
 
 pub use error::Error;
@@ -30,7 +31,6 @@ pub use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection, Postgres as Database, Transaction};
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 static MIGRATOR: Migrator = sqlx::migrate!();
@@ -59,8 +59,8 @@ impl Postgres {
     /// Prepares the way to the database; connects to nothing yet.
     pub fn new(settings: &Settings, application: &str) -> Result<Self, Error> {
         let millis = settings.timeout.as_millis().to_string();
-        let options = PgConnectOptions::from_str(&settings.url)
-            .map_err(|error| Error::Fatal(format!("DATABASE_URL is not a Postgres URL: {error}")))?
+        let options = url::parse(&settings.url)
+            .map_err(|wrong| Error::Fatal(format!("DATABASE_URL {wrong}")))?
             .application_name(application)
             .options([
                 ("statement_timeout", millis.as_str()),

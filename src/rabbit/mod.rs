@@ -13,6 +13,7 @@ pub mod publisher;
 pub mod replies;
 pub mod topology;
 mod turns;
+mod url;
 
 use crate::metrics::{Label, METRICS, Role};
 use futures_util::StreamExt;
@@ -51,9 +52,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Broker {
-    /// Reads `amqp://user:password@host:port/vhost`.
-    pub fn parse(url: &str) -> Result<Self, Error> {
-        let mut uri: AMQPUri = url.parse().map_err(|error| Error(format!("not an AMQP URL: {error}")))?;
+    /// Reads `amqp://user:password@host:port/vhost`. What is wrong follows the name of the setting.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut uri = url::parse(text)?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
         uri.query.connection_timeout.get_or_insert(OPEN_TIMEOUT.as_millis() as u64);
         Ok(Self { uri })

@@ -2,8 +2,8 @@
 
 use super::file::Line;
 use super::{Receipt, Refusal};
-use crate::https;
 use crate::ledger::Reference;
+use crate::{clock, https, retry};
 use anyhow::{Context, ensure};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
@@ -177,10 +177,8 @@ impl Answer {
         self.header("x-request-id").unwrap_or_default().to_owned()
     }
 
-    /// In seconds, which is how this service says it. A date, as others may, is left to the backoff.
     fn retry_after(&self) -> Duration {
-        let seconds = self.header(RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok());
-        Duration::from_secs(seconds.unwrap_or(0))
+        self.header(RETRY_AFTER.as_str()).map_or(Duration::ZERO, |text| retry::asked_for(text, clock::now()))
     }
 
     fn trouble(&self) -> String {

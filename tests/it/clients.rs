@@ -2,11 +2,14 @@
 
 use crate::harness::http::Client;
 use crate::harness::proxy::{Moment, Protocol, Proxy, Side, Trap};
-use crate::harness::{App, Business, SECRET, assert_allocated};
+use crate::harness::scripted::{PAID, Scripted, busy};
+use crate::harness::{App, SECRET, assert_allocated};
+use earmark::clock;
 use earmark::ledger::{BusinessId, Email};
 use earmark::secret::HashSecret;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 /// The one block of this language in the document.
 fn example(language: &str) -> String {
@@ -41,15 +44,15 @@ impl Drop for Stage {
 }
 
 impl Stage {
-    fn at(app: &App, business: &Business, url: String, file: &str, code: &str) -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{file}", app.prefix));
+    fn new(url: &str, key: &str, file: &str, code: &str) -> Self {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("example-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir_all(&folder).expect("a folder");
         std::fs::write(folder.join(file), code).expect("written");
-        Self { folder, url, key: business.secret_key.clone() }
+        Self { folder, url: url.to_owned(), key: key.to_owned() }
     }
 
     /// Runs an example once, in a folder that it finds again the next time.
-    async fn run(&self, interpreter: &'static str, arguments: &[&'static str]) -> Output {
+    async fn run(&self, interpreter: &'static str, arguments: &[&str]) -> Output {
         let mut command = Command::new(interpreter);
         command
             .args(arguments)
@@ -59,6 +62,66 @@ impl Stage {
         command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1").stdin(Stdio::null());
         tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it runs")
     }
+}
+
+/// An example that is told to come again in odd ways, and its own reading of many more: `reading` takes the place of what
+/// follows `end` in it.
+async fn bears_any_retry_after(interpreter: &'static str, file: &str, code: &str, end: &str, reading: &str) {
+    if !is_installed(interpreter) {
+        return;
+    }
+    let answers = [busy("Wed, 21 Oct 2015 07:28:00 GMT"), busy("inf"), PAID.to_owned()];
+    let server = Scripted::start(answers.to_vec()).await;
+    let paid = Stage::new(&server.url, "sk_live_x", file, code).run(interpreter, &[file]).await;
+    assert_eq!((paid.status.code(), String::from_utf8_lossy(&paid.stdout).as_ref()), (Some(0), "00\n"), "{paid:?}");
+    assert_eq!(server.requests().len(), answers.len());
+
+    let ahead = |seconds| httpdate::fmt_http_date(clock::now() + Duration::from_secs(seconds));
+    let (soon, late) = (ahead(100), ahead(100_000));
+    let rows = [
+        ("0", 0.0, 0.0),
+        ("7", 7.0, 7.0),
+        ("300", 300.0, 300.0),
+        ("99999999999", 300.0, 300.0),
+        (soon.as_str(), 10.0, 100.0),
+        (late.as_str(), 300.0, 300.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0, 0.0),
+        ("Wed, 99 Oct 2015 07:28:00 GMT", 0.0, 0.0),
+        ("-5", 0.0, 0.0),
+        ("1.5", 0.0, 0.0),
+        ("inf", 0.0, 0.0),
+        ("nan", 0.0, 0.0),
+        ("soon", 0.0, 0.0),
+        ("", 0.0, 0.0),
+    ];
+    let (start, _) = code.split_once(end).unwrap_or_else(|| panic!("{file} ends with {end}"));
+    let mut arguments = vec![file];
+    arguments.extend(rows.map(|(text, _, _)| text));
+    let output = Stage::new("", "", file, &format!("{start}\n{reading}\n")).run(interpreter, &arguments).await;
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said.lines().count(), rows.len(), "{output:?}");
+    for (line, (text, least, most)) in said.lines().zip(rows) {
+        let wait: f64 = line.parse().unwrap_or_else(|_| panic!("{text}: {line}"));
+        assert!((least..=most).contains(&wait), "{text}: {wait}");
+    }
+}
+
+#[tokio::test]
+async fn the_example_in_python_bears_any_retry_after() {
+    let reading = "for text in sys.argv[1:]: print(asked_wait(text))";
+    bears_any_retry_after("python3", "pay.py", &example("python"), "\ntry:\n    print(pay(", reading).await;
+}
+
+#[tokio::test]
+async fn the_example_in_javascript_bears_any_retry_after() {
+    let reading = "for (const text of process.argv.slice(2)) console.log(askedWait(text));";
+    bears_any_retry_after("node", "pay.mjs", &example("javascript"), "\nconst payout = ", reading).await;
+}
+
+#[tokio::test]
+async fn the_example_in_php_bears_any_retry_after() {
+    let reading = r#"foreach (array_slice($argv, 1) as $text) { echo asked_wait($text), "\n"; }"#;
+    bears_any_retry_after("php", "pay.php", &example("php"), "\ntry {", reading).await;
 }
 
 /// Refused while there is no balance, paid once after a top-up though the first answer is lost, and told the same when it is
@@ -72,7 +135,7 @@ async fn pays_once(language: &str, interpreter: &'static str, file: &'static str
     let (business, process) = (app.create_business(0), app.start("serve").await);
     let upstream = process.url().trim_start_matches("http://").parse().expect("an address");
     let proxy = Proxy::start(Protocol::Opaque, upstream).await.expect("a proxy");
-    let stage = Stage::at(&app, &business, format!("http://{}", proxy.address()), file, &code);
+    let stage = Stage::new(&format!("http://{}", proxy.address()), &business.secret_key, file, &code);
 
     let refused = stage.run(interpreter, &[file]).await;
     let said = format!("{}{}", String::from_utf8_lossy(&refused.stdout), String::from_utf8_lossy(&refused.stderr));
@@ -131,7 +194,7 @@ async fn the_example_of_reconciling_finds_what_was_not_noted() {
     };
     // Several pages are read.
     let code = example("python reconcile").replace("\"limit\": 1000", "\"limit\": 1");
-    let stage = Stage::at(&app, &business, process.url(), "reconcile.py", &code);
+    let stage = Stage::new(&process.url(), &business.secret_key, "reconcile.py", &code);
     let arguments = ["reconcile.py", "2020-01-01T00:00:00Z", "2120-01-01T00:00:00Z"];
     let said = async || {
         let output = stage.run("python3", &arguments).await;

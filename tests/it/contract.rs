@@ -153,6 +153,38 @@ async fn a_user_is_one_address_of_one_business() {
 }
 
 #[tokio::test]
+async fn every_spelling_of_an_address_is_one_user_and_what_could_be_two_is_refused() {
+    let (app, process, _, client) = serving().await;
+    let users = [
+        (vec!["josé@example.com", "JOSE\u{301}@EXAMPLE.com."], "josé@example.com"),
+        (
+            vec!["ann@bücher.example", "ann@bu\u{308}cher.example", "Ann@XN--BCHER-KVA.example."],
+            "ann@xn--bcher-kva.example",
+        ),
+        (vec!["kate@example.com", "KATE@example.com"], "kate@example.com"),
+    ];
+    for (spellings, stored) in &users {
+        for spelling in spellings {
+            assert_allocated(&client.create(spelling, 10).await);
+        }
+        let shown = client.get(&format!("/payout/user?email={}", spellings[0])).await.json();
+        assert_eq!((&shown["email"], &shown["balance"]), (&json!(stored), &json!(10 * spellings.len())));
+        let found = client.get(&format!("/payout/requests?email={}", spellings[0])).await.json();
+        assert_eq!(found["requests"].as_array().map(Vec::len), Some(spellings.len()), "{found}");
+    }
+    for text in ["\u{212a}ate@example.com", "ｋate@example.com", "ann@\u{212a}ate.example", "İan@example.com"] {
+        let answer = client.create(text, 10).await;
+        let invalid = json!({"email": ["The email must be a valid email address."]});
+        assert_eq!((answer.status, answer.json()), (400, invalid), "{text}");
+    }
+    // The same by key: a retry may be spelled as a keyboard has it.
+    let first = client.create_with_key("one", "ann@bücher.example", 7).await;
+    let again = client.create_with_key("one", "ann@xn--bcher-kva.example", 7).await;
+    assert_eq!((again.json(), again.header("idempotent-replayed")), (first.json(), Some("true")));
+    app.finish([process]).await;
+}
+
+#[tokio::test]
 async fn a_payout_user_is_shown_to_its_business_and_to_itself() {
     let (app, process, _, client) = serving().await;
     let hash = client.create("ann@example.com", 10).await.json()["hash"].as_str().expect("a hash").to_owned();

@@ -3,6 +3,9 @@
 use crate::harness::App;
 use crate::harness::http::{Answer, Client};
 use crate::harness::process::Process;
+use earmark::wire::{CSV_HEADER, RequestBody};
+use proptest::option;
+use proptest::prelude::*;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -132,6 +135,29 @@ async fn a_search_for_what_is_rare_ends_a_page_early_and_still_finds_all() {
     app.discard_running([process]).await;
 }
 
+proptest! {
+    #[test]
+    fn a_program_reads_from_csv_what_was_sent(email in "['=+@-]?.*", reference in option::of("['=＝,\"\r\n-]*.+")) {
+        let request = RequestBody {
+            request_id: uuid::Uuid::nil(),
+            state: "allocated",
+            email: Some(email),
+            amount: Some(7),
+            hash: None,
+            reference,
+            decided_at: None,
+        };
+        let mut text = CSV_HEADER.to_owned();
+        request.write_csv(&mut text);
+        let mut table = csv::Reader::from_reader(text.as_bytes());
+        let row = table.records().next().expect("a row").expect("CSV");
+        // As docs/api.md has it.
+        let cell = |at: usize| row[at].strip_prefix('\'').unwrap_or(&row[at]).to_owned();
+        prop_assert_eq!((Some(cell(2)), Some(cell(5))), (request.email, request.reference.or(Some(String::new()))));
+        prop_assert!(!row.iter().any(|cell| cell.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠'])));
+    }
+}
+
 async fn csv(client: &Client, question: &str) -> (Answer, Vec<Vec<String>>) {
     let request = client.authorized(Method::GET, &format!("/payout/requests?{question}"));
     let answer = Client::send(request.header("accept", "text/csv")).await.expect("an answer");
@@ -149,16 +175,20 @@ async fn all_of_the_history_comes_as_csv() {
     let process = app.start("serve").await;
     let client = app.client(&process, &business);
     write_rows(&app, &business.id, 2_500).await;
+    for reference in ["'=1+1", "＝1", "'"] {
+        post(&client, "ann@example.com", 7, Some(reference)).await;
+    }
     let id = post(&client, "+ann@example.com", 7, Some("=1+1")).await;
     let (answer, lines) = csv(&client, "limit=3").await;
     assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("text/csv")), "{answer:?}");
     assert_eq!(lines[0].join(","), "request_id,state,email,amount,hash,reference,decided_at");
-    assert_eq!((lines.len(), lines.iter().all(|line| line.len() == 7)), (1 + 2_501, true));
+    assert_eq!((lines.len(), lines.iter().all(|line| line.len() == 7)), (1 + 2_504, true));
     assert_eq!(lines[1][..4], [id.as_str(), "allocated", "'+ann@example.com", "7"]);
-    assert_eq!((lines[1][4].len(), lines[1][5].as_str()), (64, "'=1+1"));
+    assert_eq!(lines[1][4].len(), 64);
+    assert_eq!([&lines[1][5], &lines[2][5], &lines[3][5], &lines[4][5]], ["'=1+1", "''", "'＝1", "''=1+1"]);
     let ids: Vec<&String> = lines[1..].iter().map(|line| &line[0]).collect();
     assert!(ids.windows(2).all(|pair| pair[0] > pair[1]), "newest first, each once");
-    assert_eq!(csv(&client, "state=allocated").await.1.len(), 1 + 26);
+    assert_eq!(csv(&client, "state=allocated").await.1.len(), 1 + 29);
     app.discard_running([process]).await;
 }
 
@@ -194,7 +224,8 @@ async fn a_csv_that_cannot_be_finished_breaks_off() {
 async fn a_question_that_is_not_understood_is_a_400_that_says_why() {
     let (app, process, client) = serving().await;
     let limit = "The limit must be an integer between 1 and 1000.";
-    let rows: [(&str, Value); 13] = [
+    let plus = "In a query + means a blank: write it as %2B.";
+    let rows: [(&str, Value); 18] = [
         ("limit=0", json!({"limit": [limit]})),
         ("limit=1001", json!({"limit": [limit]})),
         ("limit=x&cursor=x", json!({"limit": [limit], "cursor": ["The cursor is not valid."]})),
@@ -207,6 +238,11 @@ async fn a_question_that_is_not_understood_is_a_400_that_says_why() {
         ("email=", json!({"email": ["The email field is required."]})),
         ("reference=", json!({"reference": ["The reference must be 1 to 255 characters without control characters."]})),
         ("from=yesterday", json!({"from": ["The from must be a time by RFC 3339."]})),
+        ("from=2026-01-01T00:00:00+10:00", json!({"from": [plus]})),
+        ("to=2026-01-01T00:00:00+10:00", json!({"to": [plus]})),
+        ("from=2026-01-01+00:00:00", json!({"from": ["The from must be a time by RFC 3339."]})),
+        ("email=ann+tag@example.com", json!({"email": [plus]})),
+        ("idempotency_key=a+b", json!({"error": plus})),
         ("to=2026-01-01", json!({"to": ["The to must be a time by RFC 3339."]})),
         ("state=voided&state=allocated", json!({"state": ["Each parameter may be given once."]})),
         ("idempotency_key=k&limit=0", json!({"limit": [limit]})),
@@ -216,9 +252,14 @@ async fn a_question_that_is_not_understood_is_a_400_that_says_why() {
         let answer = client.get(&format!("/payout/requests?{question}")).await;
         assert_eq!((answer.status, answer.json()), (400, expected), "{question}");
     }
-    for extreme in
-        ["from=0001-01-01T00:00:00Z", "to=9999-12-31T23:59:59.999999999Z", "from=1969-12-31T23:59:59Z&color=red"]
-    {
+    assert_eq!(client.get("/payout/user?email=ann+tag@example.com").await.json(), json!({"email": [plus]}));
+    assert_eq!(client.get("/payout/user?email=ann%2Btag@example.com").await.status, 404);
+    for extreme in [
+        "from=2026-01-01T00:00:00%2B10:00",
+        "from=0001-01-01T00:00:00Z",
+        "to=9999-12-31T23:59:59.999999999Z",
+        "from=1969-12-31T23:59:59Z&color=red",
+    ] {
         assert_eq!(client.get(&format!("/payout/requests?{extreme}")).await.status, 200, "{extreme}");
     }
     let unknown = Client::send(client.request(Method::GET, "/payout/requests")).await.expect("an answer");

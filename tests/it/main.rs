@@ -25,3 +25,4 @@ mod send;
 mod shell;
 mod shutdown;
 mod traces;
+mod urls;

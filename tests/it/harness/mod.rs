@@ -5,6 +5,7 @@ pub mod browser;
 pub mod http;
 pub mod process;
 pub mod proxy;
+pub mod scripted;
 pub mod servers;
 
 use http::{Answer, Client};

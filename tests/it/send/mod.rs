@@ -4,17 +4,16 @@ mod crashes;
 
 use crate::harness::process::{Process, Run};
 use crate::harness::proxy::{Moment, Protocol, Proxy, Side, Trap};
+use crate::harness::scripted::{PAID, Scripted, busy};
 use crate::harness::{App, Business, eventually};
+use earmark::clock;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 /// Somebody who has files to pay, in a folder of its own.
@@ -404,14 +403,18 @@ async fn a_service_that_is_busy_is_given_the_time_it_asks_for() {
     app.finish([process]).await;
 }
 
-const PAID: &str =
-    "HTTP/1.1 200 OK\r\nEarmark-Debited: yes\r\nX-Request-Id: 0\r\nContent-Length: 13\r\n\r\n{\"hash\":\"00\"}";
-
 #[tokio::test]
 async fn an_answer_that_decides_nothing_is_followed_by_the_same_request() {
+    // A date is as exact as its second.
+    let (earliest, date) = (Instant::now() + Duration::from_secs(2), clock::now() + Duration::from_secs(3));
+    let (two_seconds, until, past, nonsense) =
+        (busy("2"), busy(&httpdate::fmt_http_date(date)), busy("Wed, 21 Oct 2015 07:28:00 GMT"), busy("inf"));
     let answers = [
+        &until,
+        &two_seconds,
+        &past,
+        &nonsense,
         "HTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n",
-        "HTTP/1.1 503 x\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 504 x\r\nContent-Length: 0\r\n\r\n",
         // Broken off before, and within, the answer.
         "",
@@ -419,7 +422,7 @@ async fn an_answer_that_decides_nothing_is_followed_by_the_same_request() {
         "HTTP/1.1 429 x\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n",
         PAID,
     ];
-    let server = Scripted::start(answers.to_vec()).await;
+    let server = Scripted::start(answers.map(str::to_owned).to_vec()).await;
     let payer = Payer::new(&server.url, "sk_live_x");
     payer.write_payouts("payouts.csv", 1);
     assert_eq!(payer.send("payouts.csv").await["paid"]["lines"], 1);
@@ -429,7 +432,8 @@ async fn an_answer_that_decides_nothing_is_followed_by_the_same_request() {
     assert!(
         requests[0].1.contains("idempotency-key: send-") && requests[0].1.contains(r#""email":"user0@example.com""#)
     );
-    for (refused, seconds) in [(1, 2), (5, 3)] {
+    assert!(requests[1].0 >= earliest, "asked again before the date that was told");
+    for (refused, seconds) in [(1, 2), (8, 3)] {
         let waited = requests[refused + 1].0 - requests[refused].0;
         assert!(waited >= Duration::from_secs(seconds), "asked again after {waited:?}, told {seconds} s");
     }
@@ -444,7 +448,7 @@ async fn an_answer_of_something_that_is_not_earmark_pays_nothing() {
         "HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 403 x\r\nContent-Length: 4\r\n\r\nGo.\n",
     ] {
-        let server = Scripted::start(vec![answer]).await;
+        let server = Scripted::start(vec![answer.to_owned()]).await;
         let payer = Payer::new(&server.url, "sk_live_x");
         payer.write_payouts("payouts.csv", 1);
         let run = payer.run("payouts.csv", &["--yes", "--json"]).await;
@@ -476,49 +480,4 @@ async fn answers_that_are_lost_after_the_debit_make_nobody_paid_twice() {
     assert_eq!(rows.iter().filter(|row| row["status"] == "paid").count(), 300);
     assert_each_paid_once(&app, 300, []).await;
     app.finish([process]).await;
-}
-
-/// A server that answers each request with the next of some texts, and then closes the connection.
-struct Scripted {
-    url: String,
-    heard: Arc<Mutex<Vec<(Instant, String)>>>,
-}
-
-impl Scripted {
-    async fn start(answers: Vec<&'static str>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let heard = Arc::new(Mutex::new(vec![]));
-        let requests = Arc::clone(&heard);
-        tokio::spawn(async move {
-            for answer in answers {
-                let (mut stream, _) = listener.accept().await.expect("a connection");
-                let request = read_request(&mut stream).await.expect("a request");
-                requests.lock().expect("requests").push((Instant::now(), request));
-                let _ = stream.write_all(answer.as_bytes()).await;
-                let _ = stream.shutdown().await;
-            }
-        });
-        Self { url, heard }
-    }
-
-    /// When each came, and what it said.
-    fn requests(&self) -> Vec<(Instant, String)> {
-        self.heard.lock().expect("requests").clone()
-    }
-}
-
-/// Head and body, without regard to the case of the head.
-async fn read_request(stream: &mut TcpStream) -> std::io::Result<String> {
-    let (mut reader, mut head) = (BufReader::new(stream), String::new());
-    while !head.ends_with("\r\n\r\n") {
-        if reader.read_line(&mut head).await? == 0 {
-            break;
-        }
-    }
-    let head = head.to_lowercase();
-    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
-    let mut body = vec![0; length.unwrap_or(0)];
-    reader.read_exact(&mut body).await?;
-    Ok(head + &String::from_utf8_lossy(&body))
 }

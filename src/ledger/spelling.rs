@@ -1,0 +1,103 @@
+//! What people type as one address in several ways, in one spelling: by the tables of Unicode.
+//!
+//! The only part of the ledger that needs more than `std`. The libraries are functions over constant tables: they wait for
+//! nothing and read nothing.
+
+use icu_normalizer::ComposingNormalizerBorrowed as Normalizer;
+use icu_normalizer::properties::{CanonicalDecompositionBorrowed, Decomposed};
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup};
+use icu_properties::{CodePointMapData, CodePointSetData};
+use idna::AsciiDenyList;
+use idna::uts46::{DnsLength, Hyphens, Uts46};
+use std::borrow::Cow;
+
+/// How a label in Punycode begins.
+const PUNYCODE: &str = "xn--";
+
+/// The same text with each letter and its marks in one character, where there is one (NFC). ASCII is left as it is.
+pub fn compose(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() { Cow::Borrowed(text) } else { Normalizer::new_nfc().normalize(text) }
+}
+
+/// Whether one of the characters only stands in for another one, which normalisation would put in its place: the Kelvin
+/// sign for `K`, the long `ſ`, a ligature, letters of full width.
+pub fn has_stand_in(text: &str) -> bool {
+    let decomposition = CanonicalDecompositionBorrowed::new();
+    let is_another = |c| matches!(decomposition.decompose(c), Decomposed::Singleton(_));
+    !text.is_ascii() && (text.chars().any(is_another) || Normalizer::new_nfkc().normalize(text) != compose(text))
+}
+
+/// The one spelling of a composed address without stand-ins: lower case, its domain in ASCII without a dot at the end.
+/// `None` if it has none. What is left to check are the rules for ASCII.
+pub fn settle(address: &str) -> Option<String> {
+    let (local, domain) = address.rsplit_once('@')?;
+    let domain = domain.strip_suffix('.').unwrap_or(domain);
+    if address.is_ascii() && !has_punycode(domain) {
+        // Nearly all addresses.
+        return Some(format!("{local}@{domain}").to_ascii_lowercase());
+    }
+    Some(format!("{}@{}", fold_local(local)?, domain_to_ascii(domain)?))
+}
+
+fn has_punycode(domain: &str) -> bool {
+    domain.split('.').any(|label| label.get(..PUNYCODE.len()).is_some_and(|start| start.eq_ignore_ascii_case(PUNYCODE)))
+}
+
+/// Letter by letter, and with one small sigma: in capitals nobody sees whether it ends a word.
+fn fold_local(local: &str) -> Option<String> {
+    let lower = local.chars().flat_map(char::to_lowercase).map(|c| if c == 'ς' { 'σ' } else { c });
+    let folded = compose(&lower.collect::<String>()).into_owned();
+    is_legible(&folded, |c| is_letter(c) && has_one_case(c)).then_some(folded)
+}
+
+/// As UTS 46 has it, which browsers and mail programs follow: `ß` is not `ss`, and `ς` is not `σ`. So a capital sigma
+/// could be either of two domains, and is none.
+fn domain_to_ascii(domain: &str) -> Option<String> {
+    const RULES: (AsciiDenyList, Hyphens) = (AsciiDenyList::STD3, Hyphens::CheckFirstLast);
+    // UTS 46 drops what is invisible, and writes some letters as others: both are looked for first.
+    let is_itself = |c| is_of_a_word(c) && (c == 'ı' || c == 'ς' || has_one_case(c));
+    let lower: String = domain.chars().flat_map(char::to_lowercase).collect();
+    if domain.contains('Σ') || !is_legible(&compose(&lower), |c| c == '。' || is_itself(c)) {
+        return None;
+    }
+    let ascii = Uts46::new().to_ascii(domain.as_bytes(), RULES.0, RULES.1, DnsLength::Verify).ok()?;
+    let (letters, _) = Uts46::new().to_unicode(ascii.as_bytes(), RULES.0, RULES.1);
+    is_legible(&letters, is_of_a_word).then(|| ascii.into_owned())
+}
+
+/// What a label may have beyond ASCII: letters, and the punctuation that belongs into words, such as the Catalan `l·l` (RFC
+/// 5892, appendix A).
+fn is_of_a_word(c: char) -> bool {
+    is_letter(c) || matches!(c, '\u{B7}' | '\u{375}' | '\u{5F3}' | '\u{5F4}' | '\u{F0B}' | '\u{30FB}')
+}
+
+/// Whether all that is beyond ASCII is allowed, and can be seen: nobody sees a dot above an `i`, nor a mark on the same mark.
+fn is_legible(composed: &str, is_allowed: impl Fn(char) -> bool) -> bool {
+    const DOT_ABOVE: char = '\u{307}';
+    let mut before = None;
+    composed.chars().all(|c| {
+        let is_doubled = before.replace(c) == Some(c) && in_group(c, GeneralCategoryGroup::Mark);
+        c.is_ascii() || (is_allowed(c) && c != DOT_ABOVE && !is_doubled)
+    })
+}
+
+/// A letter, a mark of one, or a digit, and nothing that is invisible by design.
+fn is_letter(c: char) -> bool {
+    const GROUP: GeneralCategoryGroup =
+        GeneralCategoryGroup::Letter.union(GeneralCategoryGroup::Mark).union(GeneralCategoryGroup::Number);
+    in_group(c, GROUP) && !CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
+}
+
+fn in_group(c: char, group: GeneralCategoryGroup) -> bool {
+    group.contains(CodePointMapData::<GeneralCategory>::new().get(c))
+}
+
+/// Whether a letter that was made small is small, and is found again from its capital. Capitals are left where the
+/// compiler's tables are older than these. A dotless `ı` is not found again: its capital is that of `i`. `ß` is let pass, as
+/// it has a capital of its own beside `SS`.
+fn has_one_case(c: char) -> bool {
+    let back: String = c.to_uppercase().flat_map(char::to_lowercase).collect();
+    const CAPITALS: GeneralCategoryGroup =
+        GeneralCategoryGroup::UppercaseLetter.union(GeneralCategoryGroup::TitlecaseLetter);
+    !in_group(c, CAPITALS) && (c == 'ß' || compose(&back).chars().eq([c]))
+}

@@ -1,0 +1,60 @@
+//! What stands between a client and the service, or in its place, and says what the service never would.
+
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+/// A payment of a line or of an example.
+pub const PAID: &str =
+    "HTTP/1.1 200 OK\r\nEarmark-Debited: yes\r\nX-Request-Id: 0\r\nContent-Length: 13\r\n\r\n{\"hash\":\"00\"}";
+
+/// 503 with a header `Retry-After`.
+pub fn busy(retry_after: &str) -> String {
+    format!("HTTP/1.1 503 x\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\n\r\n")
+}
+
+/// A server that answers each request with the next of some texts, and then closes the connection.
+pub struct Scripted {
+    pub url: String,
+    heard: Arc<Mutex<Vec<(Instant, String)>>>,
+}
+
+impl Scripted {
+    pub async fn start(answers: Vec<String>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let heard = Arc::new(Mutex::new(vec![]));
+        let requests = Arc::clone(&heard);
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let request = read_request(&mut stream).await.expect("a request");
+                requests.lock().expect("requests").push((Instant::now(), request));
+                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.shutdown().await;
+            }
+        });
+        Self { url, heard }
+    }
+
+    /// When each came, and what it said.
+    pub fn requests(&self) -> Vec<(Instant, String)> {
+        self.heard.lock().expect("requests").clone()
+    }
+}
+
+/// Head and body, without regard to the case of the head.
+async fn read_request(stream: &mut TcpStream) -> std::io::Result<String> {
+    let (mut reader, mut head) = (BufReader::new(stream), String::new());
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head).await? == 0 {
+            break;
+        }
+    }
+    let head = head.to_lowercase();
+    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body).await?;
+    Ok(head + &String::from_utf8_lossy(&body))
+}

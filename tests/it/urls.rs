@@ -1,0 +1,104 @@
+//! The URLs of the servers, in the forms that people have.
+
+use crate::harness::{App, assert_allocated};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use url::Url;
+
+fn read(url: &str) -> Url {
+    Url::parse(url).expect("a URL")
+}
+
+/// The same server by way of `[::1]`; `None` on a machine without it.
+async fn over_ipv6(url: &str) -> Option<String> {
+    let mut url = read(url);
+    let upstream = (url.host_str().expect("a host").to_owned(), url.port().expect("a port"));
+    let listener = TcpListener::bind("[::1]:0").await.ok()?;
+    url.set_host(Some("[::1]")).expect("a host");
+    url.set_port(Some(listener.local_addr().expect("an address").port())).expect("a port");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let upstream = upstream.clone();
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(upstream).await?;
+                copy_bidirectional(&mut stream, &mut server).await
+            });
+        }
+    });
+    Some(url.into())
+}
+
+#[tokio::test]
+async fn servers_are_reached_at_ipv6_addresses() {
+    let app = App::new().await;
+    let Some((database, broker)) = over_ipv6(&app.database_url).await.zip(over_ipv6(&app.amqp_url).await) else {
+        eprintln!("skipped: this machine has no IPv6");
+        return app.discard().await;
+    };
+    let business = app.create_business(100);
+    let process = app.start_with("serve", &[("DATABASE_URL", &database), ("AMQP_URL", &broker)]).await;
+    assert_allocated(&app.client(&process, &business).create("ann@example.com", 10).await);
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn postgres_is_reached_over_a_unix_socket_in_every_form_of_its_url() {
+    let app = App::new().await;
+    let business = app.create_business(100);
+    let url = read(&app.database_url);
+    let folders: String =
+        sqlx::query_scalar("SHOW unix_socket_directories").fetch_one(&mut app.database().await).await.expect("folders");
+    let (folder, port) = (folders.split(',').next().unwrap_or_default().trim().to_owned(), url.port().unwrap_or(5432));
+    if !std::path::Path::new(&folder).join(format!(".s.PGSQL.{port}")).exists() {
+        eprintln!("skipped: the server has no socket here");
+        return app.discard().await;
+    }
+    let (encoded, user, database) = (folder.replace('/', "%2F"), url.username(), url.path());
+    let password = url.password().unwrap_or("x");
+    for form in [
+        format!("postgres://{user}:{password}@{encoded}:{port}{database}"),
+        format!("postgresql://{user}:{password}@{database}?host={folder}&port={port}"),
+        format!("postgres://{database}?host={folder}&port={port}&user={user}&password={password}"),
+        format!("postgres://{user}:{password}@nowhere.invalid{database}?host={encoded}&port={port}"),
+    ] {
+        let listed = app.run_with(&["business", "list"], &[("DATABASE_URL", &form)]).expect_success();
+        assert!(listed.stdout().contains(&business.id), "{form}: {}", listed.stdout());
+    }
+    app.discard().await;
+}
+
+#[tokio::test]
+async fn the_root_virtual_host_has_many_spellings() {
+    let app = App::new().await;
+    let _worker = app.start("worker").await;
+    let base = read(&app.amqp_url);
+    let base = &base[..url::Position::BeforePath];
+    for path in ["", "/", "//", "/%2f", "/%2F", "/?heartbeat=5"] {
+        let shown = app.run_with(&["queues"], &[("AMQP_URL", &format!("{base}{path}"))]).expect_success();
+        assert!(shown.stdout().contains(&app.work_queue()), "{path}: {}", shown.stdout());
+    }
+    app.finish([_worker]).await;
+}
+
+#[tokio::test]
+async fn a_url_that_cannot_be_used_is_refused_by_the_name_of_its_setting() {
+    let app = App::new().await;
+    for (setting, url, said) in [
+        ("AMQP_URL", "amqp://ann:hunter2@/", "AMQP_URL names no host"),
+        ("AMQP_URL", "amqp://ann:hunter2@one,two", "AMQP_URL names several hosts"),
+        ("AMQP_URL", "amqp://ann:hunter2/@host", "AMQP_URL cannot be read"),
+        ("AMQP_URL", "rabbitmq://ann:hunter2@host", "AMQP_URL must begin with amqp:// or amqps://"),
+        ("AMQP_URL", "amqps://ann:hunter2@host?verify=none", "AMQP_URL has a parameter that is not known"),
+        ("AMQP_URL", "", "AMQP_URL is empty"),
+        ("DATABASE_URL", "postgres://ann:hunter2@/x", "DATABASE_URL names no host"),
+        ("DATABASE_URL", "postgres://ann:hunter2@one:1,two:2/x", "DATABASE_URL names several hosts"),
+        ("DATABASE_URL", "mysql://ann:hunter2@host/x", "DATABASE_URL must begin with postgres:// or postgresql://"),
+        ("DATABASE_URL", "postgres://ann:hunter2#@host/x", "DATABASE_URL cannot be read"),
+        ("DATABASE_URL", "postgres://ann:hunter2@host/x?sslmode=on", "DATABASE_URL cannot be read: sslmode"),
+    ] {
+        let run = app.run_with(&["queues"], &[(setting, url)]);
+        let stderr = run.stderr();
+        assert!(run.code() == 1 && stderr.contains(said) && !stderr.contains("hunter2"), "{url}: {stderr}");
+    }
+    app.discard().await;
+}
