@@ -1,21 +1,23 @@
-//! Everything at once, from a seed: two intakes, two workers, clients with and without keys that hang up now and then,
-//! and faults of every kind, one after the other or several together.
+//! Everything at once, from a seed: two intakes, two workers, clients with and without keys that hang up now and then, or
+//! vanish unseen and retry elsewhere, and faults of every kind, one after the other or several together.
 //!
 //! `make chaos` runs it for as long as one likes. What a run saw goes to a file of JSON lines.
 
-use super::history::{Attempt, Operation, statuses};
-use super::load::{Habits, Load};
+use super::history::{Attempt, Ledger, Operation, statuses};
+use super::load::{Habits, Load, Plan};
 use super::site::{Role, Site, Way};
 use crate::harness::process::Process;
 use crate::harness::proxy::{Mode, Moment, Protocol, Side, Trap};
+use crate::harness::raw::Vanishing;
 use crate::harness::servers::Servers;
 use earmark::postgres::{self, Postgres, overview};
+use futures_util::future::join_all;
 use lapin::options::QueueDeleteOptions;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
 use sqlx::{Connection, PgConnection};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,12 +26,25 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-const HABITS: Habits = Habits { keyed: 0.4, hang_up: 0.08, pause: Duration::from_millis(60), operations: usize::MAX };
+const HABITS: Habits = Habits {
+    keyed: 0.5,
+    hang_up: 0.08,
+    vanish: 0.15,
+    hedge: 0.15,
+    pause: Duration::from_millis(60),
+    operations: usize::MAX,
+};
 const CLIENTS: u64 = 24;
 /// L1: how soon after the last fault's end the first success has to come.
 const RECOVERY: Duration = Duration::from_secs(10);
 /// How many intakes and how many workers.
 const EACH: usize = 2;
+/// The last intake waits for longer than the first, so that a ghost can outlive a 500 that was told at the other.
+const PATIENT: [(&str, &str); 1] = [("EARMARK_REPLY_TIMEOUT", "4s")];
+/// How often it is tried to bring a ghost back to life.
+const SEANCES: usize = 8;
+/// What an intake logs of an attempt that a worker found under an epoch that is over, and that may not use the new one.
+const SUPERSEDED: &str = "superseded";
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +53,8 @@ enum Fault {
     /// SIGSTOP, and later SIGCONT.
     Freeze(Role),
     Terminate(Role),
+    /// All workers: nobody works, and what was taken from the queue is not given to another.
+    FreezeWorkers,
     /// A process is replaced by one with an armed cut point.
     Cut(Role, &'static str),
     Reset(Way),
@@ -115,6 +132,7 @@ fn traps() -> Vec<Fault> {
 /// Every fault there is.
 fn all_faults() -> Vec<Fault> {
     let mut all = vec![
+        Fault::FreezeWorkers,
         Fault::RestartRabbit,
         Fault::CrashRabbit,
         Fault::MemoryAlarm,
@@ -142,6 +160,7 @@ impl Fault {
     fn subject(self) -> String {
         match self {
             Self::Kill(role) | Self::Freeze(role) | Self::Terminate(role) | Self::Cut(role, _) => format!("{role:?}"),
+            Self::FreezeWorkers => format!("{:?}", Role::Worker),
             Self::Reset(way) | Self::BlackHole(way) | Self::Delay(way) | Self::Refuse(way) | Self::Trap(way, _) => {
                 format!("{way:?}")
             }
@@ -171,6 +190,8 @@ struct Campaign {
     processes: BTreeMap<(usize, usize), Process>,
     /// What the processes that are gone have logged, by message.
     logged: BTreeMap<String, u64>,
+    /// The requests that were found to be under an epoch that is over, and might not use the new one.
+    superseded: Vec<String>,
     counts: BTreeMap<String, u64>,
     /// How often it was tried whether all is well again.
     probes: u64,
@@ -181,13 +202,18 @@ fn slot(role: Role, number: usize) -> (usize, usize) {
     (if role == Role::Intake { 0 } else { 1 }, number)
 }
 
+fn spawn(site: &Site, role: Role, number: usize, cut: Option<&str>) -> Process {
+    let is_patient = role == Role::Intake && number + 1 == EACH;
+    site.spawn_with(role, cut, if is_patient { &PATIENT } else { &[] })
+}
+
 impl Campaign {
     async fn start(seed: u64, servers: Servers) -> Self {
         let site = Site::new(servers).await;
         let mut processes = BTreeMap::new();
         for role in [Role::Intake, Role::Worker] {
             for number in 0..EACH {
-                let process = site.spawn(role, None);
+                let process = spawn(&site, role, number, None);
                 process.ready().await;
                 processes.insert(slot(role, number), process);
             }
@@ -200,6 +226,7 @@ impl Campaign {
             rng: StdRng::seed_from_u64(seed),
             processes,
             logged: BTreeMap::new(),
+            superseded: vec![],
             counts: BTreeMap::new(),
             probes: 0,
             locker: None,
@@ -222,7 +249,7 @@ impl Campaign {
 
     /// Puts another process in the place of one that has ended.
     fn replace(&mut self, role: Role, number: usize, cut: Option<&str>) {
-        let process = self.site.spawn(role, cut);
+        let process = spawn(&self.site, role, number, cut);
         if let Some(old) = self.processes.insert(slot(role, number), process) {
             self.remember(&old);
         }
@@ -230,14 +257,22 @@ impl Campaign {
 
     fn remember(&mut self, process: &Process) {
         for entry in process.log() {
-            if let Some(message) = entry["fields"]["message"].as_str() {
+            let fields = &entry["fields"];
+            if let Some(message) = fields["message"].as_str() {
                 *self.logged.entry(message.to_owned()).or_default() += 1;
+            }
+            if fields["message"] == SUPERSEDED {
+                self.superseded.push(fields["request_id"].as_str().expect("an id").to_owned());
             }
         }
     }
 
     fn process(&mut self, role: Role, number: usize) -> &mut Process {
         self.processes.get_mut(&slot(role, number)).expect("every place is taken")
+    }
+
+    fn signal_workers(&mut self, signal: &str) {
+        (0..EACH).for_each(|number| self.process(Role::Worker, number).signal(signal));
     }
 
     async fn control(&self, arguments: &[&str]) {
@@ -249,6 +284,7 @@ impl Campaign {
             Fault::Kill(role) => self.process(role, number).kill().await,
             Fault::Freeze(role) => self.process(role, number).signal("STOP"),
             Fault::Terminate(role) => self.process(role, number).signal("TERM"),
+            Fault::FreezeWorkers => self.signal_workers("STOP"),
             Fault::Cut(role, cut) => {
                 self.process(role, number).kill().await;
                 self.replace(role, number, Some(cut));
@@ -282,6 +318,7 @@ impl Campaign {
         match fault {
             Fault::Kill(role) => self.replace(role, number, None),
             Fault::Freeze(role) => self.process(role, number).signal("CONT"),
+            Fault::FreezeWorkers => self.signal_workers("CONT"),
             Fault::Terminate(role) => {
                 let status = self.process(role, number).ended().await;
                 assert!(status.success(), "L3: {status}: {:#?}", self.process(role, number).log());
@@ -377,6 +414,66 @@ impl Campaign {
     }
 }
 
+impl Campaign {
+    /// Clients vanish from the patient intake while nobody works, one in each way, and retry at the other until they are
+    /// told 500. Then the workers go on, and find what the ghosts have left. Again and again, until an intake says that it
+    /// had to lay one.
+    async fn raise_ghosts(&mut self) -> Vec<Operation> {
+        let mut operations = vec![];
+        for seance in 0..SEANCES {
+            self.signal_workers("STOP");
+            let email = |how: Vanishing| format!("ghost-{seance}-{how:?}@example.com").to_lowercase();
+            let haunting = join_all(Vanishing::UNSEEN.map(|how| self.haunt(email(how), how))).await;
+            let is_haunted = haunting.iter().any(|operation| operation.has_ghost(&Ledger::default()));
+            operations.extend(haunting);
+            let (before, end) = (self.laid(), Instant::now() + Duration::from_secs(4));
+            self.signal_workers("CONT");
+            while is_haunted && self.laid() == before && Instant::now() < end {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            if is_haunted && self.laid() > before {
+                break;
+            }
+        }
+        operations
+    }
+
+    /// How many attempts the patient intake has laid.
+    fn laid(&self) -> usize {
+        self.processes[&slot(Role::Intake, EACH - 1)].logged(SUPERSEDED)
+    }
+
+    async fn haunt(&self, email: String, how: Vanishing) -> Operation {
+        let url = |number| self.processes[&slot(Role::Intake, number)].url();
+        let mut operation = Operation { key: Some(email.clone()), email, amount: 7, attempts: vec![] };
+        let vanishing = Some((Duration::from_millis(50), how));
+        for plan in [
+            Plan { url: url(EACH - 1), after: Duration::ZERO, vanishing },
+            Plan { url: url(0), after: Duration::ZERO, vanishing: None },
+        ] {
+            operation.attempts.push(self.load.attempt(&operation, plan).await);
+        }
+        operation
+    }
+}
+
+/// How many ghosts came back to life: attempts whose client had vanished unseen, that a worker found after somebody was told
+/// 500 under their key, and that came to nothing then.
+fn count_ghosts(superseded: &[String], operations: &[Operation], ledger: &Ledger) -> u64 {
+    let haunted: HashSet<&str> = operations
+        .iter()
+        .filter(|operation| operation.has_ghost(ledger))
+        .map(|operation| operation.email.as_str())
+        .collect();
+    let attempts = operations.iter().flat_map(|operation| &operation.attempts);
+    let told: HashSet<&str> = attempts.filter_map(|attempt| attempt.request_id.as_deref()).collect();
+    let is_ghost = |id: &&String| {
+        let email = ledger.rows.get(*id).and_then(|row| row.email.as_deref());
+        !told.contains(id.as_str()) && email.is_some_and(|email| haunted.contains(email))
+    };
+    superseded.iter().filter(is_ghost).count() as u64
+}
+
 /// A5: the books balance in every snapshot, also during the run.
 async fn watch_books(database_url: String, stop: CancellationToken, snapshots: Arc<AtomicU64>) {
     let settings = postgres::Settings { url: database_url, pool_size: 1, timeout: Duration::from_secs(2) };
@@ -452,8 +549,11 @@ async fn run(seed: u64, duration: Duration, faults: Vec<Fault>, longest: Duratio
         campaign.strike(&chosen, longest).await;
         campaign.recover().await;
     }
+    let ghosts = campaign.raise_ghosts().await;
+    campaign.recover().await;
     campaign.load.stop.cancel();
     let mut operations = loading.await.expect("the clients");
+    operations.extend(ghosts);
     stop.cancel();
     watching.await.expect("the books balanced all the time");
     let history = write_history(seed, &operations);
@@ -470,11 +570,12 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
         campaign.remember(&process);
     }
     // The probes were sent by the harness itself, and are no part of the clients' history.
-    let balances = campaign.site.balances().await;
+    let balances = campaign.site.ledger().await.balances;
     operations.extend(balances.iter().filter(|(email, _)| email.starts_with("probe-")).map(|(email, &amount)| {
         Operation { email: email.clone(), amount, key: None, attempts: vec![Attempt::default()] }
     }));
     let letters = campaign.site.verify(operations).await;
+    let ghosts = count_ghosts(&campaign.superseded, operations, &campaign.site.ledger().await);
     println!("operations: {}, answers: {:?}", operations.len(), statuses(operations));
     println!("faults: {:#?}", campaign.counts);
     let seen = |message: &str| campaign.logged.get(message).copied().unwrap_or(0);
@@ -491,6 +592,7 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
         ("commits in doubt", seen("commit in doubt")),
         ("commits lost on the way", trapped(COMMITS_LOST_ON_THE_WAY)),
         ("commits whose answer was lost", trapped(COMMIT_ANSWERS_LOST)),
+        ("ghosts that came back to life", ghosts),
         ("snapshots that balanced", snapshots),
     ];
     for (what, count) in evidence {

@@ -1,18 +1,56 @@
 //! What clients were told, and what must be true of it.
+//!
+//! **What a 500 under a key speaks for.** Everything under the key that was *received* before the 500 was *decided*: none of
+//! it has debited or ever will, whoever still waits for it (A1k). From outside, both moments are known from one side only,
+//! and the rule goes by what is sure:
+//!
+//! - An attempt was received once its client has read `100 Continue`: the intake says that when its handler asks for the
+//!   body, so it has had the head by then. An attempt without it may never have been received, or late: its bytes can wait
+//!   in a kernel, in a proxy, behind another request, or in front of a frozen intake. Nobody can tell such a latecomer from
+//!   a retry, so the 500 does not speak for it.
+//! - A 500 was decided no earlier than `decided_at` of its own request's row, the start of the transaction that raised the
+//!   key (or of an earlier one, which had voided the row), and no earlier than its request was sent. When its client *read*
+//!   it is of no use: between the two, another attempt can be received, and rightly be applied.
+//!
+//! Attempts that no 500 speaks for are judged by their own answers: a 200 is the one that was applied (a replayed one is
+//! not), other answers deny their own attempt, and without an answer, or after a 504, it may have been.
 
+use crate::harness::raw::Vanishing;
 use serde::Serialize;
 use std::collections::HashMap;
 
-/// One HTTP attempt, as its client saw it.
+/// One HTTP attempt, as its client saw it. Times are milliseconds by the clock of this machine, as in the ledger.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Attempt {
-    /// Milliseconds since the start of the run.
-    pub sent: u128,
-    pub ended: u128,
-    /// None: no answer (a broken connection, or the client hung up).
+    /// The intake's address.
+    pub intake: String,
+    pub sent: i64,
+    /// When its intake had surely received it.
+    pub received: Option<i64>,
+    pub ended: i64,
+    /// How the client vanished, if it did not wait for the answer.
+    pub vanished: Option<Vanishing>,
+    /// None: no answer (a broken connection, or the client vanished).
     pub status: Option<u16>,
     pub debited: Option<String>,
     pub request_id: Option<String>,
+    pub replayed: bool,
+}
+
+impl Attempt {
+    /// Whether it can be the one that was applied, by its own answer.
+    fn may_have_debited(&self) -> bool {
+        match self.status {
+            None | Some(504) => true,
+            Some(200) => !self.replayed,
+            Some(_) => false,
+        }
+    }
+
+    /// Whether it was surely received before `moment`.
+    fn is_before(&self, moment: Option<i64>) -> bool {
+        matches!((self.received, moment), (Some(received), Some(moment)) if received < moment)
+    }
 }
 
 /// One thing that a client wanted done, for a payout user of its own, whose balance so tells how often it was done.
@@ -21,32 +59,30 @@ pub struct Operation {
     pub email: String,
     pub amount: i64,
     pub key: Option<String>,
-    /// In order. Without a key there is one.
+    /// In the order in which they were planned; some at the same time. Without a key there is one.
     pub attempts: Vec<Attempt>,
 }
 
 impl Operation {
-    /// Whether what its client was told means that nothing was debited, ever.
-    ///
-    /// A 500 speaks for all that was sent under the key before it; every other "no" for its own attempt.
-    fn is_denied(&self) -> bool {
-        let mut denied = true;
-        for attempt in &self.attempts {
-            denied = match attempt.status {
-                Some(500) => true,
-                Some(400..=499 | 503) => denied,
-                Some(_) | None => false,
-            };
-        }
-        denied
+    /// What was surely received before this moment, the last 500 under the key speaks for.
+    fn denied_at(&self, ledger: &Ledger) -> Option<i64> {
+        let denials = self.attempts.iter().filter(|attempt| attempt.status == Some(500));
+        denials.map(|attempt| ledger.decided(attempt).unwrap_or(attempt.sent).max(attempt.sent)).max()
     }
 
-    fn is_confirmed(&self) -> bool {
-        self.attempts.iter().any(|attempt| attempt.status == Some(200))
+    /// Whether a client vanished unseen, and somebody was told then that its attempt never debits.
+    pub fn has_ghost(&self, ledger: &Ledger) -> bool {
+        let denied_at = self.denied_at(ledger);
+        let is_unseen = |how| Vanishing::UNSEEN.contains(&how);
+        self.attempts.iter().any(|attempt| attempt.vanished.is_some_and(is_unseen) && attempt.is_before(denied_at))
     }
 
-    /// What is wrong with this operation, given its user's balance.
-    fn violations(&self, balance: i64) -> Vec<&'static str> {
+    /// What is wrong with this operation.
+    fn violations(&self, ledger: &Ledger) -> Vec<&'static str> {
+        let balance = ledger.balance(&self.email);
+        let denied_at = self.denied_at(ledger);
+        let paid_at =
+            self.attempts.iter().filter(|attempt| attempt.status == Some(200)).map(|attempt| attempt.ended).min();
         let broken = |attempt: &Attempt| {
             let expected = match attempt.status {
                 None => return false,
@@ -56,12 +92,15 @@ impl Operation {
             };
             attempt.debited.as_deref() != Some(expected)
         };
-        let mut later = self.attempts.iter().skip_while(|attempt| attempt.status != Some(200));
+        let may_have_debited = |attempt: &Attempt| attempt.may_have_debited() && !attempt.is_before(denied_at);
+        let is_paid_and_denied =
+            |attempt: &Attempt| attempt.status == Some(200) && !attempt.replayed && attempt.is_before(denied_at);
         let rules = [
             ("A3: applied more than once", ![0, self.amount].contains(&balance)),
-            ("A4: a 200 without its debit", self.is_confirmed() && balance != self.amount),
-            ("A1: no funds were debited, it said", !self.is_confirmed() && self.is_denied() && balance != 0),
-            ("A1k: a 500 after the 200 of its key", later.any(|attempt| attempt.status == Some(500))),
+            ("A4: a 200 without its debit", paid_at.is_some() && balance != self.amount),
+            ("A1, A1k: no funds were debited, it said", balance != 0 && !self.attempts.iter().any(may_have_debited)),
+            ("A1k: a 200 for what was received before a 500 of its key", self.attempts.iter().any(is_paid_and_denied)),
+            ("A1k: a 500 after the 200 of its key", paid_at.is_some_and(|paid_at| Some(paid_at) < denied_at)),
             ("Earmark-Debited does not fit the status", self.attempts.iter().any(broken)),
             ("a status that this client cannot cause", self.attempts.iter().any(is_foreign)),
         ];
@@ -73,17 +112,44 @@ fn is_foreign(attempt: &Attempt) -> bool {
     attempt.status.is_some_and(|status| ![200, 400, 500, 503, 504].contains(&status))
 }
 
-/// Everything that is wrong, in words; nothing if the promise was kept. `balances` has every payout user there is.
-pub fn violations(operations: &[Operation], balances: &HashMap<String, i64>) -> Vec<String> {
+/// A decided request, by its row.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub email: Option<String>,
+    pub outcome: String,
+    /// In milliseconds.
+    pub decided_at: i64,
+}
+
+/// What the ledger says.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Of every payout user there is.
+    pub balances: HashMap<String, i64>,
+    /// By the request's id.
+    pub rows: HashMap<String, Row>,
+}
+
+impl Ledger {
+    pub fn balance(&self, email: &str) -> i64 {
+        self.balances.get(email).copied().unwrap_or(0)
+    }
+
+    fn decided(&self, attempt: &Attempt) -> Option<i64> {
+        Some(self.rows.get(attempt.request_id.as_ref()?)?.decided_at)
+    }
+}
+
+/// Everything that is wrong, in words; nothing if the promise was kept.
+pub fn violations(operations: &[Operation], ledger: &Ledger) -> Vec<String> {
     let mut found = vec![];
     for operation in operations {
-        let balance = balances.get(&operation.email).copied().unwrap_or(0);
-        for rule in operation.violations(balance) {
-            found.push(format!("{rule}: balance {balance}, {operation:?}"));
+        for rule in operation.violations(ledger) {
+            found.push(format!("{rule}: balance {}, {operation:?}", ledger.balance(&operation.email)));
         }
     }
     let known: HashMap<&str, ()> = operations.iter().map(|operation| (operation.email.as_str(), ())).collect();
-    for (email, balance) in balances.iter().filter(|(email, _)| !known.contains_key(email.as_str())) {
+    for (email, balance) in ledger.balances.iter().filter(|(email, _)| !known.contains_key(email.as_str())) {
         found.push(format!("A2: {email} has {balance}, and nobody asked for it"));
     }
     found
@@ -103,65 +169,94 @@ pub fn statuses(operations: &[Operation]) -> std::collections::BTreeMap<String, 
 mod tests {
     use super::*;
 
-    fn operation(statuses: &[u16]) -> Operation {
-        let attempts = statuses.iter().map(|&status| Attempt {
-            status: Some(status).filter(|status| *status != 0),
-            debited: match status {
-                0 => None,
-                200 => Some("yes".to_owned()),
-                504 => Some("unknown".to_owned()),
-                _ => Some("no".to_owned()),
-            },
-            ..Attempt::default()
-        });
-        Operation { email: "ann@example.com".to_owned(), amount: 5, key: None, attempts: attempts.collect() }
-    }
+    /// An attempt of this story: when it was sent, when it was received if that is known, and what it was told when. Told
+    /// 201 stands for a 200 that is replayed. The row of one that is told 500 was decided half a second before that.
+    #[derive(Clone, Copy)]
+    struct Told(i64, Option<i64>, Option<(u16, i64)>);
 
-    fn is_broken(statuses: &[u16], balance: i64) -> bool {
-        let balances = HashMap::from([("ann@example.com".to_owned(), balance)]);
-        !violations(&[operation(statuses)], &balances).is_empty()
+    fn is_broken(story: &[Told], balance: i64) -> bool {
+        let mut ledger =
+            Ledger { balances: HashMap::from([("ann@example.com".to_owned(), balance)]), ..Ledger::default() };
+        let mut operation = Operation { email: "ann@example.com".to_owned(), amount: 5, ..Operation::default() };
+        for (number, &Told(sent, received, told)) in story.iter().enumerate() {
+            let (status, ended) = told.unzip();
+            let debited = status.map(|status| match status {
+                200 | 201 => "yes",
+                504 => "unknown",
+                _ => "no",
+            });
+            if let Some((500, ended)) = told {
+                let row = Row { email: None, outcome: "voided".to_owned(), decided_at: ended - 500 };
+                ledger.rows.insert(number.to_string(), row);
+            }
+            operation.attempts.push(Attempt {
+                sent,
+                received,
+                ended: ended.unwrap_or(i64::MAX),
+                status: status.map(|status| if status == 201 { 200 } else { status }),
+                replayed: status == Some(201),
+                debited: debited.map(str::to_owned),
+                request_id: Some(number.to_string()),
+                ..Attempt::default()
+            });
+        }
+        !violations(&[operation], &ledger).is_empty()
     }
 
     #[test]
-    fn the_rules_tell_a_kept_promise_from_a_broken_one() {
-        // 0 stands for "no answer".
-        let kept: [(&[u16], i64); 12] = [
-            (&[200], 5),
-            (&[500], 0),
-            (&[503], 0),
-            (&[400], 0),
-            (&[504], 0),
-            (&[504], 5),
-            (&[0], 0),
-            (&[0], 5),
-            (&[0, 503], 5),
-            (&[0, 500], 0),
-            (&[0, 500, 200], 5),
-            (&[500, 0], 5),
-        ];
-        let broken: [(&[u16], i64); 11] = [
-            (&[200], 0),
-            (&[200], 10),
-            (&[500], 5),
-            (&[503], 5),
-            (&[400], 5),
-            (&[0], 10),
-            (&[0], 3),
-            (&[0, 500], 5),
-            (&[0, 500, 503], 5),
-            (&[200, 500], 5),
-            (&[502], 0),
-        ];
-        for (statuses, balance) in kept {
-            assert!(!is_broken(statuses, balance), "{statuses:?} {balance}");
+    fn an_attempt_alone_is_judged_by_its_own_answer() {
+        let kept = [(0, 0), (0, 5), (200, 5), (400, 0), (500, 0), (503, 0), (504, 0), (504, 5)];
+        let broken = [(0, 3), (0, 10), (200, 0), (200, 10), (201, 5), (400, 5), (500, 5), (502, 0), (503, 5)];
+        for (cases, expected) in [(&kept[..], false), (&broken[..], true)] {
+            for &(status, balance) in cases {
+                // 0 stands for "no answer".
+                let told = (status != 0).then_some((status, 2_000));
+                assert_eq!(is_broken(&[Told(0, Some(1), told)], balance), expected, "{status} {balance}");
+            }
         }
-        for (statuses, balance) in broken {
-            assert!(is_broken(statuses, balance), "{statuses:?} {balance}");
+    }
+
+    #[test]
+    fn a_500_speaks_for_all_that_was_surely_received_before_it_was_decided() {
+        let (ghost, latecomer) = (Told(0, Some(10), None), Told(0, None, None));
+        let denied = Told(1_000, Some(1_010), Some((500, 3_000)));
+        let (refused, unknown) = (Some((503, 3_000)), Some((504, 3_000)));
+        for (kept, balance) in [
+            (vec![ghost, denied], 0),
+            // It may have been received after the 500.
+            (vec![latecomer, denied], 5),
+            // A 503 speaks for itself alone.
+            (vec![ghost, Told(1_000, Some(1_010), refused)], 5),
+            (vec![ghost, denied, Told(3_500, Some(3_510), Some((200, 3_600)))], 5),
+            (vec![ghost, denied, Told(3_500, None, None)], 5),
+            (vec![ghost, denied, Told(3_500, Some(3_510), unknown)], 5),
+            // Received between the decision and the answer.
+            (vec![denied, Told(2_600, Some(2_610), Some((200, 2_700)))], 5),
+        ] {
+            assert!(!is_broken(&kept, balance));
         }
+        for (broken, balance) in [
+            (vec![ghost, denied], 5),
+            (vec![denied, ghost], 5),
+            (vec![ghost, denied, Told(3_500, Some(3_510), Some((503, 3_600)))], 5),
+            (vec![Told(0, Some(10), Some((504, 900))), denied], 5),
+            // It was revived, and the retry replays that.
+            (vec![ghost, denied, Told(3_500, Some(3_510), Some((201, 3_600)))], 5),
+            // Two at once: one is told 500, the other was received before.
+            (vec![denied, Told(1_200, Some(1_210), Some((200, 4_000)))], 5),
+            // Decided after the 200 was told.
+            (vec![Told(0, Some(10), Some((200, 900))), denied], 5),
+        ] {
+            assert!(is_broken(&broken, balance));
+        }
+    }
+
+    #[test]
+    fn nobody_is_paid_who_was_not_named_and_no_answer_contradicts_itself() {
         let stranger = HashMap::from([("bob@example.com".to_owned(), 1)]);
-        assert_eq!(violations(&[], &stranger).len(), 1);
-        let mut lying = operation(&[500]);
-        lying.attempts[0].debited = Some("yes".to_owned());
-        assert_eq!(violations(&[lying], &HashMap::new()).len(), 1);
+        assert_eq!(violations(&[], &Ledger { balances: stranger, ..Ledger::default() }).len(), 1);
+        let lying = Attempt { status: Some(500), debited: Some("yes".to_owned()), ..Attempt::default() };
+        let operation = Operation { attempts: vec![lying], ..Operation::default() };
+        assert_eq!(violations(&[operation], &Ledger::default()).len(), 1);
     }
 }

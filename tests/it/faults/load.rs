@@ -1,13 +1,27 @@
 //! The clients: one fresh payout user for each operation.
+//!
+//! With a key they make an attempt by hand, over a connection of its own, so that they know when it was received; some
+//! vanish so that nobody notices, retry at another intake, or have two attempts under way at once.
 
 use super::history::{Attempt, Operation};
 use crate::harness::http::{Answer, Client};
+use crate::harness::raw::{Line, Vanishing, Written};
+use earmark::clock;
+use futures_util::future::join_all;
 use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{Rng, RngExt, SeedableRng};
+use reqwest::RequestBuilder;
+use std::io;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// How long a client holds its body back until it is asked for it.
+const CONTINUE: Duration = Duration::from_millis(500);
+/// How long a client waits that is not in a hurry.
+const PATIENT: Duration = Duration::from_secs(60);
 
 /// What the clients share.
 pub struct Load {
@@ -25,10 +39,24 @@ pub struct Habits {
     pub keyed: f64,
     /// Share of attempts that the client breaks off.
     pub hang_up: f64,
+    /// Share of attempts under a key whose client vanishes so that its intake does not notice.
+    pub vanish: f64,
+    /// Share of tries under a key that are two attempts at once.
+    pub hedge: f64,
     /// Longest pause between two operations.
     pub pause: Duration,
     /// Stops after so many operations.
     pub operations: usize,
+}
+
+/// One attempt to be made.
+pub struct Plan {
+    /// The intake.
+    pub url: String,
+    /// How long after the others of the same try.
+    pub after: Duration,
+    /// When and how the client vanishes, if it does.
+    pub vanishing: Option<(Duration, Vanishing)>,
 }
 
 impl Load {
@@ -65,47 +93,106 @@ impl Load {
         operations
     }
 
-    /// One attempt; with a key as many as it takes, up to six, unless the client gives up after a 500.
+    /// One attempt; with a key as many as it takes, up to six or so, unless the client gives up after a 500.
     async fn pursue(&self, operation: &mut Operation, rng: &mut StdRng, habits: Habits) {
         loop {
-            let patience = rng.random_bool(habits.hang_up).then(|| pause(rng, Duration::from_millis(1_200)));
-            let attempt = self.attempt(operation, rng, patience).await;
-            let status = attempt.status;
-            operation.attempts.push(attempt);
-            let is_over = match status {
-                Some(200 | 400) => true,
-                Some(500) => rng.random_bool(0.3),
-                Some(_) | None => false,
-            };
-            if operation.key.is_none() || is_over || operation.attempts.len() == 6 {
+            let plans = self.plan(operation, rng, habits);
+            let told = join_all(plans.into_iter().map(|plan| self.attempt(operation, plan))).await;
+            let is_told = |status| told.iter().any(|attempt| attempt.status == Some(status));
+            let is_over = is_told(200) || is_told(400) || is_told(500) && rng.random_bool(0.3);
+            operation.attempts.extend(told);
+            if operation.key.is_none() || is_over || operation.attempts.len() >= 6 {
                 return;
             }
             tokio::time::sleep(pause(rng, Duration::from_millis(400))).await;
         }
     }
 
-    /// `patience`: when the client hangs up, if it does.
-    async fn attempt(&self, operation: &Operation, rng: &mut StdRng, patience: Option<Duration>) -> Attempt {
-        let url = {
-            let urls = self.urls.read().expect("the addresses");
-            urls[rng.random_range(0..urls.len())].clone()
-        };
-        let mut request = self.client.at(url).create_request(&operation.email, operation.amount);
-        if let Some(key) = &operation.key {
-            request = request.header("Idempotency-Key", key);
+    /// The next try: elsewhere, and perhaps in two places at once.
+    fn plan(&self, operation: &Operation, rng: &mut StdRng, habits: Habits) -> Vec<Plan> {
+        let is_keyed = operation.key.is_some();
+        let count = if is_keyed && rng.random_bool(habits.hedge) { 2 } else { 1 };
+        let mut last = operation.attempts.last().map(|attempt| attempt.intake.clone());
+        let mut plans = vec![];
+        for number in 0..count {
+            let url = self.elsewhere(last.as_deref(), rng);
+            let after = if number == 0 { Duration::ZERO } else { pause(rng, Duration::from_millis(300)) };
+            let how = match rng.random_range(0.0..1.0) {
+                share if share < habits.hang_up => Some(Vanishing::HangUp),
+                share if is_keyed && share < habits.hang_up + habits.vanish => Vanishing::UNSEEN.choose(rng).copied(),
+                _ => None,
+            };
+            let vanishing = how.map(|how| (pause(rng, Duration::from_millis(1_200)), how));
+            last = Some(url.clone());
+            plans.push(Plan { url, after, vanishing });
         }
-        let sent = self.start.elapsed().as_millis();
-        let waiting = tokio::time::timeout(patience.unwrap_or(Duration::from_secs(60)), Client::send(request));
-        let answer: Option<Answer> = waiting.await.ok().and_then(Result::ok);
-        let text = |name: &str| answer.as_ref().and_then(|answer| answer.header(name)).map(str::to_owned);
-        Attempt {
-            sent,
-            ended: self.start.elapsed().as_millis(),
-            status: answer.as_ref().map(|answer| answer.status),
-            debited: text("earmark-debited"),
-            request_id: text("x-request-id"),
-        }
+        plans
     }
+
+    /// Another intake than this, if there is another.
+    fn elsewhere(&self, last: Option<&str>, rng: &mut StdRng) -> String {
+        let urls = self.urls.read().expect("the addresses");
+        let others = urls.iter().filter(|url| Some(url.as_str()) != last);
+        others.choose(rng).unwrap_or(&urls[0]).clone()
+    }
+
+    pub async fn attempt(&self, operation: &Operation, plan: Plan) -> Attempt {
+        tokio::time::sleep(plan.after).await;
+        let request = self.client.at(plan.url.clone()).create_request(&operation.email, operation.amount);
+        let mut attempt = Attempt {
+            intake: plan.url,
+            sent: clock::now_millis(),
+            vanished: plan.vanishing.map(|(_, how)| how),
+            ..Attempt::default()
+        };
+        let answer = match &operation.key {
+            Some(key) => {
+                let request = Written::of(request.header("Idempotency-Key", key));
+                by_hand(&request, plan.vanishing, &mut attempt.received).await.ok().flatten()
+            }
+            None => plainly(request, plan.vanishing).await,
+        };
+        attempt.ended = clock::now_millis();
+        if let Some(answer) = answer {
+            let text = |name: &str| answer.header(name).map(str::to_owned);
+            attempt.status = Some(answer.status);
+            attempt.debited = text("earmark-debited");
+            attempt.request_id = text("x-request-id");
+            attempt.replayed = answer.header("idempotent-replayed").is_some();
+            attempt.vanished = None;
+        }
+        attempt
+    }
+}
+
+/// Over a connection from the pool, which the client closes if it vanishes.
+async fn plainly(request: RequestBuilder, vanishing: Option<(Duration, Vanishing)>) -> Option<Answer> {
+    let patience = vanishing.map_or(PATIENT, |(patience, _)| patience);
+    tokio::time::timeout(patience, Client::send(request)).await.ok()?.ok()
+}
+
+/// Over a connection of its own; none of the answer if the client vanishes first. What is left of it then lingers.
+async fn by_hand(
+    request: &Written,
+    vanishing: Option<(Duration, Vanishing)>,
+    received: &mut Option<i64>,
+) -> io::Result<Option<Answer>> {
+    let mut line = Line::open(request, vanishing.map(|(_, how)| how)).await?;
+    let patience = vanishing.map_or(PATIENT, |(patience, _)| patience);
+    let talking = async {
+        line.announce(request, CONTINUE).await?;
+        // Refused for an answer that is there already, which is heard all the same.
+        let _ = line.say_body(request).await;
+        tokio::time::timeout(patience, line.hear()).await.ok().transpose()
+    };
+    let told = talking.await;
+    *received = line.received;
+    if let (Ok(None), Some((_, how))) = (&told, vanishing)
+        && let Some(left) = line.vanish(how).await
+    {
+        tokio::spawn(left.linger());
+    }
+    told
 }
 
 fn pause(rng: &mut impl Rng, longest: Duration) -> Duration {

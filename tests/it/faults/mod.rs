@@ -5,6 +5,7 @@
 //! and each decisive message once, [`campaign`] everything at once from a seed.
 
 mod campaign;
+mod ghosts;
 mod history;
 mod keys;
 mod load;

@@ -9,7 +9,8 @@ use futures_util::{StreamExt, stream};
 use std::sync::Arc;
 use std::time::Duration;
 
-const FEW: Habits = Habits { keyed: 0.5, hang_up: 0.0, pause: Duration::from_millis(10), operations: 3 };
+const FEW: Habits =
+    Habits { keyed: 0.5, hang_up: 0.0, vanish: 0.2, hedge: 0.2, pause: Duration::from_millis(10), operations: 3 };
 const CLIENTS: u64 = 6;
 /// How many deployments at once.
 const SIDE_BY_SIDE: usize = 4;

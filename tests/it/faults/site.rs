@@ -1,13 +1,12 @@
 //! A deployment whose every connection runs through a proxy of ours.
 
-use super::history::{Operation, violations};
+use super::history::{Ledger, Operation, Row, violations};
 use crate::harness::process::Process;
 use crate::harness::proxy::{Protocol, Proxy};
 use crate::harness::servers::Servers;
-use crate::harness::{App, Business, SECRET, eventually};
+use crate::harness::{App, Business, SECRET, authority, eventually};
 use earmark::ledger::{BusinessId, RequestId};
 use earmark::secret::HashSecret;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use uuid::Uuid;
 
@@ -43,13 +42,6 @@ pub struct Site {
     pub app: App,
     pub business: Business,
     proxies: Vec<(Way, Proxy)>,
-}
-
-/// The address in a URL: between `@` and the path.
-fn authority(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let rest = rest.split_once('/').map_or(rest, |(authority, _)| authority);
-    rest.rsplit_once('@').map_or(rest, |(_, host)| host)
 }
 
 impl Site {
@@ -90,13 +82,20 @@ impl Site {
         self.app.spawn(if role == Role::Intake { "intake" } else { "worker" }, &settings)
     }
 
-    /// Every payout user's balance.
-    pub async fn balances(&self) -> HashMap<String, i64> {
-        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT email, balance FROM payout_users")
-            .fetch_all(&mut self.app.database().await)
-            .await
-            .expect("balances");
-        rows.into_iter().collect()
+    /// What the ledger says now.
+    pub async fn ledger(&self) -> Ledger {
+        let mut database = self.app.database().await;
+        let balances: Vec<(String, i64)> =
+            sqlx::query_as("SELECT email, balance FROM payout_users").fetch_all(&mut database).await.expect("balances");
+        let rows: Vec<(Uuid, Option<String>, String, i64)> = sqlx::query_as(
+            "SELECT request_id, email, outcome, floor(extract(epoch FROM decided_at) * 1000)::bigint FROM allocations",
+        )
+        .fetch_all(&mut database)
+        .await
+        .expect("rows");
+        let row =
+            |(id, email, outcome, decided_at): (Uuid, _, _, _)| (id.to_string(), Row { email, outcome, decided_at });
+        Ledger { balances: balances.into_iter().collect(), rows: rows.into_iter().map(row).collect() }
     }
 
     /// Lets a worker settle all that waits, and store every dead letter, without faults.
@@ -141,7 +140,7 @@ impl Site {
     }
 
     async fn assert_kept(&self, operations: &[Operation], when: &str) {
-        let found = violations(operations, &self.balances().await);
+        let found = violations(operations, &self.ledger().await);
         assert!(found.is_empty(), "{when}: {} violations:\n{}", found.len(), found.join("\n"));
         self.app.assert_clean_audit();
     }
@@ -152,23 +151,29 @@ impl Site {
         self.ask_after_unknowns(operations).await;
         let secret: HashSecret = SECRET.parse().expect("a secret");
         let business = BusinessId::from_u128(Uuid::parse_str(&self.business.id).expect("an id").as_u128());
-        let (balances, outcomes) = (self.balances().await, self.outcomes().await);
+        let ledger = self.ledger().await;
         for operation in operations {
             for attempt in &operation.attempts {
-                let (Some(id), Some(status @ (200 | 400 | 500 | 504))) = (&attempt.request_id, attempt.status) else {
+                let (Some(text), Some(status @ (200 | 400 | 500 | 503 | 504))) = (&attempt.request_id, attempt.status)
+                else {
                     continue;
                 };
-                let id = Uuid::parse_str(id).expect("an id");
+                let row = ledger.rows.get(text);
+                if status == 503 && row.is_none() {
+                    // Refused before it got an id of ours.
+                    continue;
+                }
+                let id = Uuid::parse_str(text).expect("an id");
                 assert!(secret.issued(business, RequestId::from_u128(id.as_u128())), "{operation:?}");
-                let outcome = outcomes.get(&id).unwrap_or_else(|| panic!("undecided: {id} of {operation:?}")).as_str();
+                let outcome = row.unwrap_or_else(|| panic!("undecided: {id} of {operation:?}")).outcome.as_str();
                 let fits = match status {
                     200 => outcome == "allocated",
                     400 => outcome == "insufficient_balance",
-                    500 => outcome == "voided",
+                    500 | 503 => outcome == "voided",
                     _ => true,
                 };
                 assert!(fits, "{status} but {outcome}: {operation:?}");
-                let balance = balances.get(&operation.email).copied().unwrap_or(0);
+                let balance = ledger.balance(&operation.email);
                 assert!(
                     outcome != "allocated" || balance == operation.amount,
                     "allocated but {balance}: {operation:?}"
@@ -188,14 +193,5 @@ impl Site {
             assert!(shown["state"].is_string() && shown["state"] != "pending", "{shown}");
         }
         process.terminate().await;
-    }
-
-    /// Every row of the ledger.
-    async fn outcomes(&self) -> HashMap<Uuid, String> {
-        let rows: Vec<(Uuid, String)> = sqlx::query_as("SELECT request_id, outcome FROM allocations")
-            .fetch_all(&mut self.app.database().await)
-            .await
-            .expect("rows");
-        rows.into_iter().collect()
     }
 }

@@ -5,6 +5,7 @@ pub mod browser;
 pub mod http;
 pub mod process;
 pub mod proxy;
+pub mod raw;
 pub mod scripted;
 pub mod servers;
 
@@ -251,6 +252,13 @@ impl App {
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
         let _ = broker.close(200, "done".into()).await;
     }
+}
+
+/// The address in a URL: between `@` and the path.
+pub fn authority(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split_once('/').map_or(rest, |(authority, _)| authority);
+    rest.rsplit_once('@').map_or(rest, |(_, host)| host)
 }
 
 /// The one success that an allocation can have.
