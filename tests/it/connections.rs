@@ -779,8 +779,10 @@ async fn what_is_no_http_is_answered_if_it_can_be_and_its_connection_ends() {
 async fn times_of_nothing_are_refused() {
     let app = App::new().await;
     for name in ["EARMARK_IDLE_TIMEOUT", "EARMARK_WRITE_TIMEOUT"] {
-        let run = app.run_with(&["intake"], &[(name, "0s")]);
-        assert!(run.code() != 0 && run.stderr().contains(&format!("{name} must be above zero")), "{}", run.stderr());
+        let mut intake = app.spawn("intake", &[(name, "0s")]);
+        assert!(!intake.ended().await.success());
+        let is_said = async || format!("{:?}", intake.log()).contains(&format!("{name} must be above zero"));
+        eventually("it says which", is_said).await;
     }
     app.discard().await;
 }
