@@ -132,6 +132,14 @@ pub struct Process {
     /// answered within it
     #[arg(long, env = "EARMARK_SHUTDOWN_GRACE", default_value = "15s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
+    /// How long a client may take to send the head of its next request, from the last answer or from connecting. Longer
+    /// than the clients and proxies before it keep an idle connection, so that they close it and no request crosses the
+    /// closing
+    #[arg(long, env = "EARMARK_IDLE_TIMEOUT", default_value = "75s", value_parser = parse_duration)]
+    idle_timeout: Duration,
+    /// How long a client may take to accept the next piece of an answer. One that stalls for longer loses its connection
+    #[arg(long, env = "EARMARK_WRITE_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
+    write_timeout: Duration,
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {
@@ -162,8 +170,13 @@ impl Process {
             self.shutdown_grace
         );
         self.check_ops()?;
-        for (name, budget) in [("REPLY", self.reply_timeout), ("SETTLE", self.settle_timeout)] {
-            ensure!(!budget.is_zero(), "EARMARK_{name}_TIMEOUT must be above zero");
+        for (name, time) in [
+            ("REPLY", self.reply_timeout),
+            ("SETTLE", self.settle_timeout),
+            ("IDLE", self.idle_timeout),
+            ("WRITE", self.write_timeout),
+        ] {
+            ensure!(!time.is_zero(), "EARMARK_{name}_TIMEOUT must be above zero");
         }
         Ok(())
     }
@@ -219,6 +232,11 @@ impl Process {
         self.otlp_endpoint.clone().or_else(standard).filter(|endpoint| !endpoint.is_empty())
     }
 
+    /// The bounds of a listener with at most so many connections.
+    pub fn connections(&self, most: usize) -> connections::Limits {
+        connections::Limits { connections: most, idle: self.idle_timeout, write: self.write_timeout }
+    }
+
     pub fn budgets(&self) -> Budgets {
         Budgets { reply: self.reply_timeout, resolve: self.resolve_timeout }
     }
@@ -256,15 +274,7 @@ pub struct IntakeSettings {
     /// Most connections of clients at once; more wait until one is closed. A connection costs some 20 KiB. Fewer if the
     /// process may not open that many files
     #[arg(long, env = "EARMARK_MAX_CONNECTIONS", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
-    max_connections: u32,
-    /// How long a client may take to send the head of its next request, from the last answer or from connecting. Longer
-    /// than the clients and proxies before it keep an idle connection, so that they close it and no request crosses the
-    /// closing
-    #[arg(long, env = "EARMARK_IDLE_TIMEOUT", default_value = "75s", value_parser = parse_duration)]
-    idle_timeout: Duration,
-    /// How long a client may take to accept the next piece of an answer. One that stalls for longer loses its connection
-    #[arg(long, env = "EARMARK_WRITE_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
-    write_timeout: Duration,
+    pub max_connections: u32,
     /// Most connections to Postgres for reads (API keys, balances, look-ups)
     #[arg(long, env = "EARMARK_READ_CONNECTIONS", default_value = "4", value_parser = clap::value_parser!(u32).range(1..))]
     pub read_connections: u32,
@@ -273,14 +283,6 @@ pub struct IntakeSettings {
 impl IntakeSettings {
     pub fn key_bounds(&self) -> Bounds {
         Bounds { rate: self.rate_limit, in_flight: self.max_in_flight_per_key }
-    }
-
-    pub fn connections(&self) -> connections::Limits {
-        connections::Limits {
-            connections: self.max_connections as usize,
-            idle: self.idle_timeout,
-            write: self.write_timeout,
-        }
     }
 
     pub fn packing(&self) -> Packing {

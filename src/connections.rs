@@ -1,7 +1,7 @@
 //! HTTP/1.1 over connections that end well.
 //!
 //! - An answer that is given before its request's body was read reaches its client, and is no trap for the next request: the
-//!   rest of the body is read and thrown away within bounds, or the answer says `Connection: close`.
+//!   rest of the body is read and thrown away first, within bounds, or else the answer says `Connection: close`.
 //! - What a client still sends after the last answer is read for a moment: closing a socket with unread bytes in it resets
 //!   the connection, and the client may lose the answer.
 //! - A client that closes its sending half after a request is answered.
@@ -12,7 +12,7 @@ use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::ConnectInfo;
 use axum::http::header::{CONNECTION, EXPECT, HeaderValue};
-use axum::http::{Request, Response, StatusCode};
+use axum::http::{Request, Response};
 use futures_util::future::poll_fn;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -21,26 +21,29 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep};
+use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How many connections the kernel keeps that are not accepted yet: a thousand clients may connect at once.
 const BACKLOG: u32 = 4_096;
-/// How much of a body is read and thrown away after its answer, in bytes, for the connection to go on.
+/// Largest head of a request, in bytes. Connections are many, and none may hold more while nobody knows whose it is.
+const HEAD: usize = 32 * 1024;
+/// How much of a body is read and thrown away before its answer, in bytes, for the connection to go on.
 const DRAINED: u64 = 64 * 1024;
 /// How long that may take.
-const DRAIN_TIME: Duration = Duration::from_secs(5);
+const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// How much is read and thrown away after the last answer of a connection, in bytes.
 const LINGERING: usize = 16 * 1024 * 1024;
 /// How long that may take in all, and from one piece to the next.
@@ -100,7 +103,7 @@ async fn accept(
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "no connection can be accepted");
-                    tokio::time::sleep(NO_SOCKET).await;
+                    sleep(NO_SOCKET).await;
                 }
             }
         }
@@ -121,27 +124,54 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, limits: 
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.write));
-    let was_asked = Arc::new(AtomicBool::new(false));
-    let service = {
-        let (router, was_asked) = (TowerToHyperService::new(router), Arc::clone(&was_asked));
-        service_fn(move |request: Request<Incoming>| {
-            was_asked.store(true, Ordering::Relaxed);
-            answer(router.clone(), peer, request)
-        })
+    let mut stream = pin!(stream);
+    let was_asked = AtomicBool::new(false);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        was_asked.store(true, Ordering::Relaxed);
+        answer(router.clone(), peer, request)
+    });
+    // The stream is only lent: whatever ends this, an error too, it is here to be closed with care.
+    let serving = async {
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits.idle)
+                .max_header_size(HEAD)
+                .half_close(true)
+                .serve_connection(TokioIo::new(&mut stream), service)
+        );
+        // It comes first: what was sent before the stop is read before the stop is seen.
+        tokio::select! { biased; _ = connection.as_mut() => return true, () = stop.cancelled() => {} }
+        if !was_asked.load(Ordering::Relaxed) {
+            tokio::select! { biased; _ = connection.as_mut() => return true, () = sleep(LAST_CALL) => {} }
+        }
+        let has_answer = was_asked.load(Ordering::Relaxed);
+        if has_answer {
+            connection.as_mut().graceful_shutdown();
+            // An error is the client's: it is gone, or sent what is no HTTP.
+            let _ = connection.await;
+        }
+        has_answer
     };
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle)
-        .half_close(true)
-        .serve_connection(TokioIo::new(Lingering { stream: Box::pin(stream), linger: None }), service);
-    let mut connection = pin!(connection);
-    tokio::select! { _ = connection.as_mut() => return, () = stop.cancelled() => {} }
-    connection.as_mut().graceful_shutdown();
-    tokio::select! { _ = connection.as_mut() => return, () = tokio::time::sleep(LAST_CALL) => {} }
-    // Else it is answering, and may end that. An error is the client's: it is gone, or sent what is no HTTP.
-    if was_asked.load(Ordering::Relaxed) {
-        let _ = connection.await;
+    if serving.await {
+        linger(stream).await;
     }
+}
+
+/// Closes our half, and reads on for a moment: until the client has closed its own, or a bound is reached.
+async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let _ = stream.shutdown().await;
+    let reading = async {
+        let (mut thrown_away, mut bytes) = (vec![0; 8 * 1024], 0);
+        while bytes < LINGERING {
+            match timeout(LINGER_SILENCE, stream.read(&mut thrown_away)).await {
+                Ok(Ok(read)) if read > 0 => bytes += read,
+                _ => break,
+            }
+        }
+    };
+    let _ = timeout(LINGER_TIME, reading).await;
 }
 
 /// Has the request answered, and sees to what is left of its body.
@@ -150,44 +180,69 @@ async fn answer(
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let expects = request.headers().contains_key(EXPECT);
-    let left = Left::default();
-    let mut request = request.map(|body| match body.is_end_stream() {
-        true => Body::empty(),
-        false => Body::new(Lent { body: Some(body), left: left.clone() }),
-    });
-    request.extensions_mut().insert(ConnectInfo(peer));
-    let mut response = router.call(request).await?;
-    let Some(rest) = left.take() else { return Ok(response) };
-    let is_small = rest.size_hint().exact().is_some_and(|bytes| bytes <= DRAINED);
-    // A client that waits to be told to go on has sent nothing and is told nothing; one that was too slow once is so again.
-    if is_small && !expects && response.status() != StatusCode::REQUEST_TIMEOUT {
-        tokio::spawn(tokio::time::timeout(DRAIN_TIME, drain(rest)));
-    } else {
+    let (mut head, body) = request.into_parts();
+    head.extensions.insert(ConnectInfo(peer));
+    if body.is_end_stream() {
+        return router.call(Request::from_parts(head, Body::empty())).await;
+    }
+    // A client that waits to be told to go on has sent nothing, and is told nothing.
+    let is_sent = !head.headers.contains_key(EXPECT);
+    let rest = Arc::new(Mutex::new(Rest::Missing));
+    let body = Body::new(Lent { body: Some(body), rest: Arc::clone(&rest) });
+    let mut response = router.call(Request::from_parts(head, body)).await?;
+    let rest = mem::take(&mut *rest.lock().unwrap_or_else(PoisonError::into_inner));
+    let goes_on = match rest {
+        Rest::Nothing => true,
+        Rest::Unread(body) => is_sent && drain(body).await,
+        Rest::Missing => false,
+    };
+    if !goes_on {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
 
-/// While this reads, the connection waits for the end of the body before it takes the next request.
-async fn drain(mut body: Incoming) {
-    while let Some(Ok(_)) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {}
-}
-
-/// What a handler has left of its request's body.
-#[derive(Clone, Default)]
-struct Left(Arc<Mutex<Option<Incoming>>>);
-
-impl Left {
-    fn take(&self) -> Option<Incoming> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+/// Reads a body and throws it away. Whether it came to its end within the bounds.
+async fn drain(mut body: Incoming) -> bool {
+    if body.size_hint().lower() > DRAINED {
+        return false;
     }
+    let reading = async {
+        let mut bytes = 0;
+        while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+            let Ok(frame) = frame else { return false };
+            bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if bytes > DRAINED {
+                return false;
+            }
+        }
+        true
+    };
+    timeout(DRAIN_TIME, reading).await.unwrap_or(false)
 }
 
-/// A body that goes back when its handler drops it, unless it was read to its end.
+/// What a handler leaves of its request's body.
+#[derive(Default)]
+enum Rest {
+    /// It has not given the body back, or the body broke off.
+    #[default]
+    Missing,
+    Unread(Incoming),
+    /// It was read to its end.
+    Nothing,
+}
+
+/// A body that comes back when its handler drops it.
 struct Lent {
+    /// `None` once it has ended.
     body: Option<Incoming>,
-    left: Left,
+    rest: Arc<Mutex<Rest>>,
+}
+
+impl Lent {
+    fn leave(&self, rest: Rest) {
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = rest;
+    }
 }
 
 impl HttpBody for Lent {
@@ -200,8 +255,13 @@ impl HttpBody for Lent {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(body).poll_frame(context));
-        if !matches!(frame, Some(Ok(_))) {
-            self.body = None;
+        match &frame {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => self.body = None,
+            None => {
+                self.body = None;
+                self.leave(Rest::Nothing);
+            }
         }
         Poll::Ready(frame)
     }
@@ -217,87 +277,8 @@ impl HttpBody for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let rest = self.body.take().filter(|body| !body.is_end_stream());
-        *self.left.0.lock().unwrap_or_else(PoisonError::into_inner) = rest;
-    }
-}
-
-/// A stream that, when it is shut down, reads on for a moment, and throws away what comes.
-struct Lingering {
-    stream: Pin<Box<TimeoutStream<TcpStream>>>,
-    linger: Option<Linger>,
-}
-
-struct Linger {
-    bytes: usize,
-    end: Instant,
-    silence: Pin<Box<Sleep>>,
-}
-
-impl Linger {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            bytes: LINGERING,
-            end: now + LINGER_TIME,
-            silence: Box::pin(tokio::time::sleep_until(now + LINGER_SILENCE)),
+        if let Some(body) = self.body.take() {
+            self.leave(if body.is_end_stream() { Rest::Nothing } else { Rest::Unread(body) });
         }
-    }
-
-    /// Ready when the client has closed, or a bound is reached.
-    fn poll(&mut self, mut stream: Pin<&mut TimeoutStream<TcpStream>>, context: &mut Context<'_>) -> Poll<()> {
-        let mut thrown_away = [0; 8 * 1024];
-        while self.bytes > 0 {
-            let mut buffer = ReadBuf::new(&mut thrown_away);
-            match stream.as_mut().poll_read(context, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    self.bytes = self.bytes.saturating_sub(buffer.filled().len());
-                    self.silence.as_mut().reset(self.end.min(Instant::now() + LINGER_SILENCE));
-                }
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return self.silence.as_mut().poll(context),
-            }
-        }
-        Poll::Ready(())
-    }
-}
-
-impl AsyncRead for Lingering {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.stream.as_mut().poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Lingering {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream.as_mut().poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.stream.as_mut().poll_write_vectored(context, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.as_mut().poll_flush(context)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, linger } = self.get_mut();
-        if linger.is_none() {
-            ready!(stream.as_mut().poll_shutdown(context))?;
-        }
-        linger.get_or_insert_with(Linger::new).poll(stream.as_mut(), context).map(Ok)
     }
 }

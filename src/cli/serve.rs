@@ -86,7 +86,8 @@ async fn run(
         let listener = bind(address, "EARMARK_OPS_LISTEN")?;
         let console = open_console(&process)?;
         tokio::spawn(Arc::clone(&console).watch(stopped.clone()));
-        tokio::spawn(ops::serve(listener, Arc::clone(&describe), console, stopped.clone()));
+        let limits = process.connections(ops::CONNECTIONS);
+        tokio::spawn(ops::serve(listener, Arc::clone(&describe), console, limits, stopped.clone()));
     }
     let Some(all_queues) = wait_for_ledger(&process, &postgres, &stop).await? else { return Ok(()) };
     let watching = tokio::spawn(depths.watch(process.broker()?, all_queues.clone(), stopped.clone()));
@@ -144,20 +145,21 @@ fn open_intake(
         max_in_flight: usize::try_from(settings.max_in_flight)?,
         key_bounds: settings.key_bounds(),
         packing: settings.packing(),
-        connections: connections(&settings)?,
+        connections: process.connections(most_connections(&settings)?),
     });
     Ok((intake, settings))
 }
 
-/// What the kernel allows is raised as far as it may be, and the side listener, Postgres and RabbitMQ need some of it.
-fn connections(settings: &IntakeSettings) -> anyhow::Result<connections::Limits> {
+/// How many clients may be connected at once. What the kernel allows is raised as far as it may be, and the side listener,
+/// Postgres and RabbitMQ need some of it.
+fn most_connections(settings: &IntakeSettings) -> anyhow::Result<usize> {
     let files = rlimit::increase_nofile_limit(u64::MAX).context("how many files this process may open")?;
-    let most = usize::try_from(files)?.saturating_sub(OTHER_FILES).max(1);
-    let limits = settings.connections();
-    if limits.connections > most {
+    let files = usize::try_from(files)?;
+    let (wanted, most) = (settings.max_connections as usize, files - OTHER_FILES.min(files / 2));
+    if wanted > most {
         tracing::info!(connections = most, files, "fewer connections than EARMARK_MAX_CONNECTIONS: `ulimit -n` is low");
     }
-    Ok(connections::Limits { connections: limits.connections.min(most), ..limits })
+    Ok(wanted.min(most))
 }
 
 /// Files that a process needs for anything but its clients.

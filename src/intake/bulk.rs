@@ -28,8 +28,8 @@ pub struct BulkSubmission {
 /// Takes a list from validated to answered.
 ///
 /// No more of it are in flight at once than one list may have: else the same items of a long list would be refused for want
-/// of room in every repeat. An item that was started runs to its end though its caller hangs up; the others are not
-/// started then.
+/// of room in every repeat. Should the connection break meanwhile, what was started runs to its end, and the rest is not
+/// started; a caller who only hangs up is not noticed.
 pub async fn submit_all(intake: &Arc<Intake>, bulk: BulkSubmission) -> Answer {
     let BulkSubmission { caller, list, key, receipt, trace } = bulk;
     let (unpublished, _) = Unpublished::for_one_request();

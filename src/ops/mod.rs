@@ -19,19 +19,24 @@ use axum::routing::get;
 use console::Console;
 use state::Describe;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Prometheus' text format, as its scrapers ask for it.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Enough for people, scrapers and probes.
-const CONNECTIONS: Limits = Limits { connections: 256, idle: Duration::from_secs(75), write: Duration::from_secs(30) };
+/// Most connections at once: enough for people, scrapers and probes.
+pub const CONNECTIONS: usize = 256;
 
 /// Serves `/livez` (the process answers), `/readyz` (it can work; if not, what is wrong is in the body) and `/metrics`,
 /// which need no token, and the console, until `stop`.
-pub async fn serve(listener: TcpListener, describe: Describe, console: Arc<Console>, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    describe: Describe,
+    console: Arc<Console>,
+    limits: Limits,
+    stop: CancellationToken,
+) {
     let metrics = {
         let describe = describe.clone();
         async move || ([(CONTENT_TYPE, METRICS_TYPE)], gauges::text(&describe()))
@@ -45,5 +50,5 @@ pub async fn serve(listener: TcpListener, describe: Describe, console: Arc<Conso
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .merge(console::router(console));
-    connections::serve(listener, router, CONNECTIONS, stop).await;
+    connections::serve(listener, router, limits, stop).await;
 }

@@ -106,7 +106,7 @@ async fn what_is_decided_meanwhile_neither_repeats_nor_hides_a_request() {
 }
 
 /// Rows as if they had been decided, `count` of them, a millisecond apart; every hundredth was refused.
-async fn write_rows(app: &App, business: &str, count: i32) {
+pub async fn write_rows(app: &App, business: &str, count: i32) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
         "INSERT INTO allocations (business_id, request_id, email, amount, outcome)
          SELECT '{business}', (lpad(to_hex(1700000000000 + n), 12, '0') || '700080000000' || lpad(to_hex(n), 8, '0'))::uuid,

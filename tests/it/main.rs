@@ -5,6 +5,7 @@ mod allocate;
 mod bulk;
 mod clients;
 mod commands;
+mod connections;
 mod console;
 mod contract;
 mod deploy;

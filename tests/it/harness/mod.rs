@@ -101,6 +101,11 @@ impl App {
         Process::spawn(&[command], self.environment_with(settings))
     }
 
+    /// The same for a process that may never have more than so many files open.
+    pub fn spawn_limited(&self, files: u32, command: &str, settings: &[(&'static str, &str)]) -> Process {
+        Process::spawn_limited(files, &[command], self.environment_with(settings))
+    }
+
     /// Starts a process and waits until it is ready.
     pub async fn start(&self, command: &str) -> Process {
         self.start_with(command, &[]).await

@@ -59,8 +59,26 @@ pub struct Process {
 
 impl Process {
     pub fn spawn(arguments: &[&str], environment: Vec<(&'static str, String)>) -> Self {
-        let mut child =
-            program(arguments, environment).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+        Self::start(program(arguments, environment))
+    }
+
+    /// The same for a process that may never have more than so many files open.
+    pub fn spawn_limited(files: u32, arguments: &[&str], environment: Vec<(&'static str, String)>) -> Self {
+        let program = program(arguments, environment);
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]);
+        limited.arg(program.get_program()).args(program.get_args()).stdin(Stdio::null());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => limited.env(name, value),
+                None => limited.env_remove(name),
+            };
+        }
+        Self::start(limited)
+    }
+
+    fn start(mut program: Command) -> Self {
+        let mut child = program.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
         let log = Arc::new(Mutex::new(vec![]));
         let (lines, stderr) = (Arc::clone(&log), child.stderr.take().expect("stderr"));
         std::thread::spawn(move || {
