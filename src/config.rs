@@ -12,7 +12,6 @@ use crate::secret::HashSecret;
 use crate::worker::Limits;
 use anyhow::{anyhow, ensure};
 use clap::Args;
-use humantime::parse_duration;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -132,6 +131,13 @@ pub struct Process {
     /// answered within it
     #[arg(long, env = "EARMARK_SHUTDOWN_GRACE", default_value = "15s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
+}
+
+/// A time, and none that the sums of times and dates could not hold.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time > LONGEST { Err("must be at most 366 days".to_owned()) } else { Ok(time) }
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {
