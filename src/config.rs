@@ -12,7 +12,6 @@ use crate::secret::HashSecret;
 use crate::worker::Limits;
 use anyhow::{anyhow, ensure};
 use clap::Args;
-use humantime::parse_duration;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -140,6 +139,13 @@ pub struct Process {
     /// How long a client may take to accept the next piece of an answer. One that stalls for longer loses its connection
     #[arg(long, env = "EARMARK_WRITE_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
     write_timeout: Duration,
+}
+
+/// A time, and none that the sums of times and dates could not hold.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time > LONGEST { Err("must be at most 366 days".to_owned()) } else { Ok(time) }
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {

@@ -19,6 +19,11 @@ use uuid::Uuid;
 pub const VERSION: u32 = 1;
 /// AMQP's own limit, in bytes.
 const MAX_QUEUE_NAME: usize = 255;
+/// Most requests in a message: as many as an intake may be told to pack.
+pub const MOST_REQUESTS: usize = 1024;
+/// Most bytes of a message: what so many of the longest requests take, and half as much again. What is larger is no
+/// message of an intake's, and reading it would cost many times its size.
+const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
 /// One request in a message. `deadline` is in milliseconds since 1970, `amount` in cents.
 #[derive(Debug, Serialize, Deserialize)]
@@ -112,12 +117,18 @@ pub fn pack_requests<'a>(reply_to: &str, items: impl Iterator<Item = &'a [u8]>) 
 
 /// Reads a message. One unreadable request spoils no other; a message that is no message at all is an error, in words.
 pub fn read_requests(body: &[u8]) -> Result<RequestMessage, String> {
+    if body.len() > MAX_MESSAGE {
+        return Err(format!("message is longer than {MAX_MESSAGE} bytes"));
+    }
     let envelope: RequestEnvelope = serde_json::from_slice(body).map_err(|error| unreadable("message", &error))?;
     if envelope.version != VERSION {
         return Err(format!("message version {}, this worker reads {VERSION}", envelope.version));
     }
     if envelope.reply_to.len() > MAX_QUEUE_NAME {
         return Err(format!("reply_to is longer than {MAX_QUEUE_NAME} bytes"));
+    }
+    if envelope.requests.len() > MOST_REQUESTS {
+        return Err(format!("message has more than {MOST_REQUESTS} requests"));
     }
     let mut message = RequestMessage {
         reply_to: envelope.reply_to.into_owned(),
@@ -242,10 +253,14 @@ pub fn read_replies(body: &[u8]) -> Vec<Reply> {
     let envelope: ReplyEnvelope = match serde_json::from_slice(body) {
         Ok(envelope) => envelope,
         Err(error) => {
-            tracing::warn!(%error, "unreadable replies");
+            tracing::warn!(error = unreadable("message", &error), "unreadable replies");
             return vec![];
         }
     };
+    if envelope.version != VERSION {
+        tracing::warn!(version = envelope.version, "unreadable replies");
+        return vec![];
+    }
     envelope.replies.iter().filter_map(read_reply).collect()
 }
 
@@ -457,6 +472,34 @@ mod tests {
         assert_eq!(message.unreadable.len(), 2);
         let alone = read_requests(&message.unreadable[0].body).unwrap();
         assert_eq!((alone.requests.len(), alone.unreadable.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_message_is_read_up_to_what_an_intake_packs_and_no_further() {
+        let longest = Request {
+            email: Email::parse(&format!("{}@{}.example", "a".repeat(64), ["b".repeat(60).as_str(); 3].join(".")))
+                .unwrap(),
+            key: Some(KeyClaim { key: IdempotencyKey::new(&"\"".repeat(255)).unwrap().of_item(999), epoch: i64::MIN }),
+            reference: Reference::parse(&"😀".repeat(255)).unwrap(),
+            ..request()
+        };
+        let trace = "x".repeat(55);
+        let item = write_traced_request(&longest, Some(&trace));
+        let message = |count: usize| pack_requests("replies", std::iter::repeat_n(item.as_slice(), count));
+        assert_eq!(read_requests(&message(MOST_REQUESTS)).unwrap().requests.len(), MOST_REQUESTS);
+        assert!(message(MOST_REQUESTS).len() < MAX_MESSAGE * 2 / 3);
+        assert_eq!(read_requests(&message(MOST_REQUESTS + 1)).unwrap_err(), "message has more than 1024 requests");
+        let unreadable = pack_requests("replies", std::iter::repeat_n(b"0".as_slice(), MAX_MESSAGE / 2));
+        assert_eq!(read_requests(&unreadable).unwrap_err(), "message is longer than 4194304 bytes");
+    }
+
+    #[test]
+    fn replies_of_another_version_are_left_out() {
+        assert_eq!(read_replies(br#"{"version":2,"replies":[]}"#), []);
+        let reply = Reply { id: RequestId::from_u128(9), verdict: Verdict::KeyReused, hash: None };
+        let message = String::from_utf8(write_replies(&[reply])).unwrap();
+        assert_eq!(read_replies(message.as_bytes()).len(), 1);
+        assert_eq!(read_replies(message.replace("\"version\":1", "\"version\":2").as_bytes()), []);
     }
 
     #[test]

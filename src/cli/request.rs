@@ -1,10 +1,9 @@
 use super::{moment, print_json};
-use crate::config::Database;
+use crate::config::{Database, parse_duration};
 use crate::ledger::RequestId;
 use crate::ops::requests::{self, Timeline};
 use anyhow::ensure;
 use clap::Args;
-use humantime::parse_duration;
 use std::time::Duration;
 use uuid::Uuid;
 

@@ -1,4 +1,5 @@
 use super::print_json;
+use crate::config::parse_duration;
 use crate::send::client::{Client, Settings};
 use crate::send::progress::Progress;
 use crate::send::results::{self, Summary, Tally};
@@ -6,7 +7,6 @@ use crate::send::{self, Batch, file};
 use crate::shutdown;
 use anyhow::{anyhow, bail, ensure};
 use clap::Args;
-use humantime::parse_duration;
 use std::io::{IsTerminal, stdin};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -137,6 +137,17 @@ mod tests {
         headers
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_header_holds_its_token_is_a_part_of_it(value: Vec<u8>, token in "[Bb]earer [ -~]{0,40}") {
+            for bytes in [value.as_slice(), token.as_bytes()] {
+                let Ok(value) = HeaderValue::from_bytes(bytes) else { continue };
+                let headers = HeaderMap::from_iter([(AUTHORIZATION, value.clone())]);
+                proptest::prop_assert!(bearer(&headers).is_none_or(|token| value.to_str().is_ok_and(|text| text.contains(token))));
+            }
+        }
+    }
+
     #[test]
     fn one_bearer_header_is_read_and_nothing_else() {
         assert_eq!(bearer(&headers(&["Bearer abc"])), Some("abc"));

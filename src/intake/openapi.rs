@@ -189,7 +189,8 @@ fn allocation() -> Value {
                 "type": "string",
                 "format": "email",
                 "maxLength": Email::MAX_CHARS,
-                "description": "The payout user. Blanks around it and case make no difference.",
+                "description": "The payout user: one address, in any of its spellings. Case, blanks around it, composed letters, and a \
+                    domain in letters or in Punycode make no difference.",
             },
             "amount": {
                 "type": "integer",
@@ -372,7 +373,7 @@ fn requests(shapes: &mut Shapes) -> Value {
                 json!({ "type": "string", "enum": Outcome::ALL.map(Outcome::as_str) })),
             parameter("email", "Only requests to this payout user.", email),
             parameter("reference", "Only requests with this reference.", reference),
-            parameter("from", "Only requests that were made then or later.", time()),
+            parameter("from", "Only requests that were made then or later. A `+` in a query is written `%2B`.", time()),
             parameter("to", "Only requests that were made before.", time()),
             parameter("idempotency_key", "The allocation under this key, and nothing else. For an item of a list: the \
                 key of the call, a blank, and the place, counted from 0.",

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// One payout that the file asks for.
@@ -64,11 +64,19 @@ struct Columns {
     reference: Option<usize>,
 }
 
+/// Most bytes of a line: several times what the longest payout takes. A file without line ends is not read whole.
+const LONGEST_LINE: usize = 64 * 1024;
+
 fn check(mut file: impl BufRead, mut format: Format) -> anyhow::Result<Result<Vec<Line>, Vec<BadLine>>> {
     let (mut lines, mut bad, mut references) = (vec![], vec![], HashMap::new());
     let (mut bytes, mut number) = (vec![], 0);
-    while file.read_until(b'\n', &mut bytes)? > 0 {
+    while file.by_ref().take(LONGEST_LINE as u64 + 1).read_until(b'\n', &mut bytes)? > 0 {
         number += 1;
+        if bytes.len() > LONGEST_LINE {
+            let reason = format!("is longer than {LONGEST_LINE} bytes: what follows was not read");
+            bad.push(BadLine { number, reason });
+            break;
+        }
         match read_line(&bytes, number, &mut format).and_then(|line| unique(line, &mut references)) {
             Ok(line) => lines.extend(line),
             Err(reason) => bad.push(BadLine { number, reason }),
@@ -312,6 +320,14 @@ mod tests {
             let said = csv(&format!("email,amount\na@b.co,{amount}\n")).unwrap_err();
             assert!(said[0].starts_with("line 2: "), "{amount}: {said:?}");
         }
+    }
+
+    #[test]
+    fn a_file_without_line_ends_is_not_read_whole() {
+        let longest = format!("email,amount,reference\na@b.co,1,{}\n", "r".repeat(LONGEST_LINE));
+        assert_eq!(csv(&longest).unwrap_err(), ["line 2: is longer than 65536 bytes: what follows was not read"]);
+        let endless = BufReader::new(std::io::repeat(b'x'));
+        assert_eq!(check(endless, Format::JsonLines).unwrap().unwrap_err().len(), 1);
     }
 
     #[test]

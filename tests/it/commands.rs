@@ -170,6 +170,7 @@ async fn a_bad_setting_stops_the_start_with_its_name_and_without_its_secrets() {
         ("EARMARK_REPLY_TIMEOUT", "0s", "EARMARK_REPLY_TIMEOUT"),
         ("EARMARK_SETTLE_TIMEOUT", "6s", "EARMARK_RESOLVE_TIMEOUT"),
         ("EARMARK_REPLY_TIMEOUT", "soon", "--reply-timeout"),
+        ("EARMARK_REPLY_TIMEOUT", "500000000000y", "must be at most 366 days"),
         ("EARMARK_LISTEN", "nowhere", "--listen"),
         ("EARMARK_QUEUE_PREFIX", "a b", "EARMARK_QUEUE_PREFIX"),
         ("AMQP_URL", "http://secret-word@x", "AMQP_URL"),

@@ -10,6 +10,7 @@ mod console;
 mod contract;
 mod deploy;
 mod faults;
+mod fuzz;
 mod harness;
 mod health;
 mod history;

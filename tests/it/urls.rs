@@ -68,16 +68,26 @@ async fn postgres_is_reached_over_a_unix_socket_in_every_form_of_its_url() {
 }
 
 #[tokio::test]
+async fn a_parameter_without_effect_is_named_and_its_value_is_not() {
+    let app = App::new().await;
+    let url = format!("{}&channel_binding=require&sslpassword=hunter2", app.database_url);
+    let run = app.run_with(&["business", "list"], &[("DATABASE_URL", &url)]).expect_success();
+    let said = run.stderr();
+    assert!(said.contains("channel_binding") && said.contains("sslpassword") && !said.contains("hunter2"), "{said}");
+    app.discard().await;
+}
+
+#[tokio::test]
 async fn the_root_virtual_host_has_many_spellings() {
     let app = App::new().await;
-    let _worker = app.start("worker").await;
+    let worker = app.start("worker").await;
     let base = read(&app.amqp_url);
     let base = &base[..url::Position::BeforePath];
     for path in ["", "/", "//", "/%2f", "/%2F", "/?heartbeat=5"] {
         let shown = app.run_with(&["queues"], &[("AMQP_URL", &format!("{base}{path}"))]).expect_success();
         assert!(shown.stdout().contains(&app.work_queue()), "{path}: {}", shown.stdout());
     }
-    app.finish([_worker]).await;
+    app.finish([worker]).await;
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ impl Scripted {
 }
 
 /// Head and body, without regard to the case of the head.
-async fn read_request(stream: &mut TcpStream) -> std::io::Result<String> {
+pub async fn read_request(stream: &mut TcpStream) -> std::io::Result<String> {
     let (mut reader, mut head) = (BufReader::new(stream), String::new());
     while !head.ends_with("\r\n\r\n") {
         if reader.read_line(&mut head).await? == 0 {

@@ -4,7 +4,7 @@ mod crashes;
 
 use crate::harness::process::{Process, Run};
 use crate::harness::proxy::{Moment, Protocol, Proxy, Side, Trap};
-use crate::harness::scripted::{PAID, Scripted, busy};
+use crate::harness::scripted::{PAID, Scripted, busy, read_request};
 use crate::harness::{App, Business, eventually};
 use earmark::clock;
 use serde_json::{Value, json};
@@ -14,6 +14,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 /// Somebody who has files to pay, in a folder of its own.
@@ -455,6 +457,25 @@ async fn an_answer_of_something_that_is_not_earmark_pays_nothing() {
         assert_eq!((run.code(), &run.json()["undecided"]["lines"]), (2, &json!(1)), "{answer}");
         assert!(run.stderr().contains("is EARMARK_URL its address?"), "{}", run.stderr());
     }
+}
+
+#[tokio::test]
+async fn an_answer_without_an_end_is_not_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        read_request(&mut stream).await.expect("a request");
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.expect("written");
+        while stream.write_all(&[b' '; 4096]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let payer = Payer::new(&url, "sk_live_x");
+    payer.write_payouts("payouts.csv", 1);
+    let run = payer.run("payouts.csv", &["--yes", "--json", "--timeout", "366d"]).await;
+    assert_eq!((run.code(), &run.json()["undecided"]["lines"]), (2, &json!(1)));
+    assert!(run.stderr().contains("is EARMARK_URL its address?"), "{}", run.stderr());
 }
 
 #[tokio::test]

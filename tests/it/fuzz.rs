@@ -1,0 +1,277 @@
+//! What comes from outside, at random and at its worst: nothing panics, nothing that is taken breaks a rule, and what comes out
+//! has a size that what went in allows. `corpus/` has a line for each nasty case that somebody thought of, or that was found
+//! here. The URLs of settings, addresses and `Retry-After` have the same beside their own code.
+
+use earmark::api_key::{self, Kind};
+use earmark::intake::history;
+use earmark::intake::validate::{Ask, Invalid, InvalidList, MOST_ITEMS, read_ask, read_list};
+use earmark::ledger::{Email, IdempotencyKey};
+use earmark::send::file;
+use earmark::trace::Context;
+use earmark::wire::{self, MOST_REQUESTS};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use serde_json::Value;
+use std::path::Path;
+
+const BODIES: &str = include_str!("corpus/bodies.jsonl");
+const REQUESTS: &str = include_str!("corpus/requests.jsonl");
+const REPLIES: &str = include_str!("corpus/replies.jsonl");
+const CSV: &str = include_str!("corpus/payouts.csv");
+const JSON_LINES: &str = include_str!("corpus/payouts.jsonl");
+const HEADERS: &str = include_str!("corpus/headers.txt");
+
+/// What breaks readers.
+const TOKENS: [&[u8]; 26] = [
+    b"\"",
+    b"\\",
+    b"\\u0000",
+    b"\\ud800",
+    b"\0",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"\r",
+    b"\n",
+    b"\t",
+    b" ",
+    b",",
+    b":",
+    b";",
+    b"'",
+    b"=",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b"-",
+    b"1e400",
+    b"99999999999999999999",
+    b"null",
+    "\u{212a}".as_bytes(),
+    b"xn--",
+];
+
+#[derive(Clone, Debug)]
+enum Edit {
+    Insert(Index, &'static [u8]),
+    Cut(Index, usize),
+    /// Of so many bytes from here on, so many copies.
+    Repeat(Index, usize, usize),
+    Replace(Index, u8),
+}
+
+impl Edit {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        let (at, length) = match self {
+            Self::Insert(at, _) => (at, 0),
+            Self::Cut(at, length) | Self::Repeat(at, length, _) => (at, *length),
+            Self::Replace(at, _) => (at, 1),
+        };
+        let start = at.index(bytes.len() + 1);
+        let range = start..(start + length).min(bytes.len());
+        let new = match self {
+            Self::Insert(_, token) => token.to_vec(),
+            Self::Cut(..) => vec![],
+            Self::Repeat(_, _, count) => bytes[range.clone()].repeat(*count),
+            Self::Replace(_, byte) => vec![*byte],
+        };
+        bytes.splice(range, new);
+    }
+}
+
+/// Lines of a corpus, up to so many, with some edits; now and then anything.
+fn mutated(corpus: &'static str, most: usize) -> impl Strategy<Value = Vec<u8>> {
+    let edit = prop_oneof![
+        3 => (any::<Index>(), select(TOKENS.to_vec())).prop_map(|(at, token)| Edit::Insert(at, token)),
+        2 => (any::<Index>(), 1..20_usize).prop_map(|(at, length)| Edit::Cut(at, length)),
+        1 => (any::<Index>(), 1..40_usize, 2..300_usize).prop_map(|(at, length, count)| Edit::Repeat(at, length, count)),
+        1 => (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Edit::Replace(at, byte)),
+    ];
+    let lines = vec(select(corpus.lines().collect::<Vec<_>>()), 1..=most);
+    let edited = (lines, vec(edit, 0..5)).prop_map(|(lines, edits)| {
+        let mut bytes = lines.join("\n").into_bytes();
+        edits.iter().for_each(|edit| edit.apply(&mut bytes));
+        bytes
+    });
+    prop_oneof![9 => edited, 1 => any::<Vec<u8>>()]
+}
+
+/// So many cases, or as many as `PROPTEST_CASES` asks for.
+fn at_least(cases: u32) -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig { cases: usual.cases.max(cases), failure_persistence: None, ..usual }
+}
+
+/// As a lenient reader has a body: `None` if it is no JSON at all.
+fn leniently(body: &[u8]) -> Option<Value> {
+    serde_json::from_slice(body).ok()
+}
+
+/// What was taken says what any reader of JSON finds in it.
+fn assert_said(ask: &Ask, value: &Value) {
+    assert_eq!(Email::parse(value["email"].as_str().expect("a string")).as_ref(), Ok(&ask.email));
+    assert_eq!(value["amount"].as_i64(), Some(ask.amount.cents()));
+    let reference = value["reference"].as_str().map(str::trim).filter(|text| !text.is_empty());
+    assert_eq!(reference, ask.reference.as_ref().map(|reference| reference.as_str()));
+}
+
+/// A header's value, if it can be one.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+proptest! {
+    #![proptest_config(at_least(1_000))]
+
+    #[test]
+    fn a_body_is_taken_as_what_it_says_or_refused(body in mutated(BODIES, 1)) {
+        match (read_ask(&body), leniently(&body)) {
+            (Ok(ask), Some(value)) => assert_said(&ask, &value),
+            // A number that no machine type holds, in a field that is ignored.
+            (Ok(_), None) => prop_assert!(text(&body).contains(['e', 'E'])),
+            (Err(Invalid::Fields(errors)), _) => prop_assert!(errors.email.is_some() || errors.amount.is_some() || errors.reference.is_some()),
+            (Err(Invalid::NotAnObject), _) => prop_assert!(!body.is_empty()),
+        }
+    }
+
+    #[test]
+    fn a_list_is_taken_item_by_item_or_refused(body in mutated(BODIES, 1)) {
+        let value = leniently(&body);
+        match read_list(&body) {
+            Ok(list) => {
+                prop_assert!((1..=MOST_ITEMS).contains(&list.len()));
+                for (place, item) in list.iter().enumerate() {
+                    if let (Ok(ask), Some(value)) = (item, &value) {
+                        assert_said(ask, &value["allocations"][place]);
+                    }
+                }
+            }
+            Err(InvalidList::Items(message)) => prop_assert!(message.starts_with("The allocations ")),
+            Err(InvalidList::NotAnObject) => prop_assert!(!body.is_empty()),
+        }
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_would_be_written(body in mutated(REQUESTS, 1)) {
+        let Ok(message) = wire::read_requests(&body) else { return Ok(()) };
+        prop_assert!(message.requests.len() + message.unreadable.len() <= MOST_REQUESTS);
+        for request in &message.requests {
+            let item = wire::write_request(request);
+            let again = wire::read_requests(&wire::pack_requests(&message.reply_to, std::iter::once(item.as_slice())));
+            prop_assert_eq!(&again.expect("a message").requests, &[request.clone()]);
+        }
+        for unreadable in &message.unreadable {
+            let again = wire::read_requests(&unreadable.body).expect("a message");
+            prop_assert_eq!((again.requests.len(), again.unreadable.len()), (0, 1));
+            // Of what stood there a reason says nothing, as it is logged.
+            prop_assert!(!unreadable.reason.contains('@'), "{}", unreadable.reason);
+        }
+        let size: usize = message.unreadable.iter().map(|unreadable| unreadable.body.len()).sum();
+        prop_assert!(size <= body.len() + message.unreadable.len() * (message.reply_to.len() * 6 + 60));
+    }
+
+    #[test]
+    fn replies_are_read_as_they_would_be_written(body in mutated(REPLIES, 1)) {
+        let replies = wire::read_replies(&body);
+        prop_assert!(replies.len() <= body.len());
+        prop_assert_eq!(wire::read_replies(&wire::write_replies(&replies)), replies);
+    }
+
+    #[test]
+    fn a_query_is_understood_or_refused_by_the_names_of_its_parameters(
+        parameters in vec((select(vec!["limit", "cursor", "state", "email", "reference", "from", "to", "x"]), mutated(HEADERS, 1)), 0..4),
+    ) {
+        let parameters: Vec<(String, String)> = parameters.iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect();
+        if let Err(errors) = history::read_ask(&parameters) {
+            prop_assert!(errors.keys().all(|wrong| parameters.iter().any(|(name, _)| name == wrong)));
+        }
+    }
+
+    #[test]
+    fn what_a_header_says_comes_out_as_it_went_in(value in mutated(HEADERS, 1)) {
+        let value = text(&value);
+        if let Some(key) = IdempotencyKey::from_header(&value) {
+            prop_assert!((1..=255).contains(&key.as_str().len()) && key.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
+            prop_assert_eq!(IdempotencyKey::parse(key.as_str()), Some(key.clone()));
+            prop_assert_eq!(IdempotencyKey::parse(key.of_item(7).as_str()), Some(key.of_item(7)));
+        }
+        if let Some(context) = Context::parse(&value) {
+            prop_assert_eq!(Context::parse(&context.to_string()), Some(context));
+        }
+        prop_assert!(!api_key::is_well_formed_secret(&value), "made up without its checksum");
+    }
+
+    #[test]
+    fn a_key_with_one_wrong_character_is_none(at in any::<Index>(), c in any::<char>()) {
+        let key = api_key::generate(Kind::Secret);
+        let mut characters: Vec<char> = key.chars().collect();
+        *at.get_mut(&mut characters) = c;
+        let changed: String = characters.into_iter().collect();
+        prop_assert_eq!(api_key::is_well_formed_secret(&changed), changed == key);
+    }
+}
+
+/// Reads a file of this content.
+fn read_file(name: &str, content: &[u8]) -> Result<Vec<file::Line>, Vec<file::BadLine>> {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{}-{name}", std::process::id()));
+    std::fs::write(&path, content).expect("written");
+    let read = file::read(&path).expect("a file");
+    std::fs::remove_file(&path).expect("removed");
+    read
+}
+
+fn assert_lines_are_those_of_the_file(name: &str, content: &[u8]) {
+    let count = content.split(|byte| *byte == b'\n').count() as u64;
+    let numbers: Vec<u64> = match read_file(name, content) {
+        Ok(lines) => lines.iter().map(|line| line.number).collect(),
+        Err(bad) => bad.iter().map(|line| line.number).collect(),
+    };
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
+    assert!(numbers.iter().all(|number| (1..=count).contains(number)), "{numbers:?}");
+}
+
+proptest! {
+    #![proptest_config(at_least(300))]
+
+    #[test]
+    fn a_file_of_csv_is_read_line_by_line(content in mutated(CSV, 6), header in any::<bool>()) {
+        let header: &[u8] = if header { b"email,amount,reference\n" } else { b"" };
+        assert_lines_are_those_of_the_file("payouts.csv", &[header, &content].concat());
+    }
+
+    #[test]
+    fn a_file_of_json_lines_is_read_line_by_line(content in mutated(JSON_LINES, 6)) {
+        assert_lines_are_those_of_the_file("payouts.jsonl", &content);
+    }
+}
+
+/// Large and of one piece: they would show a reader that recurses, or that looks at all of the rest for each byte.
+#[test]
+fn the_worst_of_a_mebibyte_is_read_to_its_end() {
+    const SIZE: usize = 1024 * 1024;
+    let worst: [(&str, String); 9] = [
+        ("open brackets", "[".repeat(SIZE)),
+        ("open objects", "{\"a\":".repeat(SIZE / 5)),
+        (
+            "nested as deep as it may be",
+            format!("{{\"x\":{}\"{}\"{}}}", "[".repeat(60), "x".repeat(SIZE), "]".repeat(60)),
+        ),
+        ("a long number", format!("{{\"email\":\"a@b.co\",\"amount\":{}}}", "9".repeat(SIZE))),
+        ("a long address", format!("{{\"email\":\"{}\",\"amount\":1}}", "e\u{301}".repeat(SIZE / 3))),
+        ("marks out of order", format!("{{\"email\":\"a{}\",\"amount\":1}}", "\u{301}\u{323}".repeat(SIZE / 4))),
+        ("a long domain", format!("{{\"email\":\"a@{}\",\"amount\":1}}", "ü.".repeat(SIZE / 3))),
+        ("escapes", format!("{{\"reference\":\"{}\"}}", "\\u0041".repeat(SIZE / 6))),
+        ("many names", format!("{{{}\"z\":0}}", (0..SIZE / 12).map(|at| format!("\"{at}\":0,")).collect::<String>())),
+    ];
+    for (what, body) in worst {
+        let bytes = body.as_bytes();
+        assert!(read_ask(bytes).is_err() && read_list(bytes).is_err(), "{what}");
+        assert!(wire::read_requests(bytes).is_err() && wire::read_replies(bytes).is_empty(), "{what}");
+        assert!(read_file("worst.jsonl", bytes).is_err() && read_file("worst.csv", bytes).is_err(), "{what}");
+        assert_eq!((IdempotencyKey::from_header(&body), Context::parse(&body)), (None, None), "{what}");
+        assert!(Email::parse(&body).is_err() && !api_key::is_well_formed_secret(&body), "{what}");
+        let parameters = ["email", "reference", "from", "cursor", "limit"].map(|name| (name.to_owned(), body.clone()));
+        assert!(history::read_ask(&parameters).is_err(), "{what}");
+    }
+}
