@@ -254,16 +254,21 @@ pub struct IntakeSettings {
     /// Where requests are taken: address:port
     #[arg(long, env = "EARMARK_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// Most requests between admission and answer; the next is refused with 503 at once. About four times what is in
-    /// flight at full throughput, so that a stall of a moment refuses nobody
+    /// Most requests between admission and answer; the next is refused with 503 at once. Bulk has at most half of that, and
+    /// waits for it. About four times what is in flight at full throughput, so that a stall of a moment refuses nobody
     #[arg(long, env = "EARMARK_MAX_IN_FLIGHT", default_value = "4096", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_in_flight: u32,
-    /// Most allocations a second for one API key, in lists too; a second's worth may come at once. Beyond it the answer is
+    /// Most calls of bulk that are worked on or wait for their turn; the next is refused with 503 at once. More than could
+    /// be answered within EARMARK_REPLY_TIMEOUT help nobody, and each holds what it was sent, up to 1 MiB
+    #[arg(long, env = "EARMARK_MAX_BULK_CALLS", default_value = "256", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_bulk_calls: u32,
+    /// Most allocations a second for one API key, in bulk too; a second's worth may come at once. Beyond it the answer is
     /// 429. Each intake counts for itself. No bound unless it is set
     #[arg(long, env = "EARMARK_RATE_LIMIT", value_parser = clap::value_parser!(u32).range(1..))]
     rate_limit: Option<u32>,
-    /// Most allocations of one API key between admission and answer; the next is a 429. Well below EARMARK_MAX_IN_FLIGHT it
-    /// keeps one platform from taking all of that. Each intake counts for itself. No bound unless it is set
+    /// Most allocations of one API key between admission and answer; the next is a 429. Bulk has at most half of that, and
+    /// waits for it. Well below EARMARK_MAX_IN_FLIGHT it keeps one platform from taking all of that. Each intake counts for
+    /// itself. No bound unless it is set
     #[arg(long, env = "EARMARK_MAX_IN_FLIGHT_PER_KEY", value_parser = clap::value_parser!(u32).range(1..))]
     max_in_flight_per_key: Option<u32>,
     /// Most requests in one message: enough for all that gather at full throughput while one message is confirmed

@@ -125,6 +125,8 @@ label! {
         /// A memory or disk alarm of the broker, or a connection that was just lost.
         RabbitBlocked = "rabbitmq_blocked",
         TooManyInFlight = "too_many_in_flight",
+        /// Beyond EARMARK_MAX_BULK_CALLS.
+        TooManyBulkCalls = "too_many_bulk_calls",
         /// 429: beyond EARMARK_RATE_LIMIT.
         KeyRate = "key_rate",
         /// 429: beyond EARMARK_MAX_IN_FLIGHT_PER_KEY.

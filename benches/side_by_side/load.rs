@@ -26,12 +26,14 @@ pub struct Workload {
     pub keyed: bool,
     /// The payout balance covers nothing, for this share of the requests: they ask for the largest amount.
     pub insufficient: f64,
+    /// How many allocations a call of bulk has. `None`: each is posted alone.
+    pub bulk: Option<usize>,
 }
 
 impl Workload {
     pub fn even(api_keys: Vec<String>) -> Self {
         let weights = (1..=api_keys.len()).map(|rank| rank as f64).collect();
-        Self { api_keys: Arc::new(api_keys), weights: Arc::new(weights), keyed: false, insufficient: 0.0 }
+        Self { api_keys: Arc::new(api_keys), weights: Arc::new(weights), keyed: false, insufficient: 0.0, bulk: None }
     }
 
     /// The k-th business gets 1/k of what the first gets.
@@ -54,7 +56,7 @@ pub enum Pace {
     Open(f64),
 }
 
-/// What came of a run.
+/// What came of a run. Counts are of allocations, whether they were posted alone or as bulk.
 pub struct Outcome {
     pub seconds: f64,
     pub allocated: u64,
@@ -64,7 +66,7 @@ pub struct Outcome {
     pub unavailable: u64,
     /// Everything else, broken connections included: there should be none.
     pub other: u64,
-    /// Of 200 and 400, in microseconds.
+    /// Of calls that were answered with 200 and 400, in microseconds.
     pub latency: Histogram<u64>,
     /// Of 503, in microseconds, from when the request was sent.
     pub refusal_latency: Histogram<u64>,
@@ -86,6 +88,14 @@ impl Outcome {
 
     pub fn per_second(&self) -> f64 {
         (self.allocated + self.refused) as f64 / self.seconds
+    }
+
+    /// Counts the results of a call of bulk. One that is missing is wrong.
+    fn count_results(&mut self, answer: &[u8], items: usize) {
+        let (allocated, unavailable) = (count(answer, b"\"status\":200,"), count(answer, b"\"status\":503,"));
+        self.allocated += allocated;
+        self.unavailable += unavailable;
+        self.other += (items as u64).saturating_sub(allocated + unavailable);
     }
 
     pub fn quantile_ms(&self, quantile: f64) -> f64 {
@@ -121,6 +131,7 @@ pub async fn run(
                 schedule: schedule.clone(),
                 workload: workload.clone(),
                 rng: SmallRng::seed_from_u64(SEED.fetch_add(1, Ordering::Relaxed)),
+                body: Vec::with_capacity(128),
                 request: Vec::with_capacity(512),
                 answer: Vec::with_capacity(1024),
             };
@@ -170,6 +181,7 @@ struct Client {
     address: SocketAddr,
     workload: Workload,
     rng: SmallRng,
+    body: Vec<u8>,
     request: Vec<u8>,
     answer: Vec<u8>,
 }
@@ -195,16 +207,18 @@ impl Client {
 
     /// A refusal counts from when its request was sent: under overload the clients are late themselves.
     fn note(&self, outcome: &mut Outcome, status: u16, since_due: Duration, since_sent: Duration) {
+        let items = self.workload.bulk.unwrap_or(1);
         match status {
+            200 if self.workload.bulk.is_some() => outcome.count_results(&self.answer, items),
             200 if self.has_hash() => outcome.allocated += 1,
             400 if self.workload.insufficient > 0.0 => outcome.refused += 1,
             503 => {
-                outcome.unavailable += 1;
+                outcome.unavailable += items as u64;
                 outcome.refusal_latency.saturating_record(since_sent.as_micros() as u64);
                 return;
             }
             _ => {
-                outcome.other += 1;
+                outcome.other += items as u64;
                 return;
             }
         }
@@ -219,23 +233,44 @@ impl Client {
 
     fn write_request(&mut self) {
         use std::io::Write;
-        let Self { workload, rng, request, .. } = self;
+        self.write_body();
+        let Self { workload, rng, request, body, .. } = self;
         let last = workload.weights.last().copied().unwrap_or(1.0);
         let point = rng.random_range(0.0..last);
         let business = workload.weights.partition_point(|&weight| weight <= point);
-        let amount = if rng.random_bool(workload.insufficient) { 100_000_000 } else { rng.random_range(1..100) };
-        let user = rng.random_range(0..USERS / workload.api_keys.len() as u64);
-        let body = format!(r#"{{"email":"user{user}@example.com","amount":{amount}}}"#);
+        let path = if workload.bulk.is_some() { "/payout/create/bulk" } else { "/payout/create" };
         request.clear();
         let _ = write!(
             request,
-            "POST /payout/create HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n",
+            "POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n",
             workload.api_keys[business]
         );
         if workload.keyed {
             let _ = write!(request, "Idempotency-Key: {:032x}\r\n", rng.random::<u128>());
         }
-        let _ = write!(request, "Content-Length: {}\r\n\r\n{body}", body.len());
+        let _ = write!(request, "Content-Length: {}\r\n\r\n", body.len());
+        request.extend_from_slice(body);
+    }
+
+    fn write_body(&mut self) {
+        self.body.clear();
+        let Some(items) = self.workload.bulk else { return self.write_allocation() };
+        self.body.extend_from_slice(b"{\"allocations\":[");
+        for item in 0..items {
+            if item > 0 {
+                self.body.push(b',');
+            }
+            self.write_allocation();
+        }
+        self.body.extend_from_slice(b"]}");
+    }
+
+    fn write_allocation(&mut self) {
+        use std::io::Write;
+        let Self { workload, rng, body, .. } = self;
+        let amount = if rng.random_bool(workload.insufficient) { 100_000_000 } else { rng.random_range(1..100) };
+        let user = rng.random_range(0..USERS / workload.api_keys.len() as u64);
+        let _ = write!(body, r#"{{"email":"user{user}@example.com","amount":{amount}}}"#);
     }
 
     async fn exchange(&mut self, stream: &mut Option<TcpStream>) -> std::io::Result<u16> {
@@ -254,6 +289,11 @@ impl Client {
             }
         }
     }
+}
+
+/// How often `text` stands in an answer.
+fn count(answer: &[u8], text: &[u8]) -> u64 {
+    answer.windows(text.len()).filter(|window| *window == text).count() as u64
 }
 
 /// The status of a whole answer; `None` while something is missing.

@@ -38,6 +38,9 @@ struct Arguments {
     /// Only measure overload
     #[arg(long)]
     overload: bool,
+    /// Only measure bulk
+    #[arg(long)]
+    bulk: bool,
     /// With `only`: so many requests a second instead of as many as can be
     #[arg(long)]
     rate: Option<f64>,
@@ -295,6 +298,14 @@ async fn measure(arguments: Arguments) {
         overloaded(&place, time).await;
         return;
     }
+    if arguments.bulk {
+        let rows = bulk(&place, &earmark, &one, arguments.quick, time).await;
+        drop(earmark);
+        audit(&database_url);
+        let report = Report { contenders: rows, ratios: BTreeMap::new() };
+        report.print();
+        return report.assert_right();
+    }
     if let Some(connections) = arguments.only {
         let api_keys = (0..arguments.businesses).map(|_| create_business(&database_url).api_key).collect();
         let label = format!("businesses: {}", arguments.businesses);
@@ -311,6 +322,7 @@ async fn measure(arguments: Arguments) {
     let saturated =
         rows.iter().filter(|row| row.name == "earmark").map(|row| row.requests_per_second).fold(0.0, f64::max);
     rows.extend(workloads(&place, &earmark, &one, &database_url, &arguments, time).await);
+    rows.extend(bulk(&place, &earmark, &one, arguments.quick, time).await);
     rows.extend(paced(&place, &earmark, &one, saturated, time).await);
     rows.extend(overloaded(&place, time).await);
     rows.extend(fairness(&place, &earmark, &one, &database_url, time).await);
@@ -339,8 +351,7 @@ fn conclude(contenders: Vec<Row>) {
     ]);
     report.print();
     report.write();
-    let wrong: u64 = report.contenders.iter().map(|row| row.wrong_answers).sum();
-    assert_eq!(wrong, 0, "the figures do not count");
+    report.assert_right();
 }
 
 /// Everybody on one business, as fast as they can.
@@ -433,6 +444,29 @@ async fn workloads(
     say(&row);
     rows.push(row);
     rows
+}
+
+/// Calls of bulk on one business, by so many callers; and requests posted alone beside sixteen such callers.
+async fn bulk(place: &Place, earmark: &Target, one: &Workload, quick: bool, time: Duration) -> Vec<Row> {
+    let bulk = Workload { bulk: Some(1_000), ..one.clone() };
+    // Longer than elsewhere: with 64 callers a call takes half a second and more.
+    let time = time * 2;
+    let callers: &[usize] = if quick { &[4, 16] } else { &[1, 4, 16, 64] };
+    let mut rounds: Vec<Vec<Row>> = callers.iter().map(|_| vec![]).collect();
+    for _ in 0..if quick { 1 } else { 3 } {
+        for (&callers, rounds) in callers.iter().zip(&mut rounds) {
+            let row = place.run(earmark, "bulk of 1,000", &bulk, callers, Pace::Closed, time).await;
+            say(&row);
+            rounds.push(row);
+        }
+    }
+    let (beside, alone) = tokio::join!(
+        place.run(earmark, "bulk beside requests alone", &bulk, 16, Pace::Closed, time),
+        place.run(earmark, "alone beside bulk", one, 16, Pace::Closed, time),
+    );
+    let beside = vec![beside, alone];
+    beside.iter().for_each(say);
+    rounds.into_iter().map(median).chain(beside).collect()
 }
 
 /// Earmark at a fixed pace: alone, at half of what it can do, and at five times that.

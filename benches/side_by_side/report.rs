@@ -77,6 +77,11 @@ impl Report {
         }
     }
 
+    pub fn assert_right(&self) {
+        let wrong: u64 = self.contenders.iter().map(|row| row.wrong_answers).sum();
+        assert_eq!(wrong, 0, "the figures do not count");
+    }
+
     pub fn write(&self) {
         let json = serde_json::to_vec_pretty(self).expect("JSON");
         std::fs::write(folder().join("report.json"), json).expect("report.json");

@@ -143,6 +143,7 @@ fn open_intake(
         secret: process.secret()?,
         budgets: process.budgets(),
         max_in_flight: usize::try_from(settings.max_in_flight)?,
+        max_bulk_calls: usize::try_from(settings.max_bulk_calls)?,
         key_bounds: settings.key_bounds(),
         packing: settings.packing(),
         connections: process.connections(most_connections(&settings)?),

@@ -1,21 +1,27 @@
-//! `POST /payout/create/bulk`: a list of allocations in one call, each decided on its own, exactly as if it were posted
+//! `POST /payout/create/bulk`: many allocations in one call, each decided on its own, exactly as if it were posted
 //! alone. Requests that are published in the same moment share messages and transactions anyway, so nothing here packs.
 //!
-//! Under an `Idempotency-Key` every item has a key of its own, by its place in the list. So a repeat of the call finishes
+//! Under an `Idempotency-Key` every item has a key of its own, by its place in the call. So a repeat of the call finishes
 //! what is missing and repeats nothing, and a place that holds something else by then is a 422 of that item.
+//!
+//! Items wait for room, a few at a time, and the calls take turns. So many callers share evenly what may be in flight, and a
+//! call of more items than that goes through. An item that has waited in vain is refused, and was not published.
 
-use super::Intake;
 use super::auth::Caller;
 use super::problem::{self, Answer};
 use super::submit::{self, Submission, Submitted, Unpublished};
 use super::validate::{Ask, Invalid, List};
+use super::{Admission, Intake};
+use crate::cut::{self, Cut};
 use crate::ledger::{IdempotencyKey, Receipt};
 use crate::metrics::Refusal;
 use crate::trace;
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use std::pin::pin;
 use std::sync::Arc;
+use tokio::time::Instant;
 
-/// A list that was read, and who sent it.
+/// A call that was read, and who sent it.
 pub struct BulkSubmission {
     pub caller: Caller,
     pub list: List,
@@ -25,33 +31,82 @@ pub struct BulkSubmission {
     pub trace: Option<trace::Context>,
 }
 
-/// Takes a list from validated to answered.
+/// Takes a call from validated to answered.
 ///
-/// No more of it are in flight at once than one list may have: else the same items of a long list would be refused for want
-/// of room in every repeat. Should the connection break meanwhile, what was started runs to its end, and the rest is not
-/// started; a caller who only hangs up is not noticed.
-pub async fn submit_all(intake: &Arc<Intake>, bulk: BulkSubmission) -> Answer {
-    let BulkSubmission { caller, list, key, receipt, trace } = bulk;
+/// Its items are admitted within one reply budget from here on, or refused; each then has its own to be answered. Should
+/// the connection break meanwhile, what was started runs to its end, and the rest is not started; a caller who only hangs
+/// up is not noticed.
+pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answer {
+    let end = Instant::now() + intake.budgets.reply;
     let (unpublished, _) = Unpublished::for_one_request();
-    if let Err(wait) = intake.limits.pass(caller.key, list.iter().filter(|item| item.is_ok()).count()) {
+    let Ok(_call) = intake.bulk_calls.try_acquire() else {
+        return problem::unavailable(unpublished.never(Refusal::TooManyBulkCalls));
+    };
+    let key = bulk.caller.key;
+    let (asks, mut answers) = sort_out(std::mem::take(&mut bulk.list));
+    if let Err(wait) = intake.limits.pass(key, asks.len()) {
         return problem::too_many(unpublished.never(Refusal::KeyRate), wait);
     }
-    let submit_one = |(place, item): (u16, Result<Ask, Invalid>)| {
-        let key = key.as_ref().map(|key| key.of_item(place));
-        async move {
-            let ask = match item {
-                Ok(ask) => ask,
-                Err(Invalid::NotAnObject) => return (problem::item_not_an_object(), None),
-                Err(Invalid::Fields(errors)) => return (problem::invalid_fields(errors), None),
-            };
-            let work = async move |intake: Arc<Intake>, unpublished| {
-                let submission = Submission { caller, ask, key, receipt, trace };
-                submit::submit(&intake, unpublished, submission).await
-            };
-            submit::start(intake, work).finish(intake).await
+    let mut asks = in_turn(asks, intake.left_for_bulk(key)).into_iter();
+    let mut running = FuturesUnordered::new();
+    while asks.len() > 0 {
+        let turn = asks.len().min(intake.turn(key));
+        let mut admitting = pin!(intake.admit_in_turn(key, turn as u32, end));
+        let mut admitted = loop {
+            tokio::select! {
+                biased;
+                admitted = &mut admitting => break admitted,
+                Some((place, answer)) = running.next() => answers[usize::from(place)] = Some(answer),
+            }
+        };
+        for (place, ask) in asks.by_ref().take(turn) {
+            let item = start(intake, &bulk, place, ask, admit_one(&mut admitted));
+            running.push(async move { (place, item.finish(intake).await) });
         }
-    };
-    let answers: Vec<Submitted> =
-        stream::iter((0..).zip(list)).map(submit_one).buffered(intake.list_window).collect().await;
-    problem::bulk(answers)
+    }
+    while let Some((place, answer)) = running.next().await {
+        answers[usize::from(place)] = Some(answer);
+    }
+    problem::bulk(answers.into_iter().flatten().collect())
+}
+
+/// The items that are allocations, by their places in the call, and the answers to the others.
+fn sort_out(list: List) -> (Vec<(u16, Ask)>, Vec<Option<Submitted>>) {
+    let mut asks = Vec::with_capacity(list.len());
+    let answers = (0..).zip(list).map(|(place, item)| match item {
+        Ok(ask) => {
+            asks.push((place, ask));
+            None
+        }
+        Err(Invalid::NotAnObject) => Some((problem::item_not_an_object(), None)),
+        Err(Invalid::Fields(errors)) => Some((problem::invalid_fields(errors), None)),
+    });
+    let answers = answers.collect();
+    (asks, answers)
+}
+
+/// The order in which the items go. A call that has to wait may have to leave some out, and so begins anywhere: else the
+/// same ones would be left out in every repeat.
+fn in_turn(mut asks: Vec<(u16, Ask)>, left: usize) -> Vec<(u16, Ask)> {
+    if left < asks.len() {
+        let first = rand::random_range(0..asks.len());
+        asks.rotate_left(first);
+    }
+    asks
+}
+
+/// One item's part of what was admitted together.
+fn admit_one(admitted: &mut Admission) -> Admission {
+    let (session, permit) = admitted.as_mut().map_err(|why| *why)?;
+    Ok((Arc::clone(session), permit.split().ok_or(Refusal::TooManyInFlight)?))
+}
+
+/// Starts an item as work of its own.
+fn start(intake: &Arc<Intake>, bulk: &BulkSubmission, place: u16, ask: Ask, admission: Admission) -> submit::Started {
+    let key = bulk.key.as_ref().map(|key| key.of_item(place));
+    let submission = Submission { caller: bulk.caller, ask, key, receipt: bulk.receipt, trace: bulk.trace };
+    submit::start(intake, async move |intake, unpublished| {
+        cut::at(Cut::I1).await;
+        submit::submit_admitted(&intake, unpublished, admission, submission).await
+    })
 }

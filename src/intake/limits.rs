@@ -2,10 +2,10 @@
 //! they are set, and each intake counts for itself.
 
 use super::auth::KeyDigest;
+use super::room::Room;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// Everything that is saved up by keeping still is a second's worth.
@@ -31,17 +31,13 @@ pub struct KeyLimits {
 struct Count {
     /// When all that was let through so far would have come at the bounded rate.
     paid_until: Instant,
-    in_flight: Arc<Semaphore>,
+    /// `None` if places are not counted.
+    room: Option<Arc<Room>>,
 }
 
 impl KeyLimits {
     pub fn new(bounds: Bounds) -> Self {
         Self { bounds, keys: Mutex::default() }
-    }
-
-    /// Most allocations of one key that can be in flight at once, if that is bounded.
-    pub fn most_in_flight(&self) -> Option<usize> {
-        self.bounds.in_flight.map(|most| most as usize)
     }
 
     /// Counts so many allocations against the key's rate, or says how long to wait.
@@ -50,29 +46,22 @@ impl KeyLimits {
         self.with(key, |count| pass(&mut count.paid_until, Instant::now(), rate, allocations))
     }
 
-    /// A place in flight for one allocation of the key: `Ok(None)` if places are not counted, `Err` if all are taken.
-    pub fn enter(&self, key: KeyDigest) -> Result<Option<OwnedSemaphorePermit>, Full> {
-        if self.bounds.in_flight.is_none() {
-            return Ok(None);
-        }
-        let places = self.with(key, |count| Arc::clone(&count.in_flight));
-        places.try_acquire_owned().map(Some).map_err(|_| Full)
+    /// The room of a key, if its places are counted.
+    pub fn room(&self, key: KeyDigest) -> Option<Arc<Room>> {
+        self.bounds.in_flight?;
+        self.with(key, |count| count.room.clone())
     }
 
     fn with<T>(&self, key: KeyDigest, work: impl FnOnce(&mut Count) -> T) -> T {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         work(keys.entry(key).or_insert_with(|| Count {
             paid_until: Instant::now(),
-            in_flight: Arc::new(Semaphore::new(self.bounds.in_flight.unwrap_or_default() as usize)),
+            room: self.bounds.in_flight.map(|most| Arc::new(Room::new(most as usize))),
         }))
     }
 }
 
-/// As many allocations of the key are in flight as may be.
-#[derive(Debug)]
-pub struct Full;
-
-/// A list longer than a second's worth passes when a whole second is saved up, and is paid for afterwards; it would never
+/// Bulk of more than a second's worth passes when a whole second is saved up, and is paid for afterwards; it would never
 /// pass otherwise.
 fn pass(paid_until: &mut Instant, now: Instant, rate: u32, allocations: usize) -> Result<(), Duration> {
     let cost = |count: usize| BURST.mul_f64(count as f64 / f64::from(rate));
@@ -110,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_passes_when_a_second_is_saved_up_and_is_paid_for_afterwards() {
+    fn a_long_call_of_bulk_passes_when_a_second_is_saved_up_and_is_paid_for_afterwards() {
         let now = Instant::now();
         let mut paid = now;
         assert!(pass(&mut paid, now, 10, 1).is_ok());
@@ -131,9 +120,10 @@ mod tests {
             assert!(limits.pass(one, 5).is_err_and(|wait| wait <= SECOND));
         }
         assert!(limits.pass(two, 5).is_ok());
-        let held = limits.enter(one).unwrap();
-        assert!(held.is_some() && limits.enter(one).is_err() && limits.enter(two).is_ok());
+        let enter = |key| limits.room(key).unwrap().enter();
+        let held = enter(one);
+        assert!(held.is_ok() && enter(one).is_err() && enter(two).is_ok());
         drop(held);
-        assert!(limits.enter(one).is_ok());
+        assert!(enter(one).is_ok());
     }
 }

@@ -1,7 +1,8 @@
 //! Process 1: HTTP → queue, reply → HTTP.
 //!
 //! [`routes`] checks a request, [`submit`] publishes it and waits, [`replies`] knows who waits for what, [`resolve`]
-//! decides what nobody answered, [`raises`] knows which epochs a request may use, [`problem`] writes every answer. [`bulk`] does it for lists; [`lookup`] and [`history`]
+//! decides what nobody answered, [`raises`] knows which epochs a request may use, [`problem`] writes every answer. [`bulk`]
+//! does it for many in one call; [`room`] has the places in flight, [`limits`] those of a key; [`lookup`] and [`history`]
 //! have the reads; [`unstoppable`] lets no client that hangs up stop any of it half-way. [`openapi`] describes all of it,
 //! [`page`] shows that to people.
 
@@ -16,6 +17,7 @@ pub mod problem;
 mod raises;
 pub mod replies;
 pub mod resolve;
+pub mod room;
 pub mod routes;
 pub mod submit;
 mod unstoppable;
@@ -37,12 +39,13 @@ use limits::{Bounds, KeyLimits};
 use raises::Raises;
 use replies::{Event, Waiters};
 use resolve::Resolver;
+use room::{Full, Places, Room};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use submit::Budgets;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -56,6 +59,8 @@ pub struct Settings {
     pub budgets: Budgets,
     /// Most requests between admission and decision.
     pub max_in_flight: usize,
+    /// Most calls of bulk that are worked on or wait.
+    pub max_bulk_calls: usize,
     /// What one API key may ask for.
     pub key_bounds: Bounds,
     pub packing: Limits,
@@ -89,11 +94,10 @@ pub struct Intake {
     authenticator: Authenticator,
     resolver: Resolver,
     raises: Arc<Raises>,
-    max_in_flight: usize,
-    in_flight: Arc<Semaphore>,
+    room: Room,
     limits: KeyLimits,
-    /// Most requests of one list that are in flight at once.
-    list_window: usize,
+    /// One for each call of bulk that is worked on or waits.
+    bulk_calls: Semaphore,
     session: RwLock<Option<Arc<Session>>>,
     postgres_health: Health,
     /// Cancelled when no new request is taken any more.
@@ -106,25 +110,29 @@ pub struct Intake {
     tracker: TaskTracker,
 }
 
-/// A place in flight, among all and among those of its key.
+/// Places in flight, among all and among those of their key. One, once the request has begun.
 pub struct Permit {
-    _of_all: OwnedSemaphorePermit,
-    _of_key: Option<OwnedSemaphorePermit>,
+    of_all: Places,
+    of_key: Option<Places>,
 }
+
+impl Permit {
+    /// Takes one place out; `None` if there is none.
+    fn split(&mut self) -> Option<Self> {
+        Some(Self { of_all: self.of_all.split()?, of_key: self.of_key.as_mut().and_then(Places::split) })
+    }
+}
+
+/// What a request was admitted with, or why it was not.
+type Admission = Result<(Arc<Session>, Permit), Refusal>;
 
 /// A draining intake accepts connections until nobody new has come for this long, to refuse in words what arrives on
 /// them: a closed listener would reset those who are just connecting. For half of the grace period at most.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 
-/// One list takes at most this part of what may be in flight: there are others.
-const LIST_SHARE: usize = 4;
-
 impl Intake {
     pub fn start(settings: Settings) -> Arc<Self> {
-        let Settings { broker, topology, postgres, secret, budgets, max_in_flight, key_bounds, packing, connections } =
-            settings;
-        let limits = KeyLimits::new(key_bounds);
-        let list_window = (max_in_flight / LIST_SHARE).min(limits.most_in_flight().unwrap_or(usize::MAX)).max(1);
+        let Settings { broker, topology, postgres, secret, budgets, packing, connections, .. } = settings;
         let (tracker, abandon) = (TaskTracker::new(), CancellationToken::new());
         let raises = Arc::new(Raises::unknown());
         Arc::new(Self {
@@ -132,10 +140,9 @@ impl Intake {
             authenticator: Authenticator::start(postgres.clone()),
             resolver: Resolver::start(&postgres, tracker.clone(), &abandon, &raises),
             raises,
-            max_in_flight,
-            in_flight: Arc::new(Semaphore::new(max_in_flight)),
-            limits,
-            list_window,
+            room: Room::new(settings.max_in_flight),
+            limits: KeyLimits::new(settings.key_bounds),
+            bulk_calls: Semaphore::new(settings.max_bulk_calls),
             session: RwLock::new(None),
             postgres_health: Health::default(),
             draining: CancellationToken::new(),
@@ -193,19 +200,60 @@ impl Intake {
     }
 
     /// Admits a request, or not: everything it needs must be there, and there must be room.
-    fn admit(&self, key: KeyDigest) -> Result<(Arc<Session>, Permit), Refusal> {
+    fn admit(&self, key: KeyDigest) -> Admission {
+        let session = self.able_session()?;
+        let of_key = self.limits.room(key).map(|room| room.enter()).transpose().map_err(|Full| Refusal::KeyInFlight)?;
+        let of_all = self.room.enter().map_err(|Full| Refusal::TooManyInFlight)?;
+        Ok((session, Permit { of_all, of_key }))
+    }
+
+    /// The same for so many items of bulk, not more than [`Self::turn`]. They wait for room, until `end`.
+    async fn admit_in_turn(&self, key: KeyDigest, items: u32, end: Instant) -> Admission {
+        self.able_session()?;
+        let of_key = match self.limits.room(key) {
+            Some(room) => Some(self.wait(&room, items, end, Refusal::KeyInFlight).await?),
+            None => None,
+        };
+        let of_all = self.wait(&self.room, items, end, Refusal::TooManyInFlight).await?;
+        Ok((self.able_session()?, Permit { of_all, of_key }))
+    }
+
+    /// Waits for so many places, until `end`.
+    async fn wait(&self, room: &Room, items: u32, end: Instant, full: Refusal) -> Result<Places, Refusal> {
+        tokio::select! {
+            biased;
+            () = self.draining.cancelled() => Err(self.refuse_to_go_on()),
+            entered = tokio::time::timeout_at(end, room.enter_in_turn(items)) => entered.ok().and_then(Result::ok).ok_or(full),
+        }
+    }
+
+    /// Most items of a call of bulk that are admitted at a time, so that it takes turns with the other calls.
+    fn turn(&self, key: KeyDigest) -> usize {
+        let of_key = self.limits.room(key).map_or(usize::MAX, |room| room.turn());
+        self.room.turn().min(of_key)
+    }
+
+    /// How many items of bulk would not have to wait now.
+    fn left_for_bulk(&self, key: KeyDigest) -> usize {
+        let of_key = self.limits.room(key).map_or(usize::MAX, |room| room.left_for_bulk());
+        self.room.left_for_bulk().min(of_key)
+    }
+
+    /// The session with the broker, if everything is there that a new request needs.
+    fn able_session(&self) -> Result<Arc<Session>, Refusal> {
         if self.draining.is_cancelled() {
-            self.told_to_go.fetch_add(1, Ordering::Relaxed);
-            return Err(Refusal::Draining);
+            return Err(self.refuse_to_go_on());
         }
         if !self.postgres_health.is_up() {
             return Err(Refusal::PostgresDown);
         }
         let session = self.session().ok_or(Refusal::RabbitDown)?;
-        let of_key = self.limits.enter(key).map_err(|_| Refusal::KeyInFlight)?;
-        let of_all = Arc::clone(&self.in_flight).try_acquire_owned().map_err(|_| Refusal::TooManyInFlight)?;
-        let permit = Permit { _of_all: of_all, _of_key: of_key };
-        if session.is_impeded() { Err(Refusal::RabbitBlocked) } else { Ok((session, permit)) }
+        if session.is_impeded() { Err(Refusal::RabbitBlocked) } else { Ok(session) }
+    }
+
+    fn refuse_to_go_on(&self) -> Refusal {
+        self.told_to_go.fetch_add(1, Ordering::Relaxed);
+        Refusal::Draining
     }
 
     fn session(&self) -> Option<Arc<Session>> {
@@ -223,7 +271,7 @@ impl Intake {
             postgres_up: self.postgres_health.is_up(),
             broker_up: session.as_ref().is_some_and(|session| !session.publishing.is_lost()),
             broker_blocked: session.is_some_and(|session| session.publishing.is_blocked()),
-            in_flight: self.max_in_flight - self.in_flight.available_permits(),
+            in_flight: self.room.taken(),
             oldest_millis: oldest.map(age),
         }
     }

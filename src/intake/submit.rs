@@ -13,7 +13,7 @@ use super::problem::{self, Answer};
 use super::replies::Event;
 use super::unstoppable::Unstoppable;
 use super::validate::Ask;
-use super::{Intake, Permit, Session};
+use super::{Admission, Intake, Permit, Session};
 use crate::clock;
 use crate::cut::{self, Cut};
 use crate::ledger::{IdempotencyKey, KeyClaim, Outcome, Receipt, Request, RequestId, Verdict};
@@ -158,11 +158,22 @@ async fn after_death(intake: &Intake, trail: &Trail) -> Submitted {
     }
 }
 
-/// Takes a request from validated to answered, in a span of its own. Must run where nobody cancels it.
-pub async fn submit(intake: &Intake, unpublished: Unpublished, mut submission: Submission) -> Submitted {
+/// Takes a request from validated to answered. Must run where nobody cancels it.
+pub async fn submit(intake: &Intake, unpublished: Unpublished, submission: Submission) -> Submitted {
+    cut::at(Cut::I1).await;
+    submit_admitted(intake, unpublished, intake.admit(submission.caller.key), submission).await
+}
+
+/// The same from its admission on, in a span of its own.
+pub async fn submit_admitted(
+    intake: &Intake,
+    unpublished: Unpublished,
+    admission: Admission,
+    mut submission: Submission,
+) -> Submitted {
     let span = trace::begin(submission.trace, "allocate", trace::Kind::Server);
     submission.trace = span.as_ref().map_or(submission.trace, |span| Some(span.context()));
-    let submitted = carry_out(intake, unpublished, submission).await;
+    let submitted = carry_out(intake, unpublished, admission, submission).await;
     let (status, id) = (submitted.0.status().as_u16(), submitted.1);
     if let Some(id) = id {
         tracing::debug!(request_id = %id, status, "answered");
@@ -174,9 +185,13 @@ pub async fn submit(intake: &Intake, unpublished: Unpublished, mut submission: S
     submitted
 }
 
-async fn carry_out(intake: &Intake, unpublished: Unpublished, submission: Submission) -> Submitted {
-    cut::at(Cut::I1).await;
-    let (session, permit) = match intake.admit(submission.caller.key) {
+async fn carry_out(
+    intake: &Intake,
+    unpublished: Unpublished,
+    admission: Admission,
+    submission: Submission,
+) -> Submitted {
+    let (session, permit) = match admission {
         Ok(admitted) => admitted,
         Err(Refusal::KeyInFlight) => {
             return (problem::too_many(unpublished.never(Refusal::KeyInFlight), FULL_WAIT), None);

@@ -1,10 +1,11 @@
-//! Lists of allocations in one call, and references.
+//! Bulk: many allocations in one call; and references.
 
 use crate::harness::http::{Answer, Client};
 use crate::harness::process::Process;
 use crate::harness::{App, Business, eventually};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use tokio::task::JoinHandle;
 
 async fn serving(payout_balance: i64) -> (App, Process, Business, Client) {
     let app = App::new().await;
@@ -167,28 +168,194 @@ async fn a_list_longer_than_what_may_be_in_flight_goes_through_in_one_call() {
     app.finish([process]).await;
 }
 
+/// So many allocations, each of one cent and to a user of its own, whose names begin with `name`.
+fn payouts(name: &str, count: usize) -> Value {
+    (0..count).map(|user| json!({"email": format!("{name}{user}@example.com"), "amount": 1})).collect()
+}
+
+fn statuses(answer: &Answer) -> Vec<u64> {
+    told(answer).into_iter().map(|(status, ..)| status).collect()
+}
+
+fn call(client: &Client, allocations: Value) -> JoinHandle<Answer> {
+    let client = client.clone();
+    tokio::spawn(async move { client.create_all(&allocations).await })
+}
+
+async fn until_in_flight(intake: &Process, count: f64) {
+    eventually(&format!("{count} in flight"), async || {
+        intake.metric("earmark_requests_in_flight").await == Some(count)
+    })
+    .await;
+}
+
+/// Nobody answers in vain here, however busy the machine is.
+const PATIENT: [(&str, &str); 2] = [("EARMARK_REPLY_TIMEOUT", "25s"), ("EARMARK_SHUTDOWN_GRACE", "60s")];
+
 #[tokio::test]
-async fn an_item_for_which_there_is_no_room_is_a_503_of_that_item() {
+async fn sixteen_callers_with_a_thousand_items_each_wait_their_turn_and_none_is_refused() {
+    let app = App::new().await;
+    let business = app.create_business(1_000_000);
+    let process = app.start_with("serve", &PATIENT).await;
+    let client = app.client(&process, &business);
+    let calls: Vec<_> = (0..16).map(|caller| call(&client, payouts(&format!("{caller}-"), 1_000))).collect();
+    for answer in calls {
+        assert_outer(&answer.await.expect("joined"), 200, "yes");
+    }
+    assert_eq!(client.payout_balance().await, 1_000_000 - 16_000);
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn many_callers_share_what_little_may_be_in_flight() {
+    let app = App::new().await;
+    let business = app.create_business(1_000_000);
+    for most in ["1", "20"] {
+        let process = app.start_with("serve", &[&PATIENT[..], &[("EARMARK_MAX_IN_FLIGHT", most)]].concat()).await;
+        let client = app.client(&process, &business);
+        let calls: Vec<_> = (0..16).map(|caller| call(&client, payouts(&format!("{caller}-"), 50))).collect();
+        for answer in calls {
+            assert_outer(&answer.await.expect("joined"), 200, "yes");
+        }
+        process.terminate().await;
+    }
+    assert_eq!(app.count("allocated").await, 2 * 16 * 50);
+    app.finish([]).await;
+}
+
+#[tokio::test]
+async fn a_small_call_is_answered_while_the_large_ones_before_it_go_on() {
+    let app = App::new().await;
+    let business = app.create_business(1_000_000);
+    let process = app.start_with("serve", &[&PATIENT[..], &[("EARMARK_MAX_IN_FLIGHT", "16")]].concat()).await;
+    let client = app.client(&process, &business);
+    let large: Vec<_> = (0..5).map(|caller| call(&client, payouts(&format!("{caller}-"), 1_000))).collect();
+    eventually("the large ones are at work", async || app.count("allocated").await > 50).await;
+    assert_outer(&client.create_all(&payouts("small", 5)).await, 200, "yes");
+    assert!(large.iter().all(|call| !call.is_finished()), "they were first, and have two hundred times as much");
+    for answer in large {
+        assert_outer(&answer.await.expect("joined"), 200, "yes");
+    }
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn bulk_leaves_room_for_requests_that_are_posted_alone() {
     let app = App::new().await;
     let business = app.create_business(1_000);
-    let intake = app.start_with("intake", &[("EARMARK_MAX_IN_FLIGHT", "1")]).await;
+    // No worker yet.
+    let intake = app.start_with("intake", &[&PATIENT[..], &[("EARMARK_MAX_IN_FLIGHT", "8")]].concat()).await;
     let client = app.client(&intake, &business);
-    let waiting = tokio::spawn({
-        let client = client.clone();
-        async move { client.create("ann@example.com", 1).await }
-    });
-    app.until_queue_holds(&app.work_queue(), 1).await;
+    let bulk = [call(&client, payouts("a", 40)), call(&client, payouts("b", 40))];
+    until_in_flight(&intake, 4.0).await;
+    let alone: Vec<_> = (0..4)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.create("ann@example.com", 1).await })
+        })
+        .collect();
+    until_in_flight(&intake, 8.0).await;
+    assert_eq!(client.create("ann@example.com", 1).await.status, 503, "now all places are taken");
+    let worker = app.start("worker").await;
+    for answer in alone {
+        assert_eq!(answer.await.expect("joined").status, 200);
+    }
+    for answer in bulk {
+        assert_outer(&answer.await.expect("joined"), 200, "yes");
+    }
+    app.finish([intake, worker]).await;
+}
+
+#[tokio::test]
+async fn an_item_that_finds_no_room_within_the_reply_budget_is_a_503_of_that_item() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    // No worker, and a row lock of ours keeps what was given up from being voided: so it stays in flight.
+    let settings = [
+        ("EARMARK_MAX_IN_FLIGHT", "1"),
+        ("EARMARK_REPLY_TIMEOUT", "300ms"),
+        ("EARMARK_RESOLVE_TIMEOUT", "600ms"),
+        ("EARMARK_SETTLE_TIMEOUT", "500ms"),
+    ];
+    let intake = app.start_with("intake", &settings).await;
+    let client = app.client(&intake, &business);
+    let mut database = app.database().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE allocations IN SHARE MODE").execute(&mut database).await.expect("locked");
+    assert_eq!(client.create("ann@example.com", 1).await.status, 504);
     let good = json!({"email": "bob@example.com", "amount": 1});
     let answer = client.create_all(&json!([{"email": "x", "amount": 1}, good])).await;
     assert_outer(&answer, 200, "no");
     let message = "Service temporarily unavailable. No funds were debited by this request.".to_owned();
     assert_eq!(told(&answer)[1], (503, "no".to_owned(), message));
+    assert!(answer.json()["results"][1].get("request_id").is_none(), "it never became a request");
     let refused = client.create_all(&json!([good, good])).await;
     assert_outer(&refused, 503, "no");
     assert_eq!(refused.header("retry-after"), Some("1"));
+    sqlx::raw_sql("ROLLBACK").execute(&mut database).await.expect("unlocked");
+    until_in_flight(&intake, 0.0).await;
     let worker = app.start("worker").await;
-    assert_eq!(waiting.await.expect("joined").status, 200);
-    assert_outer(&client.create_all(&json!([good, good])).await, 200, "yes");
+    eventually("the queue is empty", async || app.ready_messages(&app.work_queue()).await == 0).await;
+    assert_eq!((client.user_balance("bob@example.com").await, app.count("voided").await), (0, 1));
+    app.finish([intake, worker]).await;
+}
+
+#[tokio::test]
+async fn a_repeat_under_the_key_finishes_what_there_was_no_room_for() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    // No worker: the one that is in flight takes as long as the others may wait.
+    let settings = [("EARMARK_MAX_IN_FLIGHT", "1"), ("EARMARK_REPLY_TIMEOUT", "300ms")];
+    let intake = app.start_with("intake", &settings).await;
+    let client = app.client(&intake, &business);
+    let list = payouts("user", 3);
+    let first = client.create_all_with_key("friday", &list).await;
+    assert_outer(&first, 200, "no");
+    let mut seen = statuses(&first);
+    seen.sort_unstable();
+    assert_eq!(seen, [500, 503, 503]);
+    intake.terminate().await;
+    let process = app.start_with("serve", &PATIENT).await;
+    let again = client.at(process.url()).create_all_with_key("friday", &list).await;
+    assert_outer(&again, 200, "yes");
+    assert_eq!(statuses(&again), [200, 200, 200]);
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn items_that_wait_when_the_process_is_told_to_go_are_503_and_what_is_in_flight_is_finished() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let mut intake = app.start_with("intake", &[&PATIENT[..], &[("EARMARK_MAX_IN_FLIGHT", "4")]].concat()).await;
+    let client = app.client(&intake, &business);
+    let calling = call(&client, payouts("user", 5));
+    until_in_flight(&intake, 2.0).await;
+    intake.signal("TERM");
+    intake.until_logged("intake drains").await;
+    let worker = app.start("worker").await;
+    let answer = calling.await.expect("joined");
+    assert_outer(&answer, 200, "partial");
+    let mut seen = statuses(&answer);
+    seen.sort_unstable();
+    assert_eq!(seen, [200, 200, 503, 503, 503]);
+    assert!(intake.ended().await.success());
+    app.finish([worker]).await;
+}
+
+#[tokio::test]
+async fn a_call_beyond_those_that_may_wait_is_a_503_at_once() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let intake = app.start_with("intake", &[&PATIENT[..], &[("EARMARK_MAX_BULK_CALLS", "1")]].concat()).await;
+    let client = app.client(&intake, &business);
+    let first = call(&client, payouts("a", 2));
+    until_in_flight(&intake, 2.0).await;
+    let refused = client.create_all(&payouts("b", 2)).await;
+    assert_outer(&refused, 503, "no");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert!(!first.is_finished());
+    let worker = app.start("worker").await;
+    assert_outer(&first.await.expect("joined"), 200, "yes");
+    assert_outer(&client.create_all(&payouts("b", 2)).await, 200, "yes");
     app.finish([intake, worker]).await;
 }
 

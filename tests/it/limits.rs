@@ -1,7 +1,7 @@
 //! What one API key may ask for.
 
 use crate::harness::http::Answer;
-use crate::harness::{App, assert_allocated};
+use crate::harness::{App, assert_allocated, eventually};
 use serde_json::{Value, json};
 
 fn assert_too_many(answer: &Answer) -> u64 {
@@ -53,15 +53,75 @@ async fn no_key_has_more_in_flight_than_it_may() {
     waiting.push(post(&client));
     app.until_queue_holds(&app.work_queue(), 2).await;
     assert_eq!(assert_too_many(&client.create("ann@example.com", 1).await), 1);
-    let list = Value::from(vec![json!({"email": "ann@example.com", "amount": 1}); 30]);
-    assert_too_many(&client.create_all(&list).await);
+    let bulk = tokio::spawn({
+        let (client, list) = (client.clone(), Value::from(vec![json!({"email": "ann@example.com", "amount": 1}); 30]));
+        async move { client.create_all(&list).await }
+    });
     waiting.push(post(&other));
     app.until_queue_holds(&app.work_queue(), 3).await;
+    assert!(!bulk.is_finished(), "bulk waits for places of its key");
     let worker = app.start("worker").await;
     for asked in waiting {
         assert_allocated(&asked.await.expect("joined"));
     }
-    let answer = client.create_all(&list).await;
-    assert_eq!((answer.status, answer.header("earmark-debited")), (200, Some("yes")), "as many at once as may be");
+    let answer = bulk.await.expect("joined");
+    assert_eq!((answer.status, answer.header("earmark-debited")), (200, Some("yes")), "{answer:?}");
+    app.finish([intake, worker]).await;
+}
+
+#[tokio::test]
+async fn bulk_of_a_key_leaves_room_for_what_the_same_key_posts_alone() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let settings =
+        [("EARMARK_MAX_IN_FLIGHT_PER_KEY", "4"), ("EARMARK_REPLY_TIMEOUT", "25s"), ("EARMARK_SHUTDOWN_GRACE", "60s")];
+    let intake = app.start_with("intake", &settings).await;
+    let client = app.client(&intake, &business);
+    let until_in_flight = async |count| {
+        eventually("so many are in flight", async || intake.metric("earmark_requests_in_flight").await == Some(count))
+            .await;
+    };
+    let bulk = tokio::spawn({
+        let (client, list) = (client.clone(), Value::from(vec![json!({"email": "ann@example.com", "amount": 1}); 30]));
+        async move { client.create_all(&list).await }
+    });
+    until_in_flight(2.0).await;
+    let alone: Vec<_> = (0..2)
+        .map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move { client.create("ann@example.com", 1).await })
+        })
+        .collect();
+    until_in_flight(4.0).await;
+    assert_too_many(&client.create("ann@example.com", 1).await);
+    let worker = app.start("worker").await;
+    for answer in alone {
+        assert_allocated(&answer.await.expect("joined"));
+    }
+    assert_eq!(bulk.await.expect("joined").header("earmark-debited"), Some("yes"));
+    app.finish([intake, worker]).await;
+}
+
+#[tokio::test]
+async fn bulk_for_which_its_key_has_no_room_within_the_reply_budget_is_a_429() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    // No worker, and a row lock of ours keeps what was given up from being voided: so it stays in flight.
+    let settings = [
+        ("EARMARK_MAX_IN_FLIGHT_PER_KEY", "1"),
+        ("EARMARK_REPLY_TIMEOUT", "300ms"),
+        ("EARMARK_RESOLVE_TIMEOUT", "600ms"),
+        ("EARMARK_SETTLE_TIMEOUT", "500ms"),
+    ];
+    let intake = app.start_with("intake", &settings).await;
+    let client = app.client(&intake, &business);
+    let mut database = app.database().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE allocations IN SHARE MODE").execute(&mut database).await.expect("locked");
+    assert_eq!(client.create("ann@example.com", 1).await.status, 504);
+    assert_too_many(&client.create_all(&json!([{"email": "bob@example.com", "amount": 1}])).await);
+    sqlx::raw_sql("ROLLBACK").execute(&mut database).await.expect("unlocked");
+    eventually("it is voided", async || app.count("voided").await == 1).await;
+    let worker = app.start("worker").await;
+    eventually("the queue is empty", async || app.ready_messages(&app.work_queue()).await == 0).await;
     app.finish([intake, worker]).await;
 }

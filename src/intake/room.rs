@@ -1,0 +1,138 @@
+//! Room for what is in flight. A request that is posted alone takes a place at once or is refused. Bulk waits for its
+//! places, in turn, and never has all of them: there are others.
+
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Bulk has at most this part of a room: twice what is in flight at full throughput, of the four times that there are.
+/// With more, requests that are posted alone wait for longer behind it, and nothing is faster.
+const BULK_SHARE: usize = 2;
+/// A call of bulk takes at most this part of that at a time, and then stands behind the other calls. Smaller parts share
+/// more evenly, and cost more.
+const TURN_SHARE: usize = 16;
+
+/// So many places.
+#[derive(Debug)]
+pub struct Room {
+    places: Arc<Semaphore>,
+    /// Bulk takes one of these for each place. They go to those who wait in the order in which they came.
+    bulk: Arc<Semaphore>,
+    most: usize,
+    most_bulk: usize,
+}
+
+/// Places that are taken, until this is dropped.
+#[derive(Debug)]
+pub struct Places {
+    places: OwnedSemaphorePermit,
+    bulk: Option<OwnedSemaphorePermit>,
+}
+
+/// All places are taken.
+#[derive(Debug)]
+pub struct Full;
+
+impl Room {
+    pub fn new(most: usize) -> Self {
+        let most_bulk = (most / BULK_SHARE).max(1);
+        let semaphore = |places| Arc::new(Semaphore::new(places));
+        Self { places: semaphore(most), bulk: semaphore(most_bulk), most, most_bulk }
+    }
+
+    /// One place, at once.
+    pub fn enter(&self) -> Result<Places, Full> {
+        let places = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Full)?;
+        Ok(Places { places, bulk: None })
+    }
+
+    /// So many places for bulk, not more than [`Self::turn`]: after those who came before.
+    pub async fn enter_in_turn(&self, count: u32) -> Result<Places, Full> {
+        let bulk = Arc::clone(&self.bulk).acquire_many_owned(count).await.map_err(|_| Full)?;
+        let places = Arc::clone(&self.places).acquire_many_owned(count).await.map_err(|_| Full)?;
+        Ok(Places { places, bulk: Some(bulk) })
+    }
+
+    /// Most places that a call of bulk takes at a time.
+    pub fn turn(&self) -> usize {
+        (self.most_bulk / TURN_SHARE).max(1)
+    }
+
+    /// How many places bulk could take now.
+    pub fn left_for_bulk(&self) -> usize {
+        self.bulk.available_permits().min(self.places.available_permits())
+    }
+
+    pub fn taken(&self) -> usize {
+        self.most.saturating_sub(self.places.available_permits())
+    }
+}
+
+impl Places {
+    /// Takes one of them out; `None` if there is none.
+    pub fn split(&mut self) -> Option<Self> {
+        let places = self.places.split(1)?;
+        let bulk = self.bulk.as_mut().and_then(|bulk| bulk.split(1));
+        Some(Self { places, bulk })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[test]
+    fn bulk_never_takes_all_places() {
+        let room = Room::new(8);
+        let mut held = vec![];
+        while let Some(places) = room.enter_in_turn(1).now_or_never() {
+            held.push(places.unwrap());
+        }
+        assert_eq!((held.len(), room.taken(), room.left_for_bulk()), (4, 4, 0));
+        let alone: Vec<Places> = std::iter::from_fn(|| room.enter().ok()).collect();
+        assert_eq!((alone.len(), room.taken()), (4, 8));
+        assert!(Room::new(1).enter_in_turn(1).now_or_never().is_some(), "where there is one place, bulk may have it");
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_served_in_turn_as_places_are_given_back_one_by_one() {
+        let room = Room::new(64);
+        assert_eq!(room.turn(), 2);
+        let mut all = room.enter_in_turn(32).await.unwrap();
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(room.enter_in_turn(2))).collect();
+        let mut served = |turn: usize| waiting[turn].as_mut().now_or_never();
+        assert!((0..3).all(|turn| served(turn).is_none()));
+        drop(all.split());
+        assert!(served(0).is_none(), "it waits for two");
+        drop(all.split());
+        let (second, first) = (served(1), served(0));
+        assert!(first.is_some() && second.is_none() && served(2).is_none());
+        drop(first);
+        let (third, second) = (served(2), served(1));
+        assert!(second.is_some() && third.is_none());
+        drop((all, second));
+        assert!(served(2).is_some());
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_waiting_takes_no_places_along() {
+        let room = Room::new(8);
+        let all = room.enter_in_turn(4).await.unwrap();
+        let mut waiting = Box::pin(room.enter_in_turn(1));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop((waiting, all));
+        assert_eq!(room.left_for_bulk(), 4);
+    }
+
+    #[tokio::test]
+    async fn bulk_waits_for_those_who_are_alone_too() {
+        let room = Room::new(2);
+        let (one, two) = (room.enter().unwrap(), room.enter().unwrap());
+        assert!(room.enter().is_err());
+        let mut waiting = Box::pin(room.enter_in_turn(1));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(one);
+        assert!(waiting.await.is_ok());
+        drop(two);
+    }
+}
