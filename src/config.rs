@@ -286,14 +286,20 @@ pub struct IntakeSettings {
     /// process may not open that many files
     #[arg(long, env = "EARMARK_MAX_CONNECTIONS", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
-    /// Most connections to Postgres for reads (API keys, balances, look-ups)
+    /// Most connections to Postgres for reads (balances, look-ups, the history). API keys are looked up over two others, so
+    /// that slow reads refuse nobody
     #[arg(long, env = "EARMARK_READ_CONNECTIONS", default_value = "4", value_parser = clap::value_parser!(u32).range(1..))]
     pub read_connections: u32,
+    /// Most pages of the history, of exports too, that are read at once for one API key; the next is a 429, and an export
+    /// waits between its pages. Below EARMARK_READ_CONNECTIONS it leaves connections for the other keys. Each intake counts
+    /// for itself
+    #[arg(long, env = "EARMARK_MAX_READS_PER_KEY", default_value = "2", value_parser = clap::value_parser!(u32).range(1..))]
+    max_reads_per_key: u32,
 }
 
 impl IntakeSettings {
     pub fn key_bounds(&self) -> Bounds {
-        Bounds { rate: self.rate_limit, in_flight: self.max_in_flight_per_key }
+        Bounds { rate: self.rate_limit, in_flight: self.max_in_flight_per_key, reads: self.max_reads_per_key }
     }
 
     pub fn packing(&self) -> Packing {

@@ -121,6 +121,8 @@ label! {
     Refusal: "reason" {
         Draining = "draining",
         PostgresDown = "postgres_down",
+        /// A read, or the look-up of an API key, that Postgres did not answer in time; nobody else is concerned.
+        PostgresSlow = "postgres_slow",
         RabbitDown = "rabbitmq_down",
         /// A memory or disk alarm of the broker, or a connection that was just lost.
         RabbitBlocked = "rabbitmq_blocked",
@@ -131,6 +133,8 @@ label! {
         KeyRate = "key_rate",
         /// 429: beyond EARMARK_MAX_IN_FLIGHT_PER_KEY.
         KeyInFlight = "key_in_flight",
+        /// 429: beyond EARMARK_MAX_READS_PER_KEY.
+        KeyReads = "key_reads",
         /// Its work ended by a panic before anything was published.
         Died = "died",
         /// It was published, and voided: a 500 was told under its key after it was received.
@@ -241,6 +245,29 @@ impl Label for Cause {
 }
 
 label! {
+    /// What Postgres answers to what it does not do.
+    Trouble: "kind" {
+        /// There is no connection.
+        Away = "away",
+        ReadOnly = "read_only",
+        /// Its disk is full.
+        Full = "full",
+        /// A deadlock, a crash of a part of it, and what else passes by itself.
+        Transient = "transient",
+        /// It gave up on a lock or a statement.
+        TooSlow = "too_slow",
+        /// It does not do this, whatever the data.
+        Refused = "refused",
+        /// The answer was lost.
+        Unknown = "unknown",
+        /// The data cannot be stored.
+        Data = "data",
+        /// What is stored does not fit this program.
+        Fatal = "fatal",
+    }
+}
+
+label! {
     /// What a connection to the broker is for.
     Role: "connection" {
         IntakeReplies = "intake_replies",
@@ -313,6 +340,7 @@ pub struct Metrics {
     /// Dead letters of the deployment that nobody has replayed or dropped.
     pub dead_letters_open: IntGauge,
     pub postgres_connects: IntCounter,
+    pub postgres_errors: Counters<Trouble>,
     pub pool_wait: Histogram,
     pub rabbitmq_connects: Counters<Role>,
     pub rabbitmq_connections: Vec<IntGauge>,
@@ -379,6 +407,8 @@ impl Metrics {
                 "Dead letters of the whole deployment that wait for a person.",
             )),
             postgres_connects: make.counter("earmark_postgres_connects_total", "Connections opened to Postgres."),
+            postgres_errors: make
+                .counters("earmark_postgres_errors_total", "What Postgres did not do when it was asked, by kind."),
             pool_wait: make.seconds(
                 "earmark_pool_wait_seconds",
                 "Wait for one of the connections that reads share.",

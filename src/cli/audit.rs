@@ -19,7 +19,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let postgres = arguments.database.open()?;
     let audit = overview::audit(&postgres).await?;
     let who = &arguments.operator.by;
-    let noting = postgres.read(async |connection| overview::write_audit(connection, &audit, who).await);
+    let noting = postgres.write(async |connection| overview::write_audit(connection, &audit, who).await);
     if let Err(error) = noting.await {
         // What was found is true all the same.
         eprintln!("the audit is not noted: {error}");

@@ -144,7 +144,7 @@ fn no_business(business: Uuid) -> String {
 
 async fn switch(postgres: &Postgres, business: Uuid, enabled: bool) -> anyhow::Result<()> {
     let writing =
-        postgres.read(async |connection| businesses::write_payouts_enabled(connection, business, enabled).await);
+        postgres.write(async |connection| businesses::write_payouts_enabled(connection, business, enabled).await);
     ensure!(writing.await?, no_business(business));
     eprintln!("payouts of {business} are {}", if enabled { "enabled" } else { "disabled" });
     Ok(())

@@ -28,7 +28,7 @@ pub fn describe(intake: Option<Arc<Intake>>, worker: Option<Arc<Worker>>, depths
         impediments.extend(worker.iter().flat_map(|worker| worker.impediments()));
         State {
             clock_millis: clock::now_millis(),
-            impediments: impediments.into_iter().map(str::to_owned).collect(),
+            impediments,
             queues: depths.latest(),
             intake: intake.as_deref().map(of_intake),
             worker: worker.as_deref().map(of_worker),

@@ -45,7 +45,8 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
 async fn create(postgres: &Postgres, business: Uuid, kind: Kind, json: bool) -> anyhow::Result<()> {
     let key = api_key::generate(kind);
     let row = new_row(business, kind, &key);
-    let writing = postgres.read(async |connection| api_keys::write_new(connection, &row, &api_key::digest(&key)).await);
+    let writing =
+        postgres.write(async |connection| api_keys::write_new(connection, &row, &api_key::digest(&key)).await);
     match writing.await {
         Err(Error::Constraint { name }) if name == "api_keys_business" => {
             bail!("there is no business {business}: see `earmark business list`")
@@ -87,7 +88,7 @@ async fn list(postgres: &Postgres, business: Uuid, json: bool) -> anyhow::Result
 }
 
 async fn revoke(postgres: &Postgres, key: Uuid) -> anyhow::Result<()> {
-    let revoked = postgres.read(async |connection| api_keys::write_revoked(connection, key).await).await?;
+    let revoked = postgres.write(async |connection| api_keys::write_revoked(connection, key).await).await?;
     ensure!(revoked, "there is no working key {key}: see `earmark key list`");
     eprintln!("key {key} is revoked");
     Ok(())

@@ -77,7 +77,9 @@ async fn run(
     let postgres = process.postgres(intake_settings.as_ref().map_or(1, |settings| settings.read_connections))?;
     let topology = Topology::new(process.queue_prefix()?, process.partitions);
     let intake = intake_settings.map(|settings| open_intake(&process, settings, topology, &postgres)).transpose()?;
-    let worker = worker_settings.map(|settings| open_worker(&process, settings, &postgres)).transpose()?;
+    // Each has somebody who watches its way to Postgres.
+    let for_worker = if intake.is_some() { process.postgres(1)? } else { postgres.clone() };
+    let worker = worker_settings.map(|settings| open_worker(&process, settings, &for_worker)).transpose()?;
     let depths = Depths::default();
     let describe =
         describe::describe(intake.as_ref().map(|(intake, _)| Arc::clone(intake)), worker.clone(), depths.clone());
@@ -89,7 +91,7 @@ async fn run(
         let limits = process.connections(ops::CONNECTIONS);
         tokio::spawn(ops::serve(listener, Arc::clone(&describe), console, limits, stopped.clone()));
     }
-    let Some(all_queues) = wait_for_ledger(&process, &postgres, &stop).await? else { return Ok(()) };
+    let Some(all_queues) = wait_for_ledger(&process, [&postgres, &for_worker], &stop).await? else { return Ok(()) };
     let watching = tokio::spawn(depths.watch(process.broker()?, all_queues.clone(), stopped.clone()));
     let present =
         tokio::spawn(ops::presence::keep(postgres.clone(), describe::presence(kind), describe, stopped.clone()));
@@ -192,20 +194,25 @@ const CONSOLE_CONNECTIONS: u32 = 2;
 
 /// Waits for the database to be there, refuses one whose schema is older than this program, and notes the number of
 /// partitions. Answers with all work queues that may hold messages: those of now, and those of a larger number in the past.
-/// `None` if stopped first.
+/// `None` if stopped first. Until then nobody watches the `ways`, so they are told here what there is to wait for.
 async fn wait_for_ledger(
     process: &Process,
-    postgres: &Postgres,
+    ways: [&Postgres; 2],
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<Topology>> {
     let prefix = process.queue_prefix()?;
     let mut backoff = Backoff::for_connections();
     while !stop.is_cancelled() {
-        match read_ledger(prefix, process.partitions, postgres).await {
+        match read_ledger(prefix, process.partitions, ways[0]).await {
             Ok((0, most)) => return Ok(Some(Topology::new(prefix, most))),
             Ok((missing, _)) => bail!("the schema lacks {missing} migrations of this program: run `earmark migrate`"),
-            Err(Error::Transient(error) | Error::TooSlow(error)) => tracing::warn!(error, "waiting for postgres"),
-            Err(error) => return Err(error.into()),
+            Err(error @ (Error::Refused(_) | Error::Constraint { .. } | Error::Data(_) | Error::Fatal(_))) => {
+                return Err(error.into());
+            }
+            Err(error) => {
+                tracing::warn!(%error, "waiting for postgres");
+                ways.iter().for_each(|way| way.health().heard(&error));
+            }
         }
         tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }
     }
@@ -214,6 +221,7 @@ async fn wait_for_ledger(
 
 /// How many migrations the schema lacks and, if none, the largest number of partitions there ever was.
 async fn read_ledger(prefix: &str, partitions: u16, postgres: &Postgres) -> Result<(usize, u16), Error> {
+    postgres.refuse_shared_sessions().await?;
     let missing = postgres.missing_migrations().await?;
     if missing > 0 {
         return Ok((missing, partitions));

@@ -41,11 +41,11 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::List => true,
         Command::Pause { operator } => {
             tracing::info!(who = operator.by, prefix, "pausing workers");
-            postgres.read(async |connection| partitions::write_paused(connection, prefix, &operator.by).await).await?
+            postgres.write(async |connection| partitions::write_paused(connection, prefix, &operator.by).await).await?
         }
         Command::Resume { operator } => {
             tracing::info!(who = operator.by, prefix, "resuming workers");
-            postgres.read(async |connection| partitions::write_resumed(connection, prefix).await).await?
+            postgres.write(async |connection| partitions::write_resumed(connection, prefix).await).await?
         }
     };
     ensure!(known, "no process has ever run with EARMARK_QUEUE_PREFIX={prefix}");

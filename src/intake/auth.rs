@@ -1,7 +1,11 @@
 //! Which business is calling. A key is looked up by its digest; a small cache keeps the look-up off the hot path.
+//!
+//! Anybody can make keys that are well-formed and unknown, thousands a second. So look-ups have connections of their own,
+//! those that come together are done in one statement, and what is unknown is remembered apart from what is known.
 
 use crate::api_key;
 use crate::ledger::BusinessId;
+use crate::metrics::Refusal;
 use crate::postgres::{Error, Health, Postgres, api_keys};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -9,9 +13,11 @@ use moka::future::Cache;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::Instant;
 
+/// Connections to Postgres for look-ups. Two, so that one that hangs does not hold up everybody.
+pub const CONNECTIONS: u32 = 2;
 /// How old a look-up may be before it is done again, beside the requests that use it meanwhile. If all of them waited for
 /// it, thousands would wake at once, every time.
 const FRESH: Duration = Duration::from_secs(3);
@@ -19,8 +25,14 @@ const FRESH: Duration = Duration::from_secs(3);
 const GATHER: Duration = Duration::from_millis(250);
 /// How long a look-up is remembered at most, so how long a revoked key may still work in a running intake.
 const REMEMBERED: Duration = Duration::from_secs(4);
-/// How many look-ups are remembered, those of unknown keys included.
+/// How many known keys are remembered.
 const MOST_REMEMBERED: u64 = 100_000;
+/// How many unknown ones: enough for clients that come again and again with an old key. Whoever makes keys up makes new ones.
+const MOST_UNKNOWN: u64 = 10_000;
+/// Most keys that one statement looks up: a few milliseconds' worth.
+const TOGETHER: usize = 1_000;
+/// Most look-ups that wait. One more is refused: what waits must be bounded by more than the number of connections.
+const MOST_WAITING: usize = 10_000;
 
 /// SHA-256 of an API key: what tells one key from another.
 pub type KeyDigest = [u8; 32];
@@ -35,85 +47,132 @@ pub struct Caller {
 /// Knows the businesses by their keys. Clones share what they know.
 #[derive(Clone)]
 pub struct Authenticator {
-    postgres: Postgres,
-    known: Cache<KeyDigest, Arc<Known>>,
+    found: Found,
     /// Look-ups to be done again.
     old: mpsc::UnboundedSender<(KeyDigest, Arc<Known>)>,
+    /// Look-ups that somebody waits for.
+    new: mpsc::Sender<Question>,
+    /// How long one waits for them.
+    patience: Duration,
 }
 
-/// What a look-up found, and when.
+/// A key that is looked up, and who wants to know.
+type Question = (KeyDigest, oneshot::Sender<Option<BusinessId>>);
+
+/// What look-ups have found, not long ago.
+#[derive(Clone)]
+struct Found {
+    known: Cache<KeyDigest, Arc<Known>>,
+    unknown: Cache<KeyDigest, ()>,
+}
+
+/// A key that works, and when that was found.
 struct Known {
-    business: Option<BusinessId>,
+    business: BusinessId,
     since: Instant,
     /// Whether somebody looks again already.
     renewing: AtomicBool,
 }
 
 impl Authenticator {
-    /// Starts what looks again, for as long as there are clones of this.
+    /// Starts what looks up, for as long as there are clones of this. Over connections that nobody else uses.
     pub fn start(postgres: Postgres) -> Self {
-        let known = Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build();
-        let (old, receiver) = mpsc::unbounded_channel();
-        tokio::spawn(keep_fresh(postgres.clone(), known.clone(), receiver));
-        Self { postgres, known, old }
+        let found = Found {
+            known: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build(),
+            unknown: Cache::builder().max_capacity(MOST_UNKNOWN).time_to_live(REMEMBERED).build(),
+        };
+        let patience = postgres.timeout();
+        let (old, renewals) = mpsc::unbounded_channel();
+        let (new, questions) = mpsc::channel(MOST_WAITING);
+        let questions = Arc::new(Mutex::new(questions));
+        for _ in 0..CONNECTIONS {
+            tokio::spawn(answer(postgres.clone(), found.clone(), Arc::clone(&questions)));
+        }
+        tokio::spawn(keep_fresh(postgres, found.clone(), renewals));
+        Self { found, old, new, patience }
     }
 
     /// Who calls with a working secret key in the headers. Everything else is the same `None`: no header, two
-    /// headers, another scheme, a public, unknown, malformed or revoked key. `Err` if the database cannot be asked, with
-    /// the error if it was tried.
-    pub async fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        health: &Health,
-    ) -> Result<Option<Caller>, Option<Arc<Error>>> {
+    /// headers, another scheme, a public, unknown, malformed or revoked key. `Err` if the database does not say.
+    pub async fn authenticate(&self, headers: &HeaderMap, health: &Health) -> Result<Option<Caller>, Refusal> {
         let Some(key) = bearer(headers).filter(|key| api_key::is_well_formed_secret(key)) else { return Ok(None) };
         let digest = api_key::digest(key);
-        let caller = |known: Arc<Known>| known.business.map(|business| Caller { business, key: digest });
-        if let Some(known) = self.known.get(&digest).await {
+        if let Some(known) = self.found.known.get(&digest).await {
             if known.since.elapsed() > FRESH && health.is_up() && !known.renewing.swap(true, Ordering::Relaxed) {
                 let _ = self.old.send((digest, Arc::clone(&known)));
             }
-            return Ok(caller(known));
+            return Ok(Some(Caller { business: known.business, key: digest }));
+        }
+        if self.found.unknown.contains_key(&digest) {
+            return Ok(None);
         }
         if !health.is_up() {
-            return Err(None);
+            return Err(Refusal::PostgresDown);
         }
-        // On the heap: this is rare, and its 30 KiB would be part of the task of every request.
-        let look_up = async { look_up(&self.postgres, &[digest]).await.map(|mut found| found.remove(0)) };
-        let looking_up = Box::pin(self.known.try_get_with(digest, look_up));
-        Ok(caller(looking_up.await.map_err(Some)?))
+        let business = self.look_up(digest).await.ok_or(Refusal::PostgresSlow)?;
+        Ok(business.map(|business| Caller { business, key: digest }))
+    }
+
+    /// `None` if there is no answer in time.
+    async fn look_up(&self, digest: KeyDigest) -> Option<Option<BusinessId>> {
+        let (sender, answer) = oneshot::channel();
+        self.new.try_send((digest, sender)).ok()?;
+        tokio::time::timeout(self.patience, answer).await.ok()?.ok()
+    }
+}
+
+/// Looks up what is asked for, all at once that has come meanwhile. If that fails, those who wait get no answer.
+async fn answer(postgres: Postgres, found: Found, questions: Arc<Mutex<mpsc::Receiver<Question>>>) {
+    let mut asked = vec![];
+    while questions.lock().await.recv_many(&mut asked, TOGETHER).await > 0 {
+        asked.retain(|(_, waiting)| !waiting.is_closed());
+        if asked.is_empty() {
+            continue;
+        }
+        let digests: Vec<KeyDigest> = asked.iter().map(|(digest, _)| *digest).collect();
+        match found.look_up(&postgres, &digests).await {
+            Ok(businesses) => asked.drain(..).zip(businesses).for_each(|((_, waiting), business)| {
+                let _ = waiting.send(business);
+            }),
+            Err(error) => tracing::warn!(%error, keys = digests.len(), "API keys not looked up"),
+        }
+        asked.clear();
     }
 }
 
 /// Looks again, for all at once that wait for it. If that fails, the old look-ups hold until they are forgotten, and
 /// whoever uses one may have it tried again.
-async fn keep_fresh(
-    postgres: Postgres,
-    known: Cache<KeyDigest, Arc<Known>>,
-    mut waiting: mpsc::UnboundedReceiver<(KeyDigest, Arc<Known>)>,
-) {
+async fn keep_fresh(postgres: Postgres, found: Found, mut waiting: mpsc::UnboundedReceiver<(KeyDigest, Arc<Known>)>) {
     let mut old = vec![];
     while waiting.recv_many(&mut old, MOST_REMEMBERED as usize).await > 0 {
         let digests: Vec<KeyDigest> = old.iter().map(|(digest, _)| *digest).collect();
-        match look_up(&postgres, &digests).await {
-            Ok(new) => {
-                for (digest, new) in digests.into_iter().zip(new) {
-                    known.insert(digest, new).await;
-                }
-            }
-            Err(_) => old.iter().for_each(|(_, old)| old.renewing.store(false, Ordering::Relaxed)),
+        if found.look_up(&postgres, &digests).await.is_err() {
+            old.iter().for_each(|(_, old)| old.renewing.store(false, Ordering::Relaxed));
         }
         old.clear();
         tokio::time::sleep(GATHER).await;
     }
 }
 
-/// One for each of the digests, in their order.
-async fn look_up(postgres: &Postgres, digests: &[KeyDigest]) -> Result<Vec<Arc<Known>>, Error> {
-    let since = Instant::now();
-    let found = postgres.read(async |connection| api_keys::find_secrets(connection, digests).await).await?;
-    let known = |digest| Known { business: found.get(digest).copied(), since, renewing: AtomicBool::new(false) };
-    Ok(digests.iter().map(known).map(Arc::new).collect())
+impl Found {
+    /// Looks keys up, and remembers what was found: one answer for each of the digests, in their order.
+    async fn look_up(&self, postgres: &Postgres, digests: &[KeyDigest]) -> Result<Vec<Option<BusinessId>>, Error> {
+        let since = Instant::now();
+        let found = postgres.read(async |connection| api_keys::find_secrets(connection, digests).await).await?;
+        for digest in digests {
+            match found.get(digest) {
+                Some(&business) => {
+                    let known = Known { business, since, renewing: AtomicBool::new(false) };
+                    self.known.insert(*digest, Arc::new(known)).await;
+                }
+                None => {
+                    self.known.invalidate(digest).await;
+                    self.unknown.insert(*digest, ()).await;
+                }
+            }
+        }
+        Ok(digests.iter().map(|digest| found.get(digest).copied()).collect())
+    }
 }
 
 /// The token of the one `Authorization: Bearer` header.

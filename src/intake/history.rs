@@ -4,7 +4,8 @@
 //! nor hides one that was there.
 
 use super::Intake;
-use super::lookup::{self, Failure, business, show_decided};
+use super::auth::Caller;
+use super::lookup::{self, Failure, business, caller, show_decided};
 use super::problem::{self, Answer};
 use super::unstoppable::Unstoppable;
 use super::validate::{PLUS_IS_BLANK, check_queried_address};
@@ -126,12 +127,12 @@ pub async fn by_key(intake: &Intake, headers: &HeaderMap, parameters: &[(String,
 
 /// One page.
 pub async fn page(intake: &Intake, headers: &HeaderMap, parameters: &[(String, String)]) -> Result<Answer, Failure> {
-    let business = business(intake, headers).await?;
+    let caller = caller(intake, headers).await?;
     let ask = match read_ask(parameters) {
         Ok(ask) => ask,
         Err(errors) => return Ok(problem::invalid_parameters(&errors)),
     };
-    let page = read(intake, business, &ask.filter, ask.limit).await?;
+    let page = read_first(intake, caller, &ask.filter, ask.limit).await?;
     let requests = page.requests.into_iter().map(|(id, decided)| show_decided(id, decided)).collect();
     Ok(problem::found(&HistoryBody { requests, next_cursor: page.next.map(write_cursor) }))
 }
@@ -142,14 +143,21 @@ pub async fn all(
     headers: &HeaderMap,
     parameters: &[(String, String)],
 ) -> Result<Result<Response<Body>, Answer>, Failure> {
-    let business = business(&intake, headers).await?;
+    let caller = caller(&intake, headers).await?;
     let ask = match read_ask(parameters) {
         Ok(ask) => ask,
         Err(errors) => return Ok(Err(problem::invalid_parameters(&errors))),
     };
     // The first page is read before the answer begins, so that a database that is away is still a 503.
-    let first = read(&intake, business, &ask.filter, MOST).await?;
-    Ok(Ok(problem::csv(lines(Export { intake, business, filter: ask.filter }, first))))
+    let first = read_first(&intake, caller, &ask.filter, MOST).await?;
+    Ok(Ok(problem::csv(lines(Export { intake, caller, filter: ask.filter }, first))))
+}
+
+/// A page that somebody asked for, unless as many are being read for the key as may be.
+async fn read_first(intake: &Intake, caller: Caller, filter: &Filter, limit: usize) -> Result<Page, Failure> {
+    let places = intake.limits.reads(caller.key);
+    let _place = places.try_acquire().map_err(|_| Failure::TooManyReads)?;
+    read(intake, caller.business, filter, limit).await
 }
 
 async fn read(intake: &Intake, business: BusinessId, filter: &Filter, limit: usize) -> Result<Page, Failure> {
@@ -159,16 +167,21 @@ async fn read(intake: &Intake, business: BusinessId, filter: &Filter, limit: usi
 #[derive(Clone)]
 struct Export {
     intake: Arc<Intake>,
-    business: BusinessId,
+    caller: Caller,
     filter: Filter,
 }
 
 impl Export {
-    /// The caller may hang up in the middle of a statement.
+    /// Waits for its turn among what is read for the key. Between two pages an export holds nothing, however slowly it is
+    /// taken. The caller may hang up in the middle of a statement.
     async fn read_next(&self, end: RequestId) -> std::io::Result<Page> {
-        let (intake, business) = (Arc::clone(&self.intake), self.business);
+        let (intake, caller) = (Arc::clone(&self.intake), self.caller);
         let filter = Filter { end, ..self.filter.clone() };
-        let reading = async move { read(&intake, business, &filter, MOST).await };
+        let reading = async move {
+            let places = intake.limits.reads(caller.key);
+            let _place = places.acquire().await;
+            read(&intake, caller.business, &filter, MOST).await
+        };
         let page = Unstoppable::new(&self.intake.tracker, reading).await.map_err(std::io::Error::other)?;
         page.map_err(|_| std::io::Error::other("the rest of the history cannot be read"))
     }

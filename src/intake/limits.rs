@@ -1,23 +1,26 @@
-//! What one API key may ask for, so that no platform starves another: a rate, and a number in flight. Both are off unless
-//! they are set, and each intake counts for itself.
+//! What one API key may ask for, so that no platform starves another: a rate, a number in flight, and pages of the history
+//! that are read at once. The first two are off unless they are set. Each intake counts for itself.
 
 use super::auth::KeyDigest;
 use super::room::Room;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// Everything that is saved up by keeping still is a second's worth.
 const BURST: Duration = Duration::from_secs(1);
 
 /// The bounds of each key; `None` is none.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Allocations a second.
     pub rate: Option<u32>,
     /// Allocations between admission and decision.
     pub in_flight: Option<u32>,
+    /// Pages of the history that are read at once.
+    pub reads: u32,
 }
 
 /// Counts for each key. Only keys that work come here, so there are never more than were issued.
@@ -33,6 +36,7 @@ struct Count {
     paid_until: Instant,
     /// `None` if places are not counted.
     room: Option<Arc<Room>>,
+    reads: Arc<Semaphore>,
 }
 
 impl KeyLimits {
@@ -52,11 +56,17 @@ impl KeyLimits {
         self.with(key, |count| count.room.clone())
     }
 
+    /// The places for pages of the history that may be read at once for the key.
+    pub fn reads(&self, key: KeyDigest) -> Arc<Semaphore> {
+        self.with(key, |count| Arc::clone(&count.reads))
+    }
+
     fn with<T>(&self, key: KeyDigest, work: impl FnOnce(&mut Count) -> T) -> T {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         work(keys.entry(key).or_insert_with(|| Count {
             paid_until: Instant::now(),
             room: self.bounds.in_flight.map(|most| Arc::new(Room::new(most as usize))),
+            reads: Arc::new(Semaphore::new(self.bounds.reads as usize)),
         }))
     }
 }
@@ -113,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_costs_nothing_and_each_key_has_its_own() {
-        let limits = KeyLimits::new(Bounds { rate: Some(5), in_flight: Some(1) });
+        let limits = KeyLimits::new(Bounds { rate: Some(5), in_flight: Some(1), reads: 1 });
         let (one, two) = ([1; 32], [2; 32]);
         assert!(limits.pass(one, 5).is_ok());
         for _ in 0..1_000 {

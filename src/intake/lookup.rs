@@ -6,6 +6,7 @@ use super::problem::{self, Answer};
 use super::validate::check_queried_address;
 use crate::clock;
 use crate::ledger::{BusinessId, IdempotencyKey, RequestId, UserHash};
+use crate::metrics::Refusal;
 use crate::postgres::allocations::{self, Decided};
 use crate::postgres::users::{self, PayoutUser};
 use crate::postgres::{Error, PgConnection, businesses, keys};
@@ -21,26 +22,25 @@ pub const PAYOUT_HASH: &str = "x-payout-hash";
 #[derive(Debug)]
 pub enum Failure {
     Unauthorized,
-    /// The database could not be asked.
-    Unreachable,
+    /// The database could not be asked, or did not answer in time.
+    Unavailable(Refusal),
+    /// As many pages of the history are being read for this key as may be.
+    TooManyReads,
 }
 
 impl Intake {
     /// Reads from the database, and not at all while it is known to be away: nobody waits for what is not there.
     pub(super) async fn read<T>(
         &self,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
     ) -> Result<T, Failure> {
         if !self.postgres_health.is_up() {
-            return Err(Failure::Unreachable);
+            return Err(Failure::Unavailable(Refusal::PostgresDown));
         }
-        self.postgres.read(work).await.map_err(|error| self.failed(&error))
-    }
-
-    /// Notes that the database failed, for the admission of others, and for the answer.
-    fn failed(&self, error: &Error) -> Failure {
-        self.postgres_health.failed(error);
-        Failure::Unreachable
+        self.postgres.read(work).await.map_err(|error| {
+            tracing::warn!(%error, "a read failed");
+            Failure::Unavailable(Refusal::PostgresSlow)
+        })
     }
 }
 
@@ -51,11 +51,8 @@ pub async fn business(intake: &Intake, headers: &HeaderMap) -> Result<BusinessId
 
 /// The business that calls, and the key that it calls with.
 pub async fn caller(intake: &Intake, headers: &HeaderMap) -> Result<Caller, Failure> {
-    match intake.authenticator.authenticate(headers, &intake.postgres_health).await {
-        Ok(known) => known.ok_or(Failure::Unauthorized),
-        Err(Some(error)) => Err(intake.failed(&error)),
-        Err(None) => Err(Failure::Unreachable),
-    }
+    let known = intake.authenticator.authenticate(headers, &intake.postgres_health).await;
+    known.map_err(Failure::Unavailable)?.ok_or(Failure::Unauthorized)
 }
 
 pub async fn balance(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Failure> {

@@ -137,14 +137,14 @@ impl Intake {
         let raises = Arc::new(Raises::unknown());
         Arc::new(Self {
             ids: RequestIds::new(secret.clone()),
-            authenticator: Authenticator::start(postgres.clone()),
+            authenticator: Authenticator::start(postgres.apart(auth::CONNECTIONS)),
             resolver: Resolver::start(&postgres, tracker.clone(), &abandon, &raises),
             raises,
             room: Room::new(settings.max_in_flight),
             limits: KeyLimits::new(settings.key_bounds),
             bulk_calls: Semaphore::new(settings.max_bulk_calls),
             session: RwLock::new(None),
-            postgres_health: Health::default(),
+            postgres_health: postgres.health().clone(),
             draining: CancellationToken::new(),
             told_to_go: AtomicU64::new(0),
             broker,
@@ -277,17 +277,17 @@ impl Intake {
     }
 
     /// What keeps this intake from taking requests, in words; empty if nothing does.
-    pub fn impediments(&self) -> Vec<&'static str> {
-        let session = self.session();
+    pub fn impediments(&self) -> Vec<String> {
+        let (session, postgres) = (self.session(), self.postgres_health.impediment());
         let is = |what: fn(&Session) -> bool| session.as_deref().is_some_and(what);
         let checks = [
-            (self.draining.is_cancelled(), "intake: draining"),
-            (!self.postgres_health.is_up(), "intake: postgres is not reachable"),
-            (session.is_none(), "intake: rabbitmq is not connected"),
-            (is(Session::is_impeded), "intake: rabbitmq accepts no messages"),
-            (is(|session| session.consuming.is_lost()), "intake: replies are not received"),
+            (self.draining.is_cancelled(), "draining"),
+            (postgres.is_some(), postgres.unwrap_or_default()),
+            (session.is_none(), "rabbitmq is not connected"),
+            (is(Session::is_impeded), "rabbitmq accepts no messages"),
+            (is(|session| session.consuming.is_lost()), "replies are not received"),
         ];
-        checks.into_iter().filter_map(|(is_so, what)| is_so.then_some(what)).collect()
+        checks.iter().filter(|(is_so, _)| *is_so).map(|(_, what)| format!("intake: {what}")).collect()
     }
 
     /// Keeps a session with the broker, building a new one whenever it is lost.

@@ -356,6 +356,7 @@ fn requests(shapes: &mut Shapes) -> Value {
         )
         .with(400, "A parameter failed.", shapes.either::<BTreeMap<String, [String; 1]>, ErrorBody>(), invalid)
         .error(shapes, 404, "No allocation under the key.", said::NOT_FOUND)
+        .error(shapes, 429, "Enough pages are being read for the API key. Come again after `Retry-After`.", said::TOO_MANY)
         .usual(shapes);
     if let Some(found) = answers.by_status.get_mut("200") {
         found["content"]["text/csv"] = json!({ "schema": { "type": "string" } });

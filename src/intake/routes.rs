@@ -78,8 +78,7 @@ async fn read_and_submit(
     let (parts, body) = request.into_parts();
     let caller = match lookup::caller(intake, &parts.headers).await {
         Ok(caller) => caller,
-        Err(Failure::Unauthorized) => return (problem::unauthorized(), None),
-        Err(Failure::Unreachable) => return (problem::unavailable(unpublished.never(Refusal::PostgresDown)), None),
+        Err(failure) => return (failed(unpublished, &failure), None),
     };
     match read_submission(&parts.headers, body).await {
         Ok((ask, key)) => match intake.limits.pass(caller.key, 1) {
@@ -268,12 +267,20 @@ where
     let looking = work(Arc::clone(intake));
     match Unstoppable::new(&intake.tracker, looking).await {
         Ok(Ok(found)) => Ok(found),
-        Ok(Err(Failure::Unauthorized)) => Err(problem::unauthorized()),
-        Ok(Err(Failure::Unreachable)) => Err(problem::unavailable(unpublished.never(Refusal::PostgresDown))),
+        Ok(Err(failure)) => Err(failed(unpublished, &failure)),
         Err(died) => {
             tracing::error!(%died, "a request's work ended by a panic");
             Err(problem::unavailable(unpublished.never(Refusal::Died)))
         }
+    }
+}
+
+/// The answer where something could not be read.
+fn failed(unpublished: Unpublished, failure: &Failure) -> Answer {
+    match failure {
+        Failure::Unauthorized => problem::unauthorized(),
+        Failure::Unavailable(why) => problem::unavailable(unpublished.never(*why)),
+        Failure::TooManyReads => problem::too_many(unpublished.never(Refusal::KeyReads), submit::FULL_WAIT),
     }
 }
 

@@ -90,7 +90,7 @@ impl Trail {
 }
 
 /// When to come again to a key of which as many requests are in flight as may be. What is in flight takes milliseconds.
-const FULL_WAIT: Duration = Duration::from_secs(1);
+pub const FULL_WAIT: Duration = Duration::from_secs(1);
 
 /// The budgets of one request.
 #[derive(Clone, Copy, Debug)]

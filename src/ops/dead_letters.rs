@@ -192,15 +192,15 @@ async fn replay_over(
     who: &str,
 ) -> Result<Vec<Uuid>, Failure> {
     let confirmed = Confirmed::open(link).await?;
-    let mut replayed = vec![];
+    let (mut session, mut replayed) = (postgres.session(), vec![]);
     for &id in letters {
-        let found = postgres.read(async |connection| dead_letters::find_one(connection, id).await).await?;
+        let found = session.read(async |connection| dead_letters::find_one(connection, id).await).await?;
         let Some(letter) = found.filter(|letter| letter.dropped_at.is_none()) else { continue };
         // Workers take from every queue that a deployment ever had.
         let queue = letter.queue.unwrap_or_else(|| topology.work_queue(0));
         confirmed.put(&queue, &Uuid::new_v4().simple().to_string(), &letter.body).await?;
         tracing::info!(letter_id = %id, who, queue, "dead letter replayed");
-        postgres.read(async |connection| dead_letters::mark_replayed(connection, id, who).await).await?;
+        session.run(async |connection| dead_letters::mark_replayed(connection, id, who).await).await?;
         replayed.push(id);
     }
     Ok(replayed)
@@ -208,9 +208,9 @@ async fn replay_over(
 
 /// Marks open letters as of no use any more, by whom and when; they stay where they are. Answers with those that were open.
 pub async fn drop(postgres: &Postgres, letters: &[Uuid], who: &str) -> Result<Vec<Uuid>, Error> {
-    let mut dropped = vec![];
+    let (mut session, mut dropped) = (postgres.session(), vec![]);
     for &id in letters {
-        if postgres.read(async |connection| dead_letters::mark_dropped(connection, id, who).await).await? {
+        if session.run(async |connection| dead_letters::mark_dropped(connection, id, who).await).await? {
             tracing::info!(letter_id = %id, who, "dead letter dropped");
             dropped.push(id);
         }

@@ -3,9 +3,9 @@
 //! One statement a function; each statement begins with its own name in a comment, which `pg_stat_activity`, the server's
 //! log and a packet capture show. Two ways to a connection:
 //!
-//! - [`Postgres::read`] for reads, over a pool: any of them may be lost without harm.
+//! - [`Postgres::read`] for reads, over a few that are shared: any of them may be lost, or done twice, without harm.
 //! - [`Session`] for everything that decides: one connection of its own, never shared. Where a deadline passes, the whole
-//!   connection is dropped. It never goes back to a pool with an open transaction or an unsent COMMIT in it.
+//!   connection is dropped. Nothing is ever continued with an open transaction or an unsent COMMIT in it.
 
 pub mod allocations;
 pub mod api_keys;
@@ -20,18 +20,21 @@ pub mod keys;
 pub mod overview;
 pub mod partitions;
 pub mod processes;
+mod proof;
+mod session;
 mod url;
 pub mod users;
 
 pub use error::Error;
 pub use health::Health;
+pub use session::Session;
 
-use crate::metrics::METRICS;
+use session::{Readers, Way};
 pub use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection, Postgres as Database, Transaction};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
@@ -40,7 +43,7 @@ static MIGRATOR: Migrator = sqlx::migrate!();
 pub struct Settings {
     /// `postgres://user:password@host:port/database`
     pub url: String,
-    /// Most connections that the pool opens.
+    /// Most connections that reads share.
     pub pool_size: u32,
     /// How long a connect, a statement, a lock or an idle transaction may last before Postgres gives it up. No lock of a
     /// process that was stopped in the middle is held for longer.
@@ -50,67 +53,76 @@ pub struct Settings {
 /// The way to one database.
 #[derive(Clone, Debug)]
 pub struct Postgres {
-    options: PgConnectOptions,
-    pool: PgPool,
-    timeout: Duration,
+    way: Way,
+    readers: Arc<Readers>,
 }
 
 impl Postgres {
     /// Prepares the way to the database; connects to nothing yet.
     pub fn new(settings: &Settings, application: &str) -> Result<Self, Error> {
-        let millis = settings.timeout.as_millis().to_string();
         let options = url::parse(&settings.url)
             .map_err(|wrong| Error::Fatal(format!("DATABASE_URL {wrong}")))?
             .application_name(application)
-            .options([
-                ("statement_timeout", millis.as_str()),
-                ("lock_timeout", millis.as_str()),
-                ("idle_in_transaction_session_timeout", millis.as_str()),
-                ("synchronous_commit", "on"),
-                // A statement that was planned while its table was empty would keep scanning the whole table as it
-                // grows: in a prototype 7,000 requests a second fell to 4,000. This makes every plan go by the index.
-                ("enable_seqscan", "off"),
-                // A table that has no index for a question looks immensely dear then, and Postgres would compile the plan
-                // to machine code: tens of milliseconds for a question of microseconds.
-                ("jit", "off"),
-            ]);
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.pool_size)
-            .acquire_timeout(settings.timeout)
-            // A round trip a read, so that nobody is told 503 over a connection that went away with a restarted server.
-            .test_before_acquire(true)
-            .after_connect(|connection, _| {
-                METRICS.postgres_connects.inc();
-                Box::pin(async move { refuse_lossy(connection).await })
-            })
-            .connect_lazy_with(options.clone());
-        Ok(Self { options, pool, timeout: settings.timeout })
+            // Poolers refuse a start-up packet with what they do not know, and this one is of no use here.
+            .extra_float_digits(None);
+        let way = Way { options, timeout: settings.timeout, health: Health::default() };
+        Ok(Self { way, readers: Arc::new(Readers::new(settings.pool_size)) })
     }
 
-    /// Runs `work` on a connection of the pool within the timeout. A connection that did not answer in time does not go
-    /// back to the pool.
-    pub async fn read<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
-        let since = Instant::now();
-        let acquired = self.pool.acquire().await;
-        METRICS.pool_wait.observe(since.elapsed().as_secs_f64());
-        let mut connection = acquired?;
-        match tokio::time::timeout(self.timeout, work(&mut connection)).await {
-            Ok(result) => result,
-            Err(_) => {
-                drop(connection.detach());
-                Err(Error::Transient(format!("no answer within {:?}", self.timeout)))
-            }
-        }
+    /// The same way to the same database, with connections for reads that nobody else takes.
+    pub fn apart(&self, pool_size: u32) -> Self {
+        Self { way: self.way.clone(), readers: Arc::new(Readers::new(pool_size)) }
     }
 
-    /// A way to connections of one's own.
+    /// How the database is, as far as is known over this way. Somebody has to [watch](Health::watch) it.
+    pub fn health(&self) -> &Health {
+        &self.way.health
+    }
+
+    /// How long one may have to wait for an answer.
+    pub fn timeout(&self) -> Duration {
+        self.way.timeout
+    }
+
+    /// Reads over one of the shared connections, within the timeout. `work` may be done twice, so it must be the same to do
+    /// it twice. A connection that did not answer cleanly is not used again.
+    pub async fn read<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
+    ) -> Result<T, Error> {
+        self.readers.read(&self.way, work).await
+    }
+
+    /// Writes over a connection of its own, once.
+    pub async fn write<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+        self.session().run(work).await
+    }
+
+    /// A way to a connection of one's own.
     pub fn session(&self) -> Session {
-        Session { options: self.options.clone(), connection: None, timeout: self.timeout }
+        Session::new(self.way.clone())
+    }
+
+    /// A new connection, for work that takes as long as it takes.
+    async fn connect(&self) -> Result<PgConnection, Error> {
+        session::connect(&self.way).await
+    }
+
+    /// Refuses a pooler that lets several clients into one session: there no setting, no prepared statement and no lock lasts
+    /// from one transaction to the next. Two sessions that are used in turns meet there.
+    pub async fn refuse_shared_sessions(&self) -> Result<(), Error> {
+        let (mut one, mut other) = (self.session(), self.session());
+        for _ in 0..3 {
+            one.prove().await?;
+            other.prove().await?;
+        }
+        Ok(())
     }
 
     /// Brings the schema up to this program's version; harmless when it is there already.
     pub async fn migrate(&self) -> Result<(), Error> {
-        let mut connection = connect(&self.options, self.timeout).await?;
+        self.refuse_shared_sessions().await?;
+        let mut connection = self.connect().await?;
         // A migration takes as long as it takes, and plans like everybody else.
         sqlx::raw_sql("SET statement_timeout = 0; SET lock_timeout = 0; RESET enable_seqscan")
             .execute(&mut connection)
@@ -120,16 +132,8 @@ impl Postgres {
 
     /// How many of this program's migrations the schema lacks. Fails if the schema is newer than the program.
     pub async fn missing_migrations(&self) -> Result<usize, Error> {
-        let table =
-            sqlx::query_scalar!(r#"/* find_schema */ SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#);
         let known: Vec<i64> = MIGRATOR.iter().map(|migration| migration.version).collect();
-        if !table.fetch_one(&self.pool).await? {
-            return Ok(known.len());
-        }
-        let applied: Vec<i64> =
-            sqlx::query_scalar("/* find_migrations */ SELECT version FROM _sqlx_migrations WHERE success")
-                .fetch_all(&self.pool)
-                .await?;
+        let Some(applied) = self.read(find_migrations).await? else { return Ok(known.len()) };
         if let Some(newer) = applied.iter().find(|version| !known.contains(version)) {
             return Err(Error::Fatal(format!(
                 "the schema has migration {newer}, which this program does not know: run a newer earmark"
@@ -139,57 +143,15 @@ impl Postgres {
     }
 }
 
-/// One connection of one's own, opened when it is needed.
-#[derive(Debug)]
-pub struct Session {
-    options: PgConnectOptions,
-    connection: Option<PgConnection>,
-    timeout: Duration,
-}
-
-impl Session {
-    /// Runs `work` on the connection within the timeout. After anything but a clean answer the connection is dropped, so
-    /// that nothing half-done is ever continued.
-    pub async fn run<T>(&mut self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => connect(&self.options, self.timeout).await?,
-        };
-        match tokio::time::timeout(self.timeout, work(&mut connection)).await {
-            Ok(Ok(value)) => {
-                self.connection = Some(connection);
-                Ok(value)
-            }
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(Error::Unknown(format!("no answer within {:?}", self.timeout))),
-        }
+/// The migrations that were applied; `None` if there is no schema at all.
+async fn find_migrations(connection: &mut PgConnection) -> Result<Option<Vec<i64>>, Error> {
+    let table =
+        sqlx::query_scalar!(r#"/* find_schema */ SELECT to_regclass('_sqlx_migrations') IS NOT NULL AS "exists!""#);
+    if !table.fetch_one(&mut *connection).await? {
+        return Ok(None);
     }
-}
-
-async fn connect(options: &PgConnectOptions, timeout: Duration) -> Result<PgConnection, Error> {
-    let opening = async {
-        let mut connection = PgConnection::connect_with(options).await?;
-        METRICS.postgres_connects.inc();
-        refuse_lossy(&mut connection).await?;
-        Ok(connection)
-    };
-    tokio::time::timeout(timeout, opening)
-        .await
-        .unwrap_or_else(|_| Err(Error::Transient(format!("no connection within {timeout:?}"))))
-}
-
-/// A server that may forget a commit it has answered cannot keep this service's promise.
-async fn refuse_lossy(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let settings = sqlx::query!(
-        r#"/* read_durability */ SELECT current_setting('fsync') = 'on' AND current_setting('full_page_writes') = 'on' AS "durable!""#
-    );
-    if settings.fetch_one(connection).await?.durable {
-        return Ok(());
-    }
-    Err(sqlx::Error::Configuration(
-        "this Postgres runs with fsync or full_page_writes off and could forget a committed debit: switch both on"
-            .into(),
-    ))
+    let applied = sqlx::query_scalar("/* find_migrations */ SELECT version FROM _sqlx_migrations WHERE success");
+    Ok(Some(applied.fetch_all(connection).await?))
 }
 
 /// Opens a transaction.

@@ -1,6 +1,6 @@
 //! What the whole ledger says: the audit.
 
-use super::{Error, PgConnection, Postgres, connect};
+use super::{Error, PgConnection, Postgres};
 use serde::Serialize;
 use sqlx::{Connection, Executor};
 use std::time::Duration;
@@ -45,13 +45,13 @@ pub struct Difference {
 /// each payout balance is its deposits less its allocations, each user's balance is the sum of its allocations, each key
 /// names an allocation of its own email and amount, and nothing is negative.
 pub async fn audit(postgres: &Postgres) -> Result<Audit, Error> {
-    add_up(&mut connect(&postgres.options, postgres.timeout).await?).await
+    add_up(&mut postgres.connect().await?).await
 }
 
 /// Does the same and notes it, unless the last audit is younger than `interval`, or somebody else is at it: `None` then.
 /// With one process of Postgres, as nobody waits for it: more would take cores from those who pay.
 pub async fn audit_if_due(postgres: &Postgres, interval: Duration, who: &str) -> Result<Option<Audit>, Error> {
-    let mut connection = connect(&postgres.options, postgres.timeout).await?;
+    let mut connection = postgres.connect().await?;
     if !try_lock(&mut connection).await? || !is_due(&mut connection, interval).await? {
         return Ok(None);
     }

@@ -73,7 +73,7 @@ pub struct Status {
 impl Worker {
     pub fn new(settings: Settings) -> Arc<Self> {
         let (consuming, held) = (AtomicBool::new(false), Mutex::default());
-        let (postgres_health, pause) = (Health::default(), Pause::unknown());
+        let (postgres_health, pause) = (settings.postgres.health().clone(), Pause::unknown());
         Arc::new(Self { settings, consuming, held, postgres_health, pause })
     }
 
@@ -92,13 +92,14 @@ impl Worker {
     }
 
     /// What keeps this worker from working, in words; empty if nothing does.
-    pub fn impediments(&self) -> Vec<&'static str> {
+    pub fn impediments(&self) -> Vec<String> {
+        let (postgres, paused) = (self.postgres_health.impediment(), self.pause.is_on());
         let checks = [
-            (!self.postgres_health.is_up(), "worker: postgres is not reachable"),
-            (self.pause.is_on(), "worker: paused"),
-            (!self.pause.is_on() && !self.consuming.load(Ordering::Relaxed), "worker: not consuming from rabbitmq"),
+            (postgres.is_some(), postgres.unwrap_or_default()),
+            (paused, "paused"),
+            (!paused && !self.consuming.load(Ordering::Relaxed), "not consuming from rabbitmq"),
         ];
-        checks.into_iter().filter_map(|(is_so, what)| is_so.then_some(what)).collect()
+        checks.iter().filter(|(is_so, _)| *is_so).map(|(_, what)| format!("worker: {what}")).collect()
     }
 
     /// Works on all queues of `topology` until `stop`; whenever the broker is lost, connects again. On `stop`, and when it

@@ -7,7 +7,7 @@
 //! | what went wrong | what is done |
 //! |---|---|
 //! | some rows were there already (a redelivery, a void) | roll back, read them, settle the others without them |
-//! | Postgres says that nothing happened, or cannot be reached | the same again, later |
+//! | Postgres says that nothing happened, refuses the statement, or cannot be reached | the same again over a new connection, later |
 //! | the answer to COMMIT is lost | the same again under the same ids: if it stands, the rows are there already |
 //! | the data cannot be stored | halve the batch until the bad request stands alone |
 //!

@@ -23,6 +23,7 @@ mod observability;
 mod openapi;
 mod outages;
 mod pause;
+mod postgres;
 mod send;
 mod shell;
 mod shutdown;

@@ -9,10 +9,15 @@ use crate::postgres::{Error, PgConnection, Postgres};
 const OLDEST: i32 = 150_000;
 /// How far two clocks may be apart before somebody should look: half of what workers tolerate by default.
 const CLOCK_MILLIS: i64 = 500;
-/// A worker needs a few connections, an intake a few more: fewer than this and the next process may find none.
-const FEW_CONNECTIONS: i64 = 10;
+/// An intake takes about a dozen connections, a worker fewer: with less than this the next process may find too few.
+const FEW_CONNECTIONS: i64 = 15;
 
 pub async fn check(postgres: &Postgres) -> Vec<Check> {
+    // Whether it takes writes, and whether each session is one's own: nothing else can be said of it otherwise.
+    let writable = postgres.refuse_shared_sessions().await;
+    if let Err(error @ Error::Refused(_)) = &writable {
+        return vec![unreachable(error)];
+    }
     let before = clock::now_millis();
     let server = match postgres.session().run(async |connection| inspection::read_server(connection).await).await {
         Ok(server) => server,
@@ -26,19 +31,25 @@ pub async fn check(postgres: &Postgres) -> Vec<Check> {
         connections(&server),
         postgres_clock(&server, now),
     ];
-    if server.in_recovery {
-        checks.push(Check::failure("postgres", "it is a standby", "let DATABASE_URL name the primary"));
-    }
+    checks.extend(writable.err().iter().map(unreachable));
     checks.extend(schema(postgres).await);
     checks
 }
 
 fn unreachable(error: &Error) -> Check {
     let mend = match error {
-        Error::Refused(_) => "mend what it says: the password, the rights, or the server's fsync and full_page_writes",
-        Error::Transient(_) | Error::TooSlow(_) | Error::Unknown(_) | Error::Constraint { .. } | Error::Fatal(_) => {
-            "start the server, or correct DATABASE_URL"
+        Error::Refused(_) => {
+            "mend what it says: the password, the rights, the server's settings, or what stands in between"
         }
+        Error::ReadOnly(_) => "let DATABASE_URL lead to a server that takes writes",
+        Error::Full(_) => "give the server disk space",
+        Error::Away(_)
+        | Error::Transient(_)
+        | Error::TooSlow(_)
+        | Error::Unknown(_)
+        | Error::Constraint { .. }
+        | Error::Data(_)
+        | Error::Fatal(_) => "start the server, or correct DATABASE_URL",
     };
     Check::failure("postgres", error.to_string(), mend)
 }

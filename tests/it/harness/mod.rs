@@ -3,6 +3,7 @@
 
 pub mod browser;
 pub mod http;
+pub mod pooler;
 pub mod process;
 pub mod proxy;
 pub mod raw;
@@ -147,6 +148,12 @@ impl App {
 
     pub async fn database(&self) -> PgConnection {
         PgConnection::connect(&self.database_url).await.expect("the test's database")
+    }
+
+    /// Runs SQL in the test's database, as somebody else.
+    pub async fn execute(&self, sql: &str) {
+        let executed = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut self.database().await).await;
+        executed.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
     /// How many rows of `allocations` have this outcome.
