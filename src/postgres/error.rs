@@ -174,12 +174,28 @@ impl From<sqlx::Error> for Error {
                 }
                 Class::Statement | Class::Access | Class::Other => Self::Refused(text),
             },
-            sqlx::Error::Io(_) | sqlx::Error::Tls(_) => Self::Away(text),
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) => of_connection(text),
             sqlx::Error::Protocol(_) => Self::Transient(text),
             // sqlx's list is open. What is left does not come from the data: a type or a column is not what it was.
             _ => Self::Refused(text),
         }
     }
+}
+
+/// A certificate that cannot be read or trusted stays so until a person does something about it; rustls' words for it come
+/// inside an error of the connection. Whatever else happens to a connection is a lost one.
+fn of_connection(text: String) -> Error {
+    if text.contains("UnsupportedCertVersion") {
+        return Error::Refused(
+            "the server's certificate is of X.509 version 1, which cannot be read: give the server one of version 3, or, \
+             if the way to it is safe without TLS, add sslmode=disable to DATABASE_URL"
+                .to_owned(),
+        );
+    }
+    if text.contains("peer certificate") {
+        return Error::Refused(format!("{text} (sslmode and sslrootcert in DATABASE_URL say what is trusted)"));
+    }
+    Error::Away(text)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Sessions prove what they were set to.
 
 use crate::harness::pooler::Pooler;
-use crate::harness::{App, assert_allocated};
+use crate::harness::servers::Servers;
+use crate::harness::{App, assert_allocated, eventually};
 
 /// Lets each row of the ledger say how its session was set.
 async fn note_settings(app: &App) {
@@ -98,5 +99,34 @@ async fn a_database_that_is_not_in_utf_8_is_refused_at_the_start() {
         assert!(run.code() != 0 && said.contains("is in LATIN1 and must be in UTF8"), "{command}: {said}");
     }
     app.execute(&format!("DROP DATABASE \"{name}\"")).await;
+    app.discard().await;
+}
+
+/// A certificate of X.509 version 1, as Citus makes itself one, put where the server looks for it.
+const OLD_CERTIFICATE: &str = "umask 077 && openssl req -new -newkey rsa:2048 -nodes -subj /CN=localhost \
+    -keyout server.key -out server.csr 2>/dev/null && openssl x509 -req -in server.csr -signkey server.key -days 2 \
+    -out server.crt 2>/dev/null && openssl x509 -in server.crt -noout -text | grep -q \"Version: 1 \"";
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_read_stops_the_start_and_the_error_says_which_setting_helps() {
+    let Some(servers) = Servers::alone().await else { return };
+    let app = App::on(servers).await;
+    app.execute(&format!("COPY (SELECT 1) TO PROGRAM '{}'", OLD_CERTIFICATE.replace('\'', "''"))).await;
+    app.execute("ALTER SYSTEM SET ssl = on").await;
+    app.execute("SELECT pg_reload_conf()").await;
+    let url = app.database_url.replace("sslmode=disable", "sslmode=prefer");
+    let list = || app.run_with(&["business", "list"], &[("DATABASE_URL", &url)]);
+    eventually("the server offers TLS", async || list().code() != 0).await;
+    let said = list().stderr();
+    let mut serving = app.spawn("worker", &[("DATABASE_URL", &url)]);
+    let ended = serving.ended().await;
+    app.execute("ALTER SYSTEM RESET ssl").await;
+    app.execute("SELECT pg_reload_conf()").await;
+    let log = serving.log().iter().map(ToString::to_string).collect();
+    for said in [said, log] {
+        assert!(said.contains("X.509 version 1") && said.contains("sslmode=disable"), "{said}");
+    }
+    assert!(!ended.success(), "it is no trouble that passes");
+    app.run(&["business", "list"]).expect_success();
     app.discard().await;
 }
