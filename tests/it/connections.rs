@@ -325,7 +325,7 @@ async fn a_client_that_holds_its_body_back_is_answered_and_told_that_the_connect
         let asked = Asked::new(start, headers, &[b'x'; 60], false);
         let mut line = Line::open(&process.url()).await;
         line.say(asked.head.as_bytes()).await;
-        let answer = line.answer().await;
+        let answer = timeout(PATIENCE / 4, line.answer()).await.expect("it waits no longer than for a slow line");
         assert_eq!((answer.status, says_close(&answer)), (status, true), "{answer:?}");
         // Then the body, and more: it is not taken for another request.
         line.say(&[b'x'; 60]).await;
