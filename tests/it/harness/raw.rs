@@ -170,7 +170,7 @@ impl Line {
 }
 
 /// The answer at the beginning of these bytes, with its length, if it is whole.
-fn parse(bytes: &[u8]) -> Option<(Answer, usize)> {
+pub fn parse(bytes: &[u8]) -> Option<(Answer, usize)> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let mut lines = std::str::from_utf8(&bytes[..end]).expect("a head in ASCII").lines();
     let status = lines.next()?.split(' ').nth(1)?.parse().expect("a status");
