@@ -159,7 +159,7 @@ proptest! {
         for request in &message.requests {
             let item = wire::write_request(request);
             let again = wire::read_requests(&wire::pack_requests(&message.reply_to, std::iter::once(item.as_slice())));
-            prop_assert_eq!(&again.expect("a message").requests, &[request.clone()]);
+            prop_assert_eq!(&again.expect("a message").requests, std::slice::from_ref(request));
         }
         for unreadable in &message.unreadable {
             let again = wire::read_requests(&unreadable.body).expect("a message");
