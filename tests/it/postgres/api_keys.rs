@@ -68,7 +68,7 @@ async fn keys_that_are_made_up_by_the_thousand_hold_up_nobody_who_has_one() {
     }
     assert!(told > 2_000, "{told}");
     took.sort();
-    assert!(took[50] < Duration::from_millis(500), "{took:?} beside {told} keys that are made up");
+    assert!(took[50] < Duration::from_secs(2), "{took:?} beside {told} keys that are made up");
     assert_eq!(intake.logged("API keys not looked up"), 0);
     site.app.finish([intake, worker]).await;
 }
