@@ -314,9 +314,15 @@ impl IntakeSettings {
 /// What only a worker needs.
 #[derive(Args)]
 pub struct WorkerSettings {
-    /// Most messages taken from the queue and not yet acknowledged: enough to fill the next batch while one commits
-    #[arg(long, env = "EARMARK_PREFETCH", default_value = "256", value_parser = clap::value_parser!(u16).range(1..))]
+    /// Most messages taken from the queues and not yet acknowledged: enough to fill the next batch while one commits. Each
+    /// queue has an equal share of it, and one message at least. A message has up to 128 KiB, so this bounds the memory
+    /// that waiting requests take
+    #[arg(long, env = "EARMARK_PREFETCH", default_value = "128", value_parser = clap::value_parser!(u16).range(1..))]
     prefetch: u16,
+    /// Most requests of these messages that are read before their transaction begins: several large batches. Each queue has
+    /// an equal share of it, and one message at least. A request that is read takes some 500 bytes
+    #[arg(long, env = "EARMARK_READ_AHEAD", default_value = "8192", value_parser = clap::value_parser!(u32).range(1..))]
+    read_ahead: u32,
     /// Most requests in one transaction. From here on a larger batch saves little and holds its locks for longer
     #[arg(long, env = "EARMARK_BATCH", default_value = "1024", value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
@@ -332,6 +338,11 @@ pub struct WorkerSettings {
 
 impl WorkerSettings {
     pub fn limits(&self) -> Limits {
-        Limits { prefetch: self.prefetch, batch: usize::from(self.batch), clock_tolerance: self.clock_tolerance }
+        Limits {
+            prefetch: self.prefetch,
+            read_ahead: self.read_ahead,
+            batch: usize::from(self.batch),
+            clock_tolerance: self.clock_tolerance,
+        }
     }
 }

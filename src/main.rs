@@ -7,7 +7,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    earmark::telemetry::start(&cli.logging);
+    earmark::telemetry::start(&cli.logging, cli.command.is_service());
     match cli::run_to_end(cli.command) {
         Ok(code) => code,
         Err(error) => {

@@ -20,9 +20,12 @@ enum Format {
     Json,
 }
 
-/// Starts logging; to be called once.
-pub fn start(logging: &Logging) {
-    let filter = EnvFilter::new(logging.log.to_string());
+/// Starts logging; to be called once. A command that ends says itself what it found out, so the broker's library keeps
+/// silent then unless it is asked for: it logs each no of the broker as an error, for one that a queue is not there.
+pub fn start(logging: &Logging, is_service: bool) {
+    let levels = logging.log.to_string();
+    let silent = if is_service || levels.contains("lapin") { "" } else { ",lapin=off" };
+    let filter = EnvFilter::new(levels + silent);
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match logging.log_format {
         Format::Text => logs.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),

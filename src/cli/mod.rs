@@ -65,6 +65,13 @@ pub enum Command {
     Ready(ready::Arguments),
 }
 
+impl Command {
+    /// Whether it runs until it is told to stop.
+    pub fn is_service(&self) -> bool {
+        matches!(self, Self::Serve(_) | Self::Intake(_) | Self::Worker(_))
+    }
+}
+
 /// Runs the command that was asked for, in a runtime that suits it.
 ///
 /// The parts of a worker pass batches on to one another, and wait: on one thread nobody has to be woken for that. Against a

@@ -1,6 +1,7 @@
 //! The depth of the deployment's queues, asked for every second.
 
 use super::state::Queue;
+use crate::metrics::Role;
 use crate::rabbit::depth::{Depth, Gauge};
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{Broker, Error};
@@ -27,10 +28,9 @@ impl Depths {
 
     /// Asks every second until `stop`, the dead-letter queue too; connects again whenever that fails.
     pub async fn watch(self, broker: Broker, topology: Topology, stop: CancellationToken) {
-        let queues = topology.all_queues();
         let mut backoff = Backoff::for_connections();
         while !stop.is_cancelled() {
-            if let Err(error) = self.watch_once(&broker, &queues, &mut backoff, &stop).await {
+            if let Err(error) = self.watch_once(&broker, &topology, &mut backoff, &stop).await {
                 tracing::debug!(%error, "the depth of the queues is not known");
             }
             self.set(vec![]);
@@ -41,14 +41,15 @@ impl Depths {
     async fn watch_once(
         &self,
         broker: &Broker,
-        queues: &[String],
+        topology: &Topology,
         backoff: &mut Backoff,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        let gauge = Gauge::open(broker).await?;
+        let (gauge, queues) = (Gauge::open(broker, Role::Watch).await?, topology.all_queues());
         let watching = async {
+            gauge.declare(topology).await?;
             loop {
-                self.set(gauge.read(queues).await?.into_iter().map(shown).collect());
+                self.set(gauge.read(&queues).await?.into_iter().map(shown).collect());
                 backoff.reset();
                 tokio::time::sleep(INTERVAL).await;
             }

@@ -2,6 +2,7 @@
 //! queue that is not there costs the channel, and one to a queue without a leader may never be answered. Neither must
 //! touch a connection that carries requests.
 
+use super::topology::Topology;
 use super::{ANSWER_TIMEOUT, Broker, Error, Link};
 use crate::metrics::Role;
 use lapin::Channel;
@@ -25,10 +26,15 @@ pub struct Gauge {
 }
 
 impl Gauge {
-    pub async fn open(broker: &Broker) -> Result<Self, Error> {
-        let link = broker.connect(Role::Watch).await?;
+    pub async fn open(broker: &Broker, role: Role) -> Result<Self, Error> {
+        let link = broker.connect(role).await?;
         let channel = super::open(&[&link], link.channel()).await?;
         Ok(Self { link, channel })
+    }
+
+    /// Declares what is asked for: a question about a queue that is not there yet costs the connection.
+    pub async fn declare(&self, topology: &Topology) -> Result<(), Error> {
+        super::open(&[&self.link], topology.declare(&self.link)).await
     }
 
     /// Asks for each queue. After an error the connection is of no use any more.

@@ -42,7 +42,7 @@ impl Broker {
 
     /// How each queue stands, in the same order; `None` for one that is not there.
     pub async fn find_queues(&self, queues: &[String]) -> Result<Vec<Option<Depth>>, Error> {
-        let gauge = Gauge::open(self).await?;
+        let gauge = Gauge::open(self, Role::Command).await?;
         let together = gauge.read(queues).await;
         gauge.close().await;
         if let Ok(depths) = together {

@@ -19,8 +19,8 @@ use crate::metrics::{Label, METRICS, Role};
 use futures_util::StreamExt;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -110,15 +110,26 @@ pub async fn open<T>(links: &[&Link], opening: impl Future<Output = Result<T, Er
 #[derive(Clone)]
 pub struct Link {
     connection: Arc<Connection>,
+    /// Kept until the connection is gone. A channel that is dropped closes itself in the background; if the connection
+    /// closes meanwhile, lapin takes that for an error of the connection, and logs it.
+    channels: Arc<Mutex<Vec<Channel>>>,
     lost: CancellationToken,
     blocked: Arc<AtomicBool>,
+    /// Somebody closes it in good order.
+    closes: Arc<AtomicBool>,
 }
 
 impl Link {
     fn watch(connection: Connection, role: Role) -> Self {
         METRICS.rabbitmq_connects.inc(role);
         METRICS.rabbitmq_connections[role.index()].inc();
-        let link = Self { connection: Arc::new(connection), lost: CancellationToken::new(), blocked: Arc::default() };
+        let link = Self {
+            connection: Arc::new(connection),
+            channels: Arc::default(),
+            lost: CancellationToken::new(),
+            blocked: Arc::default(),
+            closes: Arc::default(),
+        };
         let mut events = Box::pin(link.connection.events_listener());
         let (lost, blocked) = (link.lost.clone(), Arc::clone(&link.blocked));
         tokio::spawn(async move {
@@ -133,7 +144,11 @@ impl Link {
                         blocked.store(false, Ordering::Relaxed);
                     }
                     Event::Error(error) => {
-                        tracing::warn!(%error, "broker connection lost");
+                        match role {
+                            // Whoever runs a command is told by the command.
+                            Role::Command => tracing::debug!(%error, "broker connection lost"),
+                            _ => tracing::warn!(%error, "broker connection lost"),
+                        }
                         lost.cancel();
                     }
                     _ => {}
@@ -146,15 +161,24 @@ impl Link {
     }
 
     async fn channel(&self) -> Result<Channel, Error> {
-        Ok(self.connection.create_channel().await?)
+        let channel = self.connection.create_channel().await?;
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).push(channel.clone());
+        Ok(channel)
     }
 
     /// Gives the link up: whoever shares it must build everything anew.
     pub fn give_up(&self, why: &str) {
         if !self.lost.is_cancelled() {
-            tracing::warn!(why, "broker connection given up");
+            if !self.closes.load(Ordering::Relaxed) {
+                tracing::warn!(why, "broker connection given up");
+            }
             self.lost.cancel();
         }
+    }
+
+    /// Says that the link is about to be closed in good order: what ends over it from here on is no trouble.
+    pub fn begin_close(&self) {
+        self.closes.store(true, Ordering::Relaxed);
     }
 
     /// Loses the link when the guard is dropped: a task holds it without which the link is of no use.
@@ -189,6 +213,7 @@ impl Link {
 
     /// Closes in good order, so that everything written before has arrived; gives up after a second.
     pub async fn close(&self) {
+        self.begin_close();
         let closing = self.connection.close(200, "goodbye".into());
         let _ = tokio::time::timeout(Duration::from_secs(1), closing).await;
         self.lost.cancel();

@@ -67,8 +67,12 @@ pub struct Limits {
 /// How long requests gather because nobody has answered: a large batch's time.
 const HOLD: Duration = Duration::from_millis(20);
 
-/// Puts what is sent next into `next`, at most so much, and answers how much it is: nothing when nothing more comes. Waits
-/// only while nothing waits. Loses nothing if it is cancelled.
+/// A message is full with the item that brings it to so many bytes, whatever `pack` says. So a worker knows how much memory
+/// the messages take that it holds. Room for more than `pack` items of the usual size.
+const FULL: usize = 128 * 1024 - 4 * 1024;
+
+/// Puts what is sent next into `next`, at most so many items and bytes, and answers how many items: none when nothing more
+/// comes. Waits only while nothing waits. Loses nothing if it is cancelled.
 async fn fill(
     next: &mut Vec<Outgoing>,
     most: usize,
@@ -77,15 +81,20 @@ async fn fill(
 ) -> usize {
     if waiting.is_empty() {
         // The usual case: all of it fits.
-        if incoming.recv_many(next, most).await < most {
-            return next.len();
+        let count = incoming.recv_many(next, most).await;
+        if count < most && next.iter().map(|item| item.item.len()).sum::<usize>() < FULL {
+            return count;
         }
         next.drain(..).for_each(|item| waiting.push(item.owner, item));
     }
     while let Ok(item) = incoming.try_recv() {
         waiting.push(item.owner, item);
     }
-    waiting.take(most, next);
+    let (mut count, mut bytes) = (0, 0);
+    waiting.take(next, |item| {
+        (count, bytes) = (count + 1, bytes + item.item.len());
+        count == most || bytes >= FULL
+    });
     next.len()
 }
 
@@ -224,5 +233,32 @@ impl Publisher {
         for tag in self.unconfirmed.remove(message_id).unwrap_or_default() {
             on_trouble(tag, trouble);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many items and bytes the messages have that these items are packed into.
+    async fn messages(sizes: impl Iterator<Item = usize>, pack: usize) -> Vec<(usize, usize)> {
+        let (sender, mut incoming) = mpsc::unbounded_channel();
+        for size in sizes {
+            sender.send(Outgoing { owner: 1, tag: 1, item: vec![0; size], trace: None }).unwrap();
+        }
+        drop(sender);
+        let (mut packed, mut next, mut waiting) = (vec![], vec![], Turns::new());
+        while fill(&mut next, pack, &mut waiting, &mut incoming).await > 0 {
+            packed.push((next.len(), next.iter().map(|item| item.item.len()).sum()));
+            next.clear();
+        }
+        packed
+    }
+
+    #[tokio::test]
+    async fn a_message_ends_with_the_item_that_fills_it_by_number_or_by_size() {
+        assert_eq!(messages([200; 1_100].into_iter(), 512).await, [(512, 102_400), (512, 102_400), (76, 15_200)]);
+        assert_eq!(messages([1_000; 150].into_iter(), 512).await, [(127, 127_000), (23, 23_000)]);
+        assert_eq!(messages([FULL + 1, 1, 1].into_iter(), 512).await, [(1, FULL + 1), (2, 2)]);
     }
 }

@@ -26,6 +26,11 @@ impl Topology {
         &self.prefix
     }
 
+    /// How many work queues there are.
+    pub fn partitions(&self) -> u16 {
+        self.partitions
+    }
+
     /// Requests wait here for a worker, those of one business always in the same queue.
     pub fn work_queue(&self, partition: u16) -> String {
         match partition {

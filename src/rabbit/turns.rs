@@ -32,17 +32,21 @@ impl<T> Turns<T> {
         own.push_back(item);
     }
 
-    /// Takes up to so many into `taken`: one of each owner in turn, again and again.
-    pub fn take(&mut self, most: usize, taken: &mut Vec<T>) {
-        while taken.len() < most
-            && let Some(owner) = self.next.pop_front()
+    /// Takes one of each owner in turn, again and again, until the one that fills what they are taken for.
+    pub fn take(&mut self, taken: &mut Vec<T>, mut fills: impl FnMut(&T) -> bool) {
+        while let Some(owner) = self.next.pop_front()
             && let Some(own) = self.waiting.get_mut(&owner)
+            && let Some(item) = own.pop_front()
         {
-            taken.extend(own.pop_front());
             if own.is_empty() {
                 self.waiting.remove(&owner);
             } else {
                 self.next.push_back(owner);
+            }
+            let is_last = fills(&item);
+            taken.push(item);
+            if is_last {
+                return;
             }
         }
     }
@@ -53,8 +57,11 @@ mod tests {
     use super::*;
 
     fn taken(turns: &mut Turns<u32>, most: usize) -> Vec<u32> {
-        let mut taken = vec![];
-        turns.take(most, &mut taken);
+        let (mut taken, mut left) = (vec![], most);
+        turns.take(&mut taken, |_| {
+            left -= 1;
+            left == 0
+        });
         taken
     }
 

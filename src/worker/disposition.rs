@@ -21,8 +21,8 @@ pub struct Disposition {
     /// By reply queue: all replies of a batch to one intake are one message.
     replies: BTreeMap<String, Vec<Reply>>,
     dead_letters: Vec<(Cause, Unreadable)>,
-    /// The last delivery of the batch; all before it are done as well.
-    through: u64,
+    /// The last delivery that is done; all before it are done as well. None if the batch is a part of one message.
+    through: Option<u64>,
 }
 
 impl Disposition {
@@ -47,7 +47,9 @@ impl Disposition {
             }
             let unreadable = part.unreadable.into_iter().map(|letter| (Cause::Unreadable, letter));
             disposition.dead_letters.extend(unreadable);
-            disposition.through = part.tag;
+            if part.is_last {
+                disposition.through = Some(part.tag);
+            }
         }
         disposition
     }
@@ -83,7 +85,9 @@ async fn perform(
         dead_letters.put(&letter.body, cause.as_str(), &letter.reason).await?;
     }
     cut::at(Cut::W7).await;
-    acknowledger.ack_through(disposition.through).await?;
+    if let Some(tag) = disposition.through {
+        acknowledger.ack_through(tag).await?;
+    }
     METRICS.observe(Phase::Reply, since.elapsed());
     Ok(())
 }

@@ -4,9 +4,12 @@
 use crate::ledger::{Request, RequestId, list_ids};
 use crate::metrics::METRICS;
 use crate::rabbit::consumer::{Consumer, Delivery};
+use crate::rabbit::topology::DELIVERY_LIMIT;
 use crate::trace;
 use crate::wire::{self, RequestMessage, Unreadable};
-use tokio::sync::mpsc;
+use std::collections::HashSet;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// One message of the queue, read.
@@ -17,9 +20,11 @@ pub struct Message {
     /// How often it came back.
     pub redeliveries: u64,
     pub content: RequestMessage,
+    /// Its requests' places among those that are read ahead.
+    _ahead: Option<OwnedSemaphorePermit>,
 }
 
-/// Messages that are settled together.
+/// Messages, or parts of one, that are settled together.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub parts: Vec<Part>,
@@ -27,8 +32,6 @@ pub struct Batch {
     pub requests: Vec<Request>,
     /// Of those requests that are traced, while spans are exported.
     pub traces: Vec<(RequestId, trace::Context)>,
-    /// Settle each request in a transaction of its own.
-    pub one_by_one: bool,
 }
 
 /// What one message contributes to a batch.
@@ -39,10 +42,12 @@ pub struct Part {
     /// How many of the batch's requests are this message's.
     pub count: usize,
     pub unreadable: Vec<Unreadable>,
+    /// Nothing of the message is left for a later batch.
+    pub is_last: bool,
 }
 
 impl Batch {
-    fn push(&mut self, message: Message) {
+    fn push(&mut self, message: Message, is_last: bool) {
         let Message { tag, content, .. } = message;
         let count = content.requests.len();
         self.requests.extend(content.requests);
@@ -50,21 +55,82 @@ impl Batch {
             let traces = content.traces.iter().filter_map(|(id, text)| Some((*id, trace::Context::parse(text)?)));
             self.traces.extend(traces);
         }
-        self.parts.push(Part { tag, reply_to: content.reply_to, count, unreadable: content.unreadable });
+        self.parts.push(Part { tag, reply_to: content.reply_to, count, unreadable: content.unreadable, is_last });
     }
 }
 
-/// Reads deliveries as they come and passes them on, until the session ends. Gives the consumer back then: whoever drops it
-/// loses the link, over which the batch in hand is still to be answered and acknowledged.
-pub async fn decode(mut consumer: Consumer, decoded: mpsc::Sender<Message>, session: CancellationToken) -> Consumer {
-    loop {
-        let delivery = tokio::select! { delivery = consumer.next() => delivery, () = session.cancelled() => None };
-        let Some(delivery) = delivery else { return consumer };
-        let sending = decoded.send(read(delivery));
-        if tokio::select! { sent = sending => sent.is_err(), () = session.cancelled() => true } {
-            return consumer;
-        }
+impl Message {
+    fn len(&self) -> usize {
+        self.content.requests.len()
     }
+
+    /// Takes its first requests off, as a message of their own. Their places stay taken as long as those of the rest.
+    fn split_first(&mut self, count: usize) -> Self {
+        let rest = self.content.requests.split_off(count);
+        let requests = std::mem::replace(&mut self.content.requests, rest);
+        let ids: HashSet<RequestId> = requests.iter().map(|request| request.id).collect();
+        let traces = self.content.traces.extract_if(.., |(id, _)| ids.contains(id)).collect();
+        let content = RequestMessage { reply_to: self.content.reply_to.clone(), requests, traces, unreadable: vec![] };
+        Self { tag: self.tag, redeliveries: self.redeliveries, content, _ahead: None }
+    }
+}
+
+/// From so many returns on, a queue is taken from one message at a time. The broker counts a return for everything that a
+/// dead worker held: else a message that kills workers would take all that lies behind it over the limit with itself.
+const MANY_RETURNS: u64 = DELIVERY_LIMIT as u64 / 4;
+
+/// Places for requests that are read and wait for their batch: read they take several times the room that they take in a
+/// message.
+struct ReadAhead {
+    places: Arc<Semaphore>,
+    most: u32,
+}
+
+impl ReadAhead {
+    fn new(most: u32) -> Self {
+        Self { places: Arc::new(Semaphore::new(most as usize)), most }
+    }
+
+    /// Waits until there are places for a message's requests, or until all are free: one message may be larger.
+    async fn admit(&self, message: Message) -> Message {
+        let wanted = u32::try_from(message.len()).unwrap_or(self.most).min(self.most);
+        let places = Arc::clone(&self.places).acquire_many_owned(wanted).await;
+        Message { _ahead: places.ok(), ..message }
+    }
+}
+
+/// How the reading of a queue ended.
+pub struct Ended {
+    /// Whoever drops it loses the link, over which the batch in hand is still to be answered and acknowledged.
+    pub consumer: Consumer,
+    /// Whether messages are to be taken one at a time from here on, if that differs from how they were taken.
+    pub one_at_a_time: Option<bool>,
+}
+
+/// Reads deliveries as they come and passes them on, until the session ends, or has to: because of a message that came back
+/// often while many are taken at once, or of one that did not while they are taken one at a time.
+pub async fn decode(
+    mut consumer: Consumer,
+    decoded: mpsc::Sender<Message>,
+    read_ahead: u32,
+    one_at_a_time: bool,
+    session: CancellationToken,
+) -> Ended {
+    let read_ahead = ReadAhead::new(read_ahead);
+    let passing = async {
+        while let Some(delivery) = consumer.next().await {
+            let keeps_coming_back = delivery.redeliveries >= MANY_RETURNS;
+            if keeps_coming_back != one_at_a_time {
+                return Some(keeps_coming_back);
+            }
+            if decoded.send(read_ahead.admit(read(delivery)).await).await.is_err() {
+                break;
+            }
+        }
+        None
+    };
+    let one_at_a_time = tokio::select! { ended = passing => ended, () = session.cancelled() => None };
+    Ended { consumer, one_at_a_time }
 }
 
 fn read(delivery: Delivery) -> Message {
@@ -77,7 +143,7 @@ fn read(delivery: Delivery) -> Message {
         METRICS.redeliveries.inc();
         tracing::info!(redeliveries, request_ids = list_ids(&content.requests), "message redelivered");
     }
-    Message { tag, redeliveries, content }
+    Message { tag, redeliveries, content, _ahead: None }
 }
 
 /// Forms batches, in order of arrival.
@@ -85,39 +151,50 @@ fn read(delivery: Delivery) -> Message {
 pub struct Batches {
     messages: mpsc::Receiver<Message>,
     limit: usize,
-    /// A message that did not fit into the last batch.
+    /// A message that did not fit into the last batch, or what is left of it.
     held: Option<Message>,
 }
 
 impl Batches {
-    /// `limit`: most requests in a batch; a batch has at least one message.
+    /// `limit`: most requests in a batch.
     pub fn new(messages: mpsc::Receiver<Message>, limit: usize) -> Self {
         Self { messages, limit, held: None }
     }
 
-    /// Waits for a message, and takes with it all that have arrived, up to the limit. `None` when no more come.
+    /// Waits for a message, and takes with it all that have arrived, up to the limit. A message that is larger than that is
+    /// settled in parts. `None` when no more come.
     ///
-    /// A message that came back is settled alone, and from the second time on request by request: if one of them kills
-    /// the worker, it takes no neighbour with it towards the delivery limit.
+    /// The limit halves each time a message comes back: if one of its requests kills the worker, fewer and fewer others are
+    /// undone with it, and after ten times it stands alone. A few deaths leave the batches large, so that a long queue is
+    /// soon worked off.
     pub async fn next(&mut self) -> Option<Batch> {
-        let first = match self.held.take() {
+        let mut first = match self.held.take() {
             Some(held) => held,
             None => self.messages.recv().await?,
         };
-        let came_back = first.redeliveries > 0;
-        let mut batch = Batch { one_by_one: first.redeliveries > 1, ..Batch::default() };
-        batch.push(first);
-        if came_back {
+        let mut batch = Batch::default();
+        let mut limit = self.limit_of(&first);
+        if first.len() > limit {
+            batch.push(first.split_first(limit), false);
+            self.held = Some(first);
             return Some(batch);
         }
+        batch.push(first, true);
         while let Ok(next) = self.messages.try_recv() {
-            if batch.requests.len() + next.content.requests.len() > self.limit || next.redeliveries > 0 {
+            limit = limit.min(self.limit_of(&next));
+            if batch.requests.len() + next.len() > limit {
                 self.held = Some(next);
                 break;
             }
-            batch.push(next);
+            batch.push(next, true);
         }
         Some(batch)
+    }
+
+    /// Most requests in a batch that this message is part of.
+    fn limit_of(&self, message: &Message) -> usize {
+        let halvings = u32::try_from(message.redeliveries).unwrap_or(u32::MAX);
+        self.limit.checked_shr(halvings).unwrap_or(0).max(1)
     }
 }
 
@@ -142,10 +219,11 @@ mod tests {
             traces: vec![],
             unreadable: vec![],
         };
-        Message { tag, redeliveries, content }
+        Message { tag, redeliveries, content, _ahead: None }
     }
 
-    async fn tags(messages: Vec<Message>, limit: usize) -> Vec<(Vec<u64>, bool)> {
+    /// The batches that these messages make: of each part its message and its size.
+    async fn batches(messages: Vec<Message>, limit: usize) -> Vec<Vec<(u64, usize)>> {
         let (sender, receiver) = mpsc::channel(messages.len());
         for message in messages {
             sender.try_send(message).unwrap();
@@ -154,7 +232,8 @@ mod tests {
         let mut batches = Batches::new(receiver, limit);
         let mut seen = vec![];
         while let Some(batch) = batches.next().await {
-            seen.push((batch.parts.iter().map(|part| part.tag).collect(), batch.one_by_one));
+            assert_eq!(batch.requests.len(), batch.parts.iter().map(|part| part.count).sum::<usize>());
+            seen.push(batch.parts.iter().map(|part| (part.tag, part.count)).collect());
         }
         seen
     }
@@ -162,14 +241,58 @@ mod tests {
     #[tokio::test]
     async fn a_batch_is_what_has_arrived_up_to_the_limit() {
         let messages = vec![message(1, 0, 2), message(2, 0, 2), message(3, 0, 2), message(4, 0, 9), message(5, 0, 1)];
-        let expected = [(vec![1, 2], false), (vec![3], false), (vec![4], false), (vec![5], false)];
-        assert_eq!(tags(messages, 5).await, expected);
+        let expected = [vec![(1, 2), (2, 2)], vec![(3, 2)], vec![(4, 5)], vec![(4, 4), (5, 1)]];
+        assert_eq!(batches(messages, 5).await, expected);
     }
 
     #[tokio::test]
-    async fn a_message_that_came_back_is_alone_and_the_second_time_request_by_request() {
-        let messages = vec![message(1, 0, 1), message(2, 1, 1), message(3, 0, 1), message(4, 2, 3), message(5, 0, 1)];
-        let expected = [(vec![1], false), (vec![2], false), (vec![3], false), (vec![4], true), (vec![5], false)];
-        assert_eq!(tags(messages, 100).await, expected);
+    async fn the_more_often_a_message_came_back_the_fewer_requests_are_settled_with_its_own() {
+        let messages = vec![message(1, 0, 1), message(2, 1, 3), message(3, 2, 1), message(4, 0, 1), message(5, 3, 2)];
+        let expected = [vec![(1, 1), (2, 3)], vec![(3, 1), (4, 1)], vec![(5, 1)], vec![(5, 1)]];
+        assert_eq!(batches(messages, 8).await, expected);
+        // However often it came back, and however small a batch is.
+        assert_eq!(batches(vec![message(1, u64::MAX, 2)], 8).await, [[(1, 1)], [(1, 1)]]);
+        assert_eq!(batches(vec![message(1, 1, 2)], 1).await, [[(1, 1)], [(1, 1)]]);
+    }
+
+    #[tokio::test]
+    async fn a_message_is_done_with_its_last_part() {
+        let (sender, receiver) = mpsc::channel(1);
+        sender.try_send(message(1, 1, 5)).unwrap();
+        let mut batches = Batches::new(receiver, 4);
+        for is_last in [false, false, true] {
+            assert_eq!(batches.next().await.unwrap().parts[0].is_last, is_last);
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_is_read_ahead_than_there_are_places_or_one_message() {
+        let ahead = ReadAhead::new(5);
+        let first = ahead.admit(message(1, 0, 3)).await;
+        let mut second = Box::pin(ahead.admit(message(2, 0, 3)));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        Batch::default().push(first, true);
+        let second = second.await;
+        let mut larger = Box::pin(ahead.admit(message(3, 0, 9)));
+        assert!(futures_util::poll!(&mut larger).is_pending());
+        drop(second);
+        larger.await;
+    }
+
+    #[test]
+    fn the_parts_of_a_message_are_the_message() {
+        let mut whole = message(1, 1, 3);
+        let requests = whole.content.requests.iter_mut().zip(1..);
+        requests.for_each(|(request, id)| request.id = RequestId::from_u128(id));
+        whole.content.traces = [1, 3].map(|id| (RequestId::from_u128(id), id.to_string())).to_vec();
+        whole.content.unreadable.push(Unreadable { body: vec![], reason: "torn".to_owned() });
+        let first = whole.split_first(2);
+        let shown = |part: &Message| {
+            let ids: Vec<u128> = part.content.requests.iter().map(|request| request.id.as_u128()).collect();
+            let traced: Vec<u128> = part.content.traces.iter().map(|(id, _)| id.as_u128()).collect();
+            (part.content.reply_to.clone(), ids, traced, part.content.unreadable.len())
+        };
+        assert_eq!(shown(&first), ("replies".to_owned(), vec![1, 2], vec![1], 0));
+        assert_eq!(shown(&whole), ("replies".to_owned(), vec![3], vec![3], 1));
     }
 }

@@ -1,10 +1,10 @@
 //! One work queue's way through a worker: one batch is decoded and another answered while a third commits, and each part
 //! passes on in order.
 
-use super::Worker;
 use super::disposition::{self, Disposition};
-use super::gather::{self, Batch, Batches};
+use super::gather::{self, Batch, Batches, Ended};
 use super::settle::{Settled, Settler};
+use super::{Limits, Worker};
 use crate::cut::{self, Cut};
 use crate::ledger::RequestId;
 use crate::metrics::METRICS;
@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Everything of the broker that one queue needs.
 pub struct Lane {
+    queue: String,
+    limits: Limits,
+    one_at_a_time: bool,
     consumer: Consumer,
     replies: ReplySender,
     dead_letters: DeadLetters,
@@ -32,29 +35,35 @@ impl Lane {
         consuming: &Link,
         publishing: &Link,
         topology: &Topology,
-        queue: &str,
-        prefetch: u16,
+        queue: String,
+        limits: Limits,
+        one_at_a_time: bool,
     ) -> Result<Self, Error> {
+        let prefetch = if one_at_a_time { 1 } else { limits.prefetch };
         Ok(Self {
             replies: ReplySender::open(publishing).await?,
-            dead_letters: DeadLetters::open(publishing, topology, queue).await?,
-            consumer: Consumer::open(consuming, queue, prefetch).await?,
+            dead_letters: DeadLetters::open(publishing, topology, &queue).await?,
+            consumer: Consumer::open(consuming, &queue, prefetch).await?,
+            queue,
+            limits,
+            one_at_a_time,
         })
     }
 
-    pub fn held(&self) -> Held {
-        self.consumer.held()
+    /// The queue, and what is taken from it.
+    pub fn held(&self) -> (String, Held) {
+        (self.queue.clone(), self.consumer.held())
     }
 
-    /// Works until the session ends; then finishes the batch in hand, replies and acknowledges.
-    pub async fn run(self, worker: Arc<Worker>, link: Link, session: CancellationToken) {
-        let Self { consumer, replies, dead_letters } = self;
-        let limits = worker.settings.limits;
+    /// Works until the session ends; then finishes the batch in hand, replies and acknowledges. Gives the consumer back.
+    pub async fn run(self, worker: Arc<Worker>, link: Link, session: CancellationToken) -> Option<Consumer> {
+        let Self { queue, limits, one_at_a_time, consumer, replies, dead_letters } = self;
         let acknowledger = consumer.acknowledger();
         let (decoded, messages) = mpsc::channel(usize::from(limits.prefetch));
         // Two: one being answered, one waiting. More would only grow what a crash makes others do again.
         let (settled, dispositions) = mpsc::channel::<Disposition>(2);
-        let gathering = tokio::spawn(gather::decode(consumer, decoded, session.clone()));
+        let gathering =
+            tokio::spawn(gather::decode(consumer, decoded, limits.read_ahead, one_at_a_time, session.clone()));
         let disposing = tokio::spawn(async move {
             disposition::perform_all(dispositions, &replies, &dead_letters, &acknowledger, &link).await;
         });
@@ -62,7 +71,11 @@ impl Lane {
         settle_all(Settler::new(&worker.settings), batches, settled, &session).await;
         session.cancel();
         let _ = disposing.await;
-        drop(gathering.await);
+        let Ended { consumer, one_at_a_time } = gathering.await.ok()?;
+        if let Some(one_at_a_time) = one_at_a_time {
+            worker.take_one_at_a_time(queue, one_at_a_time);
+        }
+        Some(consumer)
     }
 }
 

@@ -14,7 +14,7 @@ pub mod settle;
 
 use crate::metrics::Role;
 use crate::postgres::{Health, Postgres};
-use crate::rabbit::consumer::Held;
+use crate::rabbit::consumer::{Consumer, Held};
 use crate::rabbit::dead_letters::Letters;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{self, Broker, Error};
@@ -22,6 +22,7 @@ use crate::retry::Backoff;
 use crate::secret::HashSecret;
 use lane::Lane;
 use pause::Pause;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,12 +32,23 @@ use tokio_util::sync::CancellationToken;
 /// The bounds of a worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most messages taken from the queue and not yet acknowledged.
+    /// Most messages taken from the queues and not yet acknowledged.
     pub prefetch: u16,
-    /// Most requests in one transaction. A message is never torn apart for it.
+    /// Most requests of these messages that are read before their transaction begins.
+    pub read_ahead: u32,
+    /// Most requests in one transaction.
     pub batch: usize,
     /// How much later than its deadline, by this worker's clock, a request is still applied.
     pub clock_tolerance: Duration,
+}
+
+impl Limits {
+    /// Those of each of so many queues: an equal share of what is held, and one message at least.
+    fn shared_by(self, queues: u16) -> Self {
+        let queues = queues.max(1);
+        let (prefetch, read_ahead) = (self.prefetch / queues, self.read_ahead / u32::from(queues));
+        Self { prefetch: prefetch.max(1), read_ahead: read_ahead.max(1), ..self }
+    }
 }
 
 /// What a worker is made of.
@@ -55,6 +67,8 @@ pub struct Worker {
     consuming: AtomicBool,
     /// By queue, while it consumes.
     held: Mutex<Vec<(String, Held)>>,
+    /// The queues that messages are taken from one at a time.
+    one_at_a_time: Mutex<HashSet<String>>,
     postgres_health: Health,
     pause: Pause,
 }
@@ -72,9 +86,9 @@ pub struct Status {
 
 impl Worker {
     pub fn new(settings: Settings) -> Arc<Self> {
-        let (consuming, held) = (AtomicBool::new(false), Mutex::default());
+        let (consuming, held, one_at_a_time) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
         let (postgres_health, pause) = (settings.postgres.health().clone(), Pause::unknown());
-        Arc::new(Self { settings, consuming, held, postgres_health, pause })
+        Arc::new(Self { settings, consuming, held, one_at_a_time, postgres_health, pause })
     }
 
     /// How this worker is, for people to look at.
@@ -89,6 +103,20 @@ impl Worker {
 
     fn held(&self) -> MutexGuard<'_, Vec<(String, Held)>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn one_at_a_time(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes messages from this queue one at a time, or as many as allowed, from the next session on.
+    fn take_one_at_a_time(&self, queue: String, one_at_a_time: bool) {
+        tracing::warn!(queue, one_at_a_time, "how many messages are taken at once changes: some came back often");
+        if one_at_a_time {
+            self.one_at_a_time().insert(queue);
+        } else {
+            self.one_at_a_time().remove(&queue);
+        }
     }
 
     /// What keeps this worker from working, in words; empty if nothing does.
@@ -140,40 +168,64 @@ impl Worker {
 
     /// One pair of connections, from their opening to their loss.
     async fn session(self: &Arc<Self>, topology: &Topology, stop: &CancellationToken) -> Result<(), Error> {
-        let Settings { broker, limits, .. } = &self.settings;
+        let broker = &self.settings.broker;
+        let limits = self.settings.limits.shared_by(topology.partitions());
         let (consuming, publishing) = broker.connect_twice(Role::WorkerRequests, Role::WorkerReplies).await?;
         let opening = async {
             topology.declare(&publishing).await?;
             let mut lanes = vec![];
             for queue in topology.work_queues() {
-                lanes.push(Lane::open(&consuming, &publishing, topology, &queue, limits.prefetch).await?);
+                let one_at_a_time = self.one_at_a_time().contains(&queue);
+                lanes.push(Lane::open(&consuming, &publishing, topology, queue, limits, one_at_a_time).await?);
             }
             Ok((lanes, Letters::open(&consuming, topology, letters::PREFETCH).await?))
         };
         let (lanes, letters) = rabbit::open(&[&consuming, &publishing], opening).await?;
-        *self.held() = topology.work_queues().into_iter().zip(lanes.iter().map(Lane::held)).collect();
+        *self.held() = lanes.iter().map(Lane::held).collect();
         self.consuming.store(true, Ordering::Relaxed);
         tracing::info!("worker consumes");
-        let session = stop.child_token();
+        let session = CancellationToken::new();
+        let _ended = session.clone().drop_guard();
         let storing = tokio::spawn(letters::store_all(letters, Arc::clone(self), session.clone()));
-        let mut running: JoinSet<()> =
+        let mut running: JoinSet<Option<Consumer>> =
             lanes.into_iter().map(|lane| lane.run(Arc::clone(self), consuming.clone(), session.clone())).collect();
-        // None of them ends by itself: one that does has lost its link, or panicked.
+        // None of them ends by itself: one that does has lost its link, or panicked, or a message has to be taken otherwise.
         let mut ended = tokio::select! {
             ended = running.join_next() => ended,
-            () = consuming.lost() => Some(Ok(())),
-            () = self.pause.until(true) => Some(Ok(())),
+            () = consuming.lost() => Some(Ok(None)),
+            () = self.pause.until(true) => Some(Ok(None)),
+            () = stop.cancelled() => Some(Ok(None)),
         };
+        consuming.begin_close();
+        publishing.begin_close();
         session.cancel();
+        // Kept until every lane has answered and acknowledged its batch in hand: dropping one loses the link.
+        let mut consumers = vec![];
         while let Some(lane) = ended {
-            if let Err(panic) = lane {
-                tracing::error!(%panic, "a lane of the worker ended by a panic");
+            match lane {
+                Ok(consumer) => consumers.push(consumer),
+                Err(panic) => tracing::error!(%panic, "a lane of the worker ended by a panic"),
             }
             ended = running.join_next().await;
         }
-        drop(storing.await);
+        drop((storing.await, consumers));
         consuming.close().await;
         publishing.close().await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_share_what_is_held_and_none_goes_without() {
+        let limits = Limits { prefetch: 10, read_ahead: 100, batch: 7, clock_tolerance: Duration::ZERO };
+        let shares = |queues| {
+            let share = limits.shared_by(queues);
+            (share.prefetch, share.read_ahead, share.batch)
+        };
+        assert_eq!([1, 3, 64, 128].map(shares), [(10, 100, 7), (3, 33, 7), (1, 1, 7), (1, 1, 7)]);
     }
 }

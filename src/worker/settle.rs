@@ -8,7 +8,8 @@
 //! |---|---|
 //! | some rows were there already (a redelivery, a void) | roll back, read them, settle the others without them |
 //! | Postgres says that nothing happened, refuses the statement, or cannot be reached | the same again over a new connection, later |
-//! | the answer to COMMIT is lost | the same again under the same ids: if it stands, the rows are there already |
+//! | Postgres took too long | half of it, until one request is left, then as above |
+//! | the answer to COMMIT is lost | half of it under the same ids: if it stands, the rows are there already |
 //! | the data cannot be stored | halve the batch until the bad request stands alone |
 //!
 //! Nobody is answered before the commit is.
@@ -45,6 +46,8 @@ pub struct Settler {
     books: Books,
     /// How much later than its deadline, by this worker's clock, a request is still applied.
     clock_tolerance: Millis,
+    /// Whether requests of the last batch had been decided before.
+    met_decided: bool,
 }
 
 /// What a settler knows between two batches.
@@ -71,6 +74,7 @@ impl Settler {
             session: settings.postgres.session(),
             books: Books { secret: settings.secret.clone(), known: Accounts::new() },
             clock_tolerance: i64::try_from(settings.limits.clock_tolerance.as_millis()).unwrap_or(i64::MAX),
+            met_decided: false,
         }
     }
 
@@ -80,31 +84,22 @@ impl Settler {
     /// Requests whose deadline has passed are voided.
     pub async fn settle(&mut self, batch: &Batch, session: &CancellationToken) -> Option<Vec<Settled>> {
         let requests = &batch.requests;
-        let (unique, first) = first_of_each(requests);
-        let mut groups: VecDeque<Vec<usize>> = if batch.one_by_one {
-            unique.into_iter().map(|index| vec![index]).collect()
-        } else {
-            VecDeque::from([unique])
-        };
+        let (mut unique, first) = first_of_each(requests);
         let mut results: Vec<Option<Settled>> = vec![None; requests.len()];
+        if std::mem::take(&mut self.met_decided) {
+            self.look_up(requests, &mut unique, &mut results).await;
+        }
+        let mut groups = VecDeque::from([unique]);
         while let Some(mut group) = groups.pop_front() {
             match self.settle_group(requests, &mut group, &mut results, session).await? {
                 Ok(()) => {}
-                Err(reason) if group.len() == 1 => {
+                Err(error) if group.len() == 1 => {
                     METRICS.settle(metrics::Settled::Rejected);
                     self.void_rejected(&requests[group[0]]).await;
-                    results[group[0]] = Some(Settled::Rejected(reason));
+                    results[group[0]] = Some(Settled::Rejected(error.to_string()));
                 }
-                Err(reason) => {
+                Err(_) => {
                     METRICS.batch_splits.inc();
-                    let request_ids = list_ids(group.iter().map(|&index| &requests[index]));
-                    let count = group.len();
-                    tracing::warn!(
-                        requests = count,
-                        request_ids,
-                        reason,
-                        "batch split: one of its requests cannot be stored"
-                    );
                     let second = group.split_off(group.len() / 2);
                     groups.push_front(second);
                     groups.push_front(group);
@@ -115,14 +110,14 @@ impl Settler {
     }
 
     /// Settles the requests of `group` together, again and again until they are committed. `group` shrinks to those that
-    /// are left; `Some(Err(reason))` if one of these cannot be stored.
+    /// are left; `Some(Err(_))` if fewer of them have to be tried at once, or if the one that is left cannot be stored.
     async fn settle_group(
         &mut self,
         requests: &[Request],
         group: &mut Vec<usize>,
         results: &mut [Option<Settled>],
         session: &CancellationToken,
-    ) -> Option<Result<(), String>> {
+    ) -> Option<Result<(), Error>> {
         let mut backoff = Backoff::for_transactions();
         while !group.is_empty() {
             let chosen: Vec<Request> = group.iter().map(|&index| requests[index].clone()).collect();
@@ -133,27 +128,47 @@ impl Settler {
                     count(&settled);
                     group.drain(..).zip(settled).for_each(|(index, settled)| results[index] = Some(settled));
                 }
-                Ok(Attempt::Known(known)) => group.retain(|&index| {
-                    let request = &requests[index];
-                    results[index] = known.get(&(request.business, request.id)).map(|row| from_row(row, request));
-                    METRICS.settled.inc_by(metrics::Settled::DecidedBefore, u64::from(results[index].is_some()));
-                    results[index].is_none()
-                }),
-                Err(error) if error.is_retryable() => {
-                    METRICS.batch_retries.inc();
-                    let request_ids = list_ids(&chosen);
-                    if matches!(error, Error::Unknown(_)) {
-                        METRICS.commits_in_doubt.inc();
-                        tracing::warn!(%error, requests = group.len(), request_ids, "commit in doubt");
-                    } else {
-                        tracing::warn!(%error, requests = group.len(), request_ids, "batch not settled yet");
+                Ok(Attempt::Known(known)) => self.take_known(&known, requests, group, results),
+                Err(error) => {
+                    log_failure(&error, &chosen);
+                    let is_halved = group.len() > 1 && error.may_be_its_size();
+                    if is_halved || !error.is_retryable() {
+                        return Some(Err(error));
                     }
+                    METRICS.batch_retries.inc();
                     tokio::select! { () = backoff.wait() => {}, () = session.cancelled() => return None }
                 }
-                Err(error) => return Some(Err(error.to_string())),
             }
         }
         Some(Ok(()))
+    }
+
+    /// Reads what was decided before. Requests that came back, or that nobody waits for any more, come in long rows: each
+    /// batch of them would be written in vain, and locked and written once more, before their rows are read.
+    async fn look_up(&mut self, requests: &[Request], group: &mut Vec<usize>, results: &mut [Option<Settled>]) {
+        let names: Vec<_> = group.iter().map(|&index| (requests[index].business, requests[index].id)).collect();
+        match self.session.run(async |connection| allocations::find_decided(connection, &names).await).await {
+            Ok(known) => self.take_known(&known, requests, group, results),
+            // Settling them finds it out as well.
+            Err(error) => tracing::debug!(%error, "nothing looked up"),
+        }
+    }
+
+    /// Takes those out of the group that were decided before.
+    fn take_known(
+        &mut self,
+        known: &HashMap<(BusinessId, RequestId), Decided>,
+        requests: &[Request],
+        group: &mut Vec<usize>,
+        results: &mut [Option<Settled>],
+    ) {
+        self.met_decided |= !known.is_empty();
+        METRICS.settled.inc_by(metrics::Settled::DecidedBefore, known.len() as u64);
+        group.retain(|&index| {
+            let request = &requests[index];
+            results[index] = known.get(&(request.business, request.id)).map(|row| from_row(row, request));
+            results[index].is_none()
+        });
     }
 
     /// Decides a request that cannot be applied, so that its caller need not wait for that. Should this fail too, the
@@ -167,6 +182,21 @@ impl Settler {
             Ok(()) => METRICS.voids.inc(Voider::WorkerRejected),
             Err(error) => tracing::warn!(request_id = %request.id, %error, "a rejected request is not voided yet"),
         }
+    }
+}
+
+fn log_failure(error: &Error, chosen: &[Request]) {
+    let (requests, request_ids) = (chosen.len(), list_ids(chosen));
+    match error {
+        Error::Unknown(_) => {
+            METRICS.commits_in_doubt.inc();
+            tracing::warn!(%error, requests, request_ids, "commit in doubt");
+        }
+        _ if error.is_retryable() => tracing::warn!(%error, requests, request_ids, "batch not settled yet"),
+        _ if requests > 1 => {
+            tracing::warn!(%error, requests, request_ids, "batch split: one of its requests cannot be stored");
+        }
+        _ => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! Allocations under concurrency, repetition and bad messages.
 
 use crate::harness::{App, Business, assert_allocated, eventually};
+use crate::recovery::is_waited_for;
 use earmark::ledger::{Amount, BusinessId, Email, Request};
 use earmark::secret::{HashSecret, RequestIds};
 use earmark::wire;
@@ -284,5 +285,60 @@ async fn a_message_that_kills_its_worker_takes_no_neighbour_with_it() {
     }
     let worker = app.start("worker").await;
     eventually("all four are applied", async || app.count("allocated").await == 4).await;
+    app.finish([worker]).await;
+}
+
+#[tokio::test]
+async fn a_message_that_kills_every_worker_is_given_up_on_and_none_of_its_neighbours_with_it() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let mut database = app.database().await;
+    // Whoever settles this one request waits for the test, which kills the worker then.
+    let trap = "CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$;
+        CREATE TRIGGER trap BEFORE INSERT ON allocations FOR EACH ROW
+            WHEN (NEW.email = 'killer@example.com') EXECUTE FUNCTION trap();
+        SELECT pg_advisory_lock(1)";
+    sqlx::raw_sql(trap).execute(&mut database).await.expect("a trap");
+    // Declares the queues.
+    app.start("worker").await.terminate().await;
+    for name in ["killer", "ann", "bob", "carl"] {
+        publish(&app, &message(&[&request(&business, &format!("{name}@example.com"), 10)], &[])).await;
+    }
+    let mut worker = app.spawn("worker", &[]);
+    loop {
+        eventually("it walks into the trap, or is rid of it", async || {
+            is_waited_for(&app).await || !app.dead_letters().is_empty()
+        })
+        .await;
+        if !app.dead_letters().is_empty() {
+            break;
+        }
+        worker.kill().await;
+        worker = app.spawn("worker", &[]);
+    }
+    eventually("the others are applied", async || app.count("allocated").await == 3).await;
+    let letters = app.until_dead_letters(1).await;
+    assert_eq!(
+        (&letters[0]["cause"], letters[0]["requests"].as_array().map(Vec::len)),
+        (&json!("delivery_limit"), Some(1))
+    );
+    app.drop_dead_letters();
+    app.finish([worker]).await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_settled_in_parts_comes_again_until_its_last_part_is_done() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    // Declares the queues.
+    app.start("worker").await.terminate().await;
+    let requests: [Request; 8] = std::array::from_fn(|n| request(&business, &format!("user{n}@example.com"), 10));
+    publish(&app, &message(&requests.each_ref(), &[])).await;
+    // The second part is settled and answered, and then the worker dies.
+    let mut doomed = app.spawn("worker", &[("EARMARK_BATCH", "1"), ("EARMARK_CUT", "W7=abort@2")]);
+    doomed.ended().await;
+    let worker = app.start("worker").await;
+    eventually("all eight are applied", async || app.count("allocated").await == 8).await;
     app.finish([worker]).await;
 }

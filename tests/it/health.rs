@@ -68,3 +68,44 @@ async fn an_intake_whose_broker_accepts_no_messages_is_not_ready() {
     assert_allocated(&client.create("ann@example.com", 1).await);
     app.finish([intake, worker]).await;
 }
+
+#[tokio::test]
+async fn while_all_is_well_nobody_logs_a_warning_from_the_first_start_to_the_end() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let processes = [app.start("serve").await, app.start("intake").await, app.start("worker").await];
+    let made = app.client(&processes[0], &business).create("ann@example.com", 10).await;
+    assert_allocated(&made);
+    eventually("the processes have said how they are", async || app.run(&["doctor"]).code() == 0).await;
+    let commands: [&[&str]; 8] = [
+        &["doctor"],
+        &["queues"],
+        &["audit"],
+        &["workers", "list"],
+        &["dead-letters", "list"],
+        &["business", "list"],
+        &["key", "list", &business.id],
+        &["request", &made.request_id()],
+    ];
+    for command in commands.into_iter().cycle().take(40) {
+        // As loud as can be: commands keep lapin's errors to themselves otherwise.
+        let run = app.run_with(command, &[("EARMARK_LOG", "info,lapin=info")]).expect_success();
+        assert!(!["ERROR", "WARN"].iter().any(|level| run.stderr().contains(level)), "{command:?}: {}", run.stderr());
+    }
+    for process in processes {
+        let trouble = |entry: &serde_json::Value| ["ERROR", "WARN"].iter().any(|level| entry["level"] == *level);
+        let troubles: Vec<_> = process.terminate().await.into_iter().filter(trouble).collect();
+        assert!(troubles.is_empty(), "{troubles:#?}");
+    }
+    app.finish([]).await;
+}
+
+#[tokio::test]
+async fn a_command_says_of_a_queue_that_is_not_there_what_it_has_to_say_and_nothing_else() {
+    let app = App::new().await;
+    let run = app.run(&["queues"]).expect_success();
+    assert!(run.stdout().contains("not there") && run.stderr().is_empty(), "{}{}", run.stdout(), run.stderr());
+    let run = app.run(&["doctor"]);
+    assert!(run.stdout().contains("is not there") && run.stderr().is_empty(), "{}{}", run.stdout(), run.stderr());
+    app.discard().await;
+}

@@ -24,6 +24,7 @@ mod openapi;
 mod outages;
 mod pause;
 mod postgres;
+mod recovery;
 mod send;
 mod shell;
 mod shutdown;

@@ -1,6 +1,6 @@
 //! Stopping in good order.
 
-use crate::harness::{App, eventually};
+use crate::harness::{App, assert_allocated, eventually};
 use std::collections::BTreeMap;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,4 +54,32 @@ async fn a_second_signal_ends_it_at_once() {
     assert_eq!(intake.ended().await.code(), Some(130));
     assert!(asking.await.expect("joined").is_err());
     app.discard().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_answers_what_it_has_in_hand_while_its_other_queues_are_idle() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let four = [("EARMARK_PARTITIONS", "4"), ("EARMARK_REPLY_TIMEOUT", "40s"), ("EARMARK_SHUTDOWN_GRACE", "60s")];
+    let intake = app.start_with("intake", &four).await;
+    let client = app.client(&intake, &business);
+    let queues: Vec<String> = (1..4).map(|partition| format!("{}.{partition}", app.work_queue())).collect();
+    // Were the connection given up meanwhile, each reply would be lost in every other case.
+    for _ in 0..5 {
+        let held = [four.as_slice(), &[("EARMARK_CUT", "W2=hold:300ms")]].concat();
+        let mut worker = app.start_with("worker", &held).await;
+        let client = client.clone();
+        let asking = tokio::spawn(async move { client.create("ann@example.com", 10).await });
+        worker.until_logged("cut point reached").await;
+        worker.signal("TERM");
+        assert!(worker.ended().await.success(), "{:#?}", worker.log());
+        for queue in queues.iter().chain([&app.work_queue()]) {
+            assert_eq!(app.ready_messages(queue).await, 0, "{queue}");
+        }
+        assert_allocated(&asking.await.expect("joined"));
+    }
+    for queue in &queues {
+        app.delete_queue(queue).await;
+    }
+    app.finish([intake]).await;
 }

@@ -204,6 +204,20 @@ impl App {
         broker.close(200, "done".into()).await.expect("closed");
     }
 
+    /// The same for many, over one connection.
+    pub async fn publish_all(&self, queue: &str, bodies: impl Iterator<Item = Vec<u8>>) {
+        let broker = self.broker().await;
+        let channel = broker.create_channel().await.expect("a channel");
+        channel.confirm_select(Default::default()).await.expect("confirms");
+        for body in bodies {
+            let properties = lapin::BasicProperties::default().with_delivery_mode(2);
+            let options = BasicPublishOptions::default();
+            channel.basic_publish("".into(), queue.into(), options, &body, properties).await.expect("published");
+        }
+        channel.wait_for_confirms().await.expect("confirmed");
+        broker.close(200, "done".into()).await.expect("closed");
+    }
+
     /// The open dead letters, the newest first, as the command lists them.
     pub fn dead_letters(&self) -> Vec<Value> {
         let listed = self.run(&["dead-letters", "list", "--limit=1000", "--json"]).expect_success().json();
