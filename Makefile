@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help services services-down run test schemathesis openapi chaos mutants bench bench-quick big-send lint
+.PHONY: help services services-down run test schemathesis openapi chaos mutants bench bench-quick big-send recovery lint
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
@@ -28,10 +28,13 @@ chaos: ## Faults of every kind, from a seed: TIME=20m SEED=1 (default: 20m, a ne
 big-send: ## Send a file of 10,000 lines while client, service and servers are killed (a minute, plus the build)
 	@scripts/test --test it -- --ignored --exact send::crashes::ten_thousand_lines_are_paid_once_while_everything_is_killed --nocapture
 
+recovery: ## Kill two workers over 100,000 requests, and hand a million to one (two minutes, plus the build)
+	@scripts/test --release --test it -- --ignored recovery:: --nocapture --test-threads=1
+
 mutants: ## Break the protocol on purpose, and see that the fault harness notices
 	@scripts/mutants
 
-bench: ## Measure side by side, on private servers (about twelve minutes, plus the build)
+bench: ## Measure side by side, on private servers (about a quarter of an hour, plus the build)
 	@scripts/bench
 
 bench-quick: ## The same in three minutes, without growth

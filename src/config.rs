@@ -271,7 +271,8 @@ pub struct IntakeSettings {
     /// itself. No bound unless it is set
     #[arg(long, env = "EARMARK_MAX_IN_FLIGHT_PER_KEY", value_parser = clap::value_parser!(u32).range(1..))]
     max_in_flight_per_key: Option<u32>,
-    /// Most requests in one message: enough for all that gather at full throughput while one message is confirmed
+    /// Most requests in one message: enough for all that gather at full throughput while one message is confirmed. A message
+    /// also ends at 128 KiB
     #[arg(long, env = "EARMARK_PACK", default_value = "512", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pack: u16,
     /// Most messages to one queue that the broker has not confirmed yet; while they are under way, requests gather for the

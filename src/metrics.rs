@@ -398,7 +398,7 @@ impl Metrics {
             ),
             batch_splits: make.counter(
                 "earmark_batch_splits_total",
-                "Batches halved, because one of their requests cannot be stored.",
+                "Batches halved, because they took too long or one of their requests cannot be stored.",
             ),
             redeliveries: make.counter("earmark_redeliveries_total", "Messages that came to a worker once more."),
             dead_letters: make.counters("earmark_dead_letters_total", "Dead letters stored, by the reason."),

@@ -110,3 +110,34 @@ fn start(intake: &Arc<Intake>, bulk: &BulkSubmission, place: u16, ask: Ask, admi
         submit::submit_admitted(&intake, unpublished, admission, submission).await
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::validate::read_list;
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn asks() -> Vec<(u16, Ask)> {
+        let body = br#"{"allocations":[{"email":"a@b.co","amount":1},{"email":"a@b.co","amount":2},{"email":"a@b.co","amount":3}]}"#;
+        sort_out(read_list(body).unwrap()).0
+    }
+
+    fn places(asks: &[(u16, Ask)]) -> Vec<u16> {
+        asks.iter().map(|(place, _)| *place).collect()
+    }
+
+    #[test]
+    fn a_call_that_has_to_wait_begins_anywhere_and_leaves_nothing_out() {
+        assert_eq!(places(&in_turn(asks(), 3)), [0, 1, 2], "all of it can go at once");
+        let seen: BTreeSet<Vec<u16>> = (0..1_000).map(|_| places(&in_turn(asks(), 2))).collect();
+        assert_eq!(seen, BTreeSet::from([vec![0, 1, 2], vec![1, 2, 0], vec![2, 0, 1]]));
+    }
+
+    #[test]
+    fn what_is_no_allocation_is_answered_at_its_place() {
+        let list = read_list(br#"{"allocations":[[],{"email":"a@b.co","amount":1},{}]}"#).unwrap();
+        let (asks, answers) = sort_out(list);
+        assert_eq!(places(&asks), [1]);
+        assert_eq!(answers.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
+    }
+}

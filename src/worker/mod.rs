@@ -111,10 +111,11 @@ impl Worker {
 
     /// Takes messages from this queue one at a time, or as many as allowed, from the next session on.
     fn take_one_at_a_time(&self, queue: String, one_at_a_time: bool) {
-        tracing::warn!(queue, one_at_a_time, "how many messages are taken at once changes: some came back often");
         if one_at_a_time {
+            tracing::warn!(queue, "a message keeps coming back: messages are taken one at a time");
             self.one_at_a_time().insert(queue);
         } else {
+            tracing::info!(queue, "messages are taken many at a time again");
             self.one_at_a_time().remove(&queue);
         }
     }
