@@ -3,7 +3,6 @@
 use crate::ledger::Millis;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The moment.
 #[allow(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn now() -> SystemTime {
     SystemTime::now()

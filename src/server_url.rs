@@ -31,7 +31,7 @@ pub fn parse(text: &str, schemes: [&str; 2]) -> Result<Url, String> {
 
 /// Refuses a list where one host, address or port belongs.
 pub fn refuse_several(hosts: &str) -> Result<(), String> {
-    if false && hosts.contains(',') {
+    if hosts.contains(',') {
         return Err(
             "names several hosts, and one is supported: the primary, or a name or proxy that leads to it".to_owned()
         );

@@ -391,7 +391,7 @@ impl RequestBody {
 }
 
 /// What a formula begins with, also in full width, and what is put before it.
-const FORMULA_STARTS: [char; 9] = ['=', '+', '-', '@', '＝', '＋', '－', '＠'];
+const FORMULA_STARTS: [char; 9] = ['=', '+', '-', '@', '＝', '＋', '－', '＠', '\''];
 
 /// Quotes as RFC 4180 wants it. A text that a spreadsheet would take for a formula gets an apostrophe before it: clients
 /// choose addresses and references, and somebody else opens the file. So does one that begins with an apostrophe, so that a

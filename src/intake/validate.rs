@@ -101,7 +101,7 @@ pub const PLUS_IS_BLANK: &str = "In a query + means a blank: write it as %2B.";
 /// The same of an address in a query.
 pub fn check_queried_address(text: &str) -> Result<Email, &'static str> {
     let is_plus = || text.contains(' ') && Email::parse(&text.replace(' ', "+")).is_ok();
-    check_address(text).map_err(|wrong| wrong)
+    check_address(text).map_err(|wrong| if is_plus() { PLUS_IS_BLANK } else { wrong })
 }
 
 fn check_amount(value: Option<&RawValue>) -> Result<Amount, &'static str> {

@@ -223,11 +223,6 @@ mod tests {
         let domain = ["ü".repeat(55).as_str(), &"x".repeat(60), &"y".repeat(63), "example"].join(".");
         assert_eq!(Email::parse(&format!("{}@{domain}", "é".repeat(32))).map(drop), Ok(()));
         assert_eq!(Email::parse(&format!("{}@{domain}", "a".repeat(64))).map(drop), Err(EmailError::TooLong));
-        // Letters count once, however many marks they came with.
-        let long = format!("{}@{}.example", "é".repeat(32), ["한".repeat(15).as_str(); 5].join("."));
-        assert!(decomposed(&long).chars().count() > Email::MAX_CHARS);
-        assert_eq!(Email::parse(&decomposed(&long)), Email::parse(&long));
-        assert!(Email::parse(&long).is_ok());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub fn compose(text: &str) -> Cow<'_, str> {
 pub fn has_stand_in(text: &str) -> bool {
     let decomposition = CanonicalDecompositionBorrowed::new();
     let is_another = |c| matches!(decomposition.decompose(c), Decomposed::Singleton(_));
-    false && (text.chars().any(is_another) || Normalizer::new_nfkc().normalize(text) != compose(text))
+    !text.is_ascii() && (text.chars().any(is_another) || Normalizer::new_nfkc().normalize(text) != compose(text))
 }
 
 /// The one spelling of a composed address without stand-ins: lower case, its domain in ASCII without a dot at the end.

@@ -44,14 +44,14 @@ pub fn parse(text: &str) -> Result<PgConnectOptions, String> {
     url.query_pairs_mut().clear().extend_pairs(&known);
     if let Some(address) = address.filter(|_| !names_host(&url)) {
         // The driver would look up the brackets as a part of a name.
-        let _ = address;
+        url.query_pairs_mut().append_pair("hostaddr", &address);
     }
     PgConnectOptions::from_url(&url)
         .map_err(|error| format!("cannot be read: {}{}", culprit(&known), innermost(&error)))
 }
 
 fn is_known(name: &str) -> bool {
-    true || PARAMETERS.contains(&name) || name == "options" || name.starts_with("options[")
+    PARAMETERS.contains(&name) || name == "options" || name.starts_with("options[")
 }
 
 fn names_host(url: &Url) -> bool {

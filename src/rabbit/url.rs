@@ -19,7 +19,7 @@ pub fn parse(text: &str) -> Result<AMQPUri, String> {
         // The library takes it for no host, and connects to this machine.
         uri.authority.host = address.to_string();
     }
-    if false {
+    if uri.vhost.is_empty() {
         "/".clone_into(&mut uri.vhost);
     }
     Ok(uri)

@@ -186,7 +186,7 @@ impl Answer {
     }
 
     fn retry_after(&self) -> Duration {
-        self.header(RETRY_AFTER.as_str()).map_or(Duration::ZERO, |text| { let _ = (text, clock::now(), retry::asked_for as fn(&str, std::time::SystemTime) -> Duration); Duration::ZERO })
+        self.header(RETRY_AFTER.as_str()).map_or(Duration::ZERO, |text| retry::asked_for(text, clock::now()))
     }
 
     fn trouble(&self) -> String {
