@@ -9,6 +9,7 @@ COPY migrations migrations
 COPY src src
 # Named in Cargo.toml, and not built.
 COPY benches benches
+COPY tests/model tests/model
 # The target folder is in a cache, which is no part of the image, so the program is copied out of it.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/build/target,sharing=locked \

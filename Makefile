@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help services services-down run test schemathesis openapi chaos mutants bench bench-quick big-send recovery lint
+.PHONY: help services services-down run test schemathesis openapi chaos mutants model bench bench-quick big-send recovery lint
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
@@ -33,6 +33,9 @@ recovery: ## Kill two workers over 100,000 requests, and hand a million to one (
 
 mutants: ## Break the protocol on purpose, and see that the fault harness notices
 	@scripts/mutants
+
+model: ## Look at every state of the protocol's model, in larger bounds than the tests (minutes, and gigabytes of memory)
+	@cargo test --test model -- --ignored --nocapture --test-threads=1 larger::
 
 bench: ## Measure side by side, on private servers (about a quarter of an hour, plus the build)
 	@scripts/bench

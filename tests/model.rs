@@ -1,0 +1,370 @@
+//! The protocol as a model, every state of which is looked at. The model is in `tests/model/`, what it leaves out and what it
+//! found in `docs/model.md`.
+
+use earmark_model::{Bounds, Clients, FUNCTIONS, Mutant, Promise, Protocol, States, Walked, property as p};
+use std::collections::{BTreeSet, HashSet};
+use std::path::Path;
+use std::time::Instant;
+
+fn protocol(bounds: Bounds) -> Protocol {
+    Protocol { bounds, mutant: None }
+}
+
+/// How many threads walk.
+const THREADS: usize = 2;
+
+/// Walks, and expects every promise to be kept.
+fn all_is_kept(bounds: Bounds) -> Walked {
+    let since = Instant::now();
+    let walked = protocol(bounds).walk(THREADS);
+    println!("{} states, {} steps, in {:.1?}: {bounds:?}", walked.states, walked.steps, since.elapsed());
+    expect_nothing_broken(bounds, &walked);
+    walked
+}
+
+fn expect_nothing_broken(bounds: Bounds, walked: &Walked) {
+    let traces: Vec<String> = walked.broken().into_iter().map(|name| walked.trace(name)).collect();
+    assert!(traces.is_empty(), "{bounds:?}\n{}", traces.join("\n"));
+}
+
+/// The real promise: what a client who was there was told. Few enough attempts to keep their names, for short traces.
+const NAMED: Bounds = Bounds {
+    clients: Clients::OneAtATime,
+    promise: Promise::AtTheAnswer,
+    states: States::Named,
+    ..Bounds::new(2, 0, 1)
+};
+
+/// The same, with every number as it is. So many states are only walked with some steps left out.
+const DETAILED: Bounds =
+    Bounds { batch: 1, doubts: false, look_ups: false, states: States::AsTheyAre { most_raises: 1 }, ..NAMED };
+
+/// Each mutant, the bounds in which it is looked for, and the promise that it breaks.
+const MUTANTS: [(Mutant, Bounds, &str); 19] = {
+    let hedged = Bounds { clients: Clients::Hedge, promise: Promise::AtTheProof, ..DETAILED };
+    let every_void = Bounds { promise: Promise::AtEveryVoid, ..NAMED };
+    let plain = Bounds { keyed: 0, plain: 2, balance: 2, ..NAMED };
+    [
+        (Mutant::StaleTakesAnyEpoch, NAMED, p::A1K),
+        (Mutant::CountIsTakenAtPublication, NAMED, p::A1K),
+        (Mutant::ResolutionDoesNotRaise, NAMED, p::A1K),
+        (Mutant::RaiseIsNotStored, DETAILED, p::A1K),
+        (Mutant::RaiseIsNotCounted, DETAILED, p::A1K),
+        (Mutant::CountIsDrawnBeforeTheCommit, hedged, p::A1K),
+        (Mutant::DeadlineVoidDoesNotRaise, every_void, p::A1K),
+        (Mutant::StaleVoidRaises, NAMED, p::GHOSTS),
+        (Mutant::KeyIsReadWithoutItsLock, NAMED, p::A1K),
+        (Mutant::AtOnceIgnoresTheKey, NAMED, p::A1K),
+        (Mutant::AtOnceIgnoresTheKey, Bounds { balance: 2, ..NAMED }, p::A3),
+        (Mutant::AtOnceIgnoresTheBalance, plain, p::A5),
+        (Mutant::AtOnceIgnoresTheRows, plain, p::A3),
+        (Mutant::StepByStepIgnoresTheRows, plain, p::A1),
+        (Mutant::ReplyBeforeTheCommit, plain, p::A4),
+        (Mutant::FailedCommitIsTakenForARollback, plain, p::A6),
+        (Mutant::FiveHundredWithoutAVoid, plain, p::A1),
+        (Mutant::VoidDoesNotWait, plain, p::A1),
+        (Mutant::VoidReplacesTheRow, plain, p::A7),
+    ]
+};
+
+/// Mutants that break nothing, in the bounds in which that was tried: the protocol is safe twice over there.
+const HARMLESS: [(Mutant, Bounds); 2] = [
+    // The intake raises the key itself before it tells anybody 500, also if the worker has said `voided`.
+    (Mutant::DeadlineVoidDoesNotRaise, Bounds { promise: Promise::AtTheProof, ..Bounds::new(3, 0, 1) }),
+    // The worker tells of a stale attempt only after its void is committed.
+    (Mutant::SupersededWithoutAVoid, Bounds::new(3, 0, 1)),
+];
+
+mod mutants {
+    use super::*;
+
+    #[test]
+    fn each_breaks_the_promise_that_it_should() {
+        let mut tried = HashSet::new();
+        for (mutant, bounds, promise) in MUTANTS {
+            // Without the mutant nothing is broken there.
+            if tried.insert(bounds) {
+                all_is_kept(bounds);
+            }
+            let found = Protocol { bounds, mutant: Some(mutant) }.search(promise, 14);
+            let found = found.unwrap_or_else(|| panic!("{mutant:?} is not found"));
+            println!("{mutant:?}, after {} states: {}", found.states, found.trace(promise));
+        }
+    }
+
+    #[test]
+    fn some_break_nothing_as_the_protocol_is_safe_twice_over_there() {
+        for (mutant, bounds) in HARMLESS {
+            let walked = Protocol { bounds, mutant: Some(mutant) }.walk(THREADS);
+            assert!(walked.broken().is_empty(), "{mutant:?}: {:?}", walked.broken());
+        }
+    }
+}
+
+/// What ties the model to the code.
+mod code {
+    use super::*;
+    use earmark::ledger::{
+        Account, Amount, BusinessId, Email, IdempotencyKey, KeyClaim, KeyState, Keys, Outcome, RaiseCount, Receipt,
+        Request, RequestId, Verdict, decide,
+    };
+    use earmark_model::{Ask, Book, KeyState as ModelKey, Verdict as ModelVerdict};
+
+    #[test]
+    fn the_functions_whose_steps_the_model_takes_exist() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        for path in FUNCTIONS {
+            let (module, function) = path.rsplit_once("::").expect("a path");
+            let file = source.join(module.replace("::", "/"));
+            let text = std::fs::read_to_string(file.with_extension("rs"));
+            let text = text.or_else(|_| std::fs::read_to_string(file.join("mod.rs"))).expect(path);
+            assert!(text.contains(&format!("fn {function}(")), "{path} is not there");
+        }
+    }
+
+    #[test]
+    fn each_action_names_its_functions_and_no_others() {
+        let actions = include_str!("model/src/action.rs");
+        let comments = actions.lines().filter_map(|line| line.trim().strip_prefix("/// "));
+        let words = comments.flat_map(|line| line.split('`').skip(1).step_by(2)).filter(|word| word.contains("::"));
+        let named: BTreeSet<&str> = words.collect();
+        assert_eq!(named, BTreeSet::from_iter(FUNCTIONS.iter().copied()));
+    }
+
+    #[test]
+    fn a_receipt_allows_the_same_epochs() {
+        let counts = || [None, Some(0), Some(1), Some(2)].into_iter();
+        for (held, raise) in counts().flat_map(|held| counts().map(move |raise| (held, raise))) {
+            let count = |count: Option<u8>| count.map(|count| RaiseCount(count.into()));
+            let allowed = Receipt::new(count(held)).may_use(count(raise));
+            assert_eq!(protocol(Bounds::new(1, 0, 1)).may_use(held, raise), allowed, "{held:?} {raise:?}");
+        }
+    }
+
+    const BUSINESS: BusinessId = BusinessId::from_u128(1);
+    const NOW: i64 = 1_000;
+
+    /// The request that asks for the cent that the model asks for.
+    fn request(id: u128, ask: Ask) -> Request {
+        let key = IdempotencyKey::new("key").expect("a key");
+        Request {
+            id: RequestId::from_u128(id),
+            business: BUSINESS,
+            email: Email::parse("ann@example.com").expect("an address"),
+            amount: Amount::from_cents(1).expect("a cent"),
+            deadline: if ask.late { NOW - 1 } else { NOW },
+            key: ask.claim.map(|epoch| KeyClaim { key, epoch: epoch.into() }),
+            reference: None,
+        }
+    }
+
+    fn in_the_model(verdict: Verdict) -> ModelVerdict {
+        let small = |number: i64| u8::try_from(number).expect("small");
+        match verdict {
+            Verdict::Replayed { .. } => ModelVerdict::Replayed,
+            Verdict::StaleEpoch { current, raise } => {
+                ModelVerdict::Stale { current: small(current), raise: raise.map(|raise| small(raise.0)) }
+            }
+            Verdict::Decided(Outcome::Allocated) => ModelVerdict::Allocated,
+            Verdict::Decided(Outcome::InsufficientBalance) => ModelVerdict::Refused,
+            Verdict::Decided(Outcome::Voided) => ModelVerdict::Voided,
+            other => panic!("not in the model: {other:?}"),
+        }
+    }
+
+    /// What both make of a batch: verdicts, the balance, the key's epoch, whether it was raised, whether it is allocated.
+    type Outcomes = (Vec<ModelVerdict>, i64, i64, bool, bool);
+
+    fn by_the_code(balance: i8, key: ModelKey, asks: &[Ask]) -> Outcomes {
+        let requests: Vec<Request> = (1..).zip(asks).map(|(id, ask)| request(id, *ask)).collect();
+        let other = request(99, Ask { claim: None, late: false });
+        let stored = KeyState {
+            epoch: key.epoch.into(),
+            raise: key.raise.map(|raise| RaiseCount(raise.into())),
+            allocated: key.allocated.then_some((other.id, other.email, other.amount)),
+        };
+        let name = (BUSINESS, IdempotencyKey::new("key").expect("a key"));
+        let accounts = [(BUSINESS, Account { payout_balance: balance.into(), payouts_enabled: true })].into();
+        let decision = decide(&accounts, &Keys::from([(name, stored.clone())]), &requests, NOW);
+        let balance = decision.balances.first().map_or(balance.into(), |(_, balance)| *balance);
+        let key = decision.keys.first().map_or(stored, |change| change.state.clone());
+        let verdicts = decision.verdicts.into_iter().map(in_the_model).collect();
+        (verdicts, balance, key.epoch, key.raise.is_none(), key.allocated.is_some())
+    }
+
+    fn by_the_model(balance: i8, key: ModelKey, asks: &[Ask]) -> Outcomes {
+        let mut book = Book::of(balance, key);
+        let verdicts = asks.iter().map(|ask| book.decide(*ask, None)).collect();
+        (verdicts, book.balance.into(), book.key.epoch.into(), book.key.raise.is_none(), book.key.allocated)
+    }
+
+    #[test]
+    fn the_decision_on_every_small_batch_is_that_of_the_ledger() {
+        let claims = [None, Some(0), Some(1), Some(2)];
+        let asks: Vec<Ask> =
+            claims.into_iter().flat_map(|claim| [false, true].map(|late| Ask { claim, late })).collect();
+        let mut batches: Vec<Vec<Ask>> = asks.iter().map(|ask| vec![*ask]).collect();
+        for _ in 0..2 {
+            let longer: Vec<Vec<Ask>> =
+                batches.iter().flat_map(|batch| asks.iter().map(|ask| [&batch[..], &[*ask]].concat())).collect();
+            batches.extend(longer);
+        }
+        for (balance, epoch, allocated) in [0, 1, 2].into_iter().flat_map(|balance| {
+            [0, 1, 2].into_iter().flat_map(move |epoch| [false, true].map(|allocated| (balance, epoch, allocated)))
+        }) {
+            let key = ModelKey { epoch, raise: Some(epoch * 2), allocated };
+            for batch in &batches {
+                let (model, code) = (by_the_model(balance, key, batch), by_the_code(balance, key, batch));
+                assert_eq!(model, code, "{batch:?} with {balance} cents and {key:?}");
+            }
+        }
+    }
+}
+
+/// `make model`: minutes, and gigabytes.
+mod larger {
+    use super::*;
+
+    fn all_is_kept_aloud(bounds: Bounds) {
+        let since = Instant::now();
+        println!("{bounds:?}");
+        let threads = std::thread::available_parallelism().map_or(THREADS, usize::from);
+        let walked = protocol(bounds).walk_aloud(threads);
+        println!(
+            "{} states, {} steps, at most {} from the start, in {:.0?}",
+            walked.states,
+            walked.steps,
+            walked.depth,
+            since.elapsed()
+        );
+        expect_nothing_broken(bounds, &walked);
+    }
+
+    #[test]
+    #[ignore = "make model"]
+    fn five_attempts_under_one_key() {
+        all_is_kept_aloud(Bounds::new(5, 0, 1));
+    }
+
+    #[test]
+    #[ignore = "make model"]
+    fn four_attempts_under_a_key_beside_one_without_one() {
+        all_is_kept_aloud(Bounds::new(4, 1, 2));
+    }
+
+    #[test]
+    #[ignore = "make model"]
+    fn three_attempts_under_a_key_beside_two_without_one() {
+        all_is_kept_aloud(Bounds::new(3, 2, 2));
+    }
+
+    #[test]
+    #[ignore = "make model"]
+    fn few_attempts_under_a_key_beside_many_without_one() {
+        all_is_kept_aloud(Bounds::new(2, 3, 2));
+        all_is_kept_aloud(Bounds::new(1, 4, 3));
+    }
+
+    #[test]
+    #[ignore = "make model"]
+    fn money_that_comes_in_between() {
+        all_is_kept_aloud(Bounds { deposits: 1, ..Bounds::new(4, 0, 0) });
+        all_is_kept_aloud(Bounds { deposits: 2, ..Bounds::new(2, 2, 1) });
+    }
+
+    #[test]
+    #[ignore = "make model"]
+    fn clients_who_send_again_when_they_were_answered_or_have_gone_and_not_before() {
+        all_is_kept_aloud(Bounds {
+            clients: Clients::OneAtATime,
+            promise: Promise::AtTheAnswer,
+            ..Bounds::new(4, 0, 1)
+        });
+    }
+
+    #[test]
+    #[ignore = "make model"]
+    fn counts_that_other_keys_raise_too() {
+        all_is_kept_aloud(Bounds { other_raises: 2, states: States::AsTheyAre { most_raises: 2 }, ..DETAILED });
+    }
+}
+
+mod walks {
+    use super::*;
+
+    #[test]
+    fn four_attempts_under_one_key() {
+        let walked = all_is_kept(Bounds::new(4, 0, 1));
+        assert!(walked.states > 100_000, "only {} states", walked.states);
+    }
+
+    #[test]
+    fn three_attempts_under_a_key_beside_one_without_one() {
+        all_is_kept(Bounds::new(3, 1, 2));
+    }
+
+    #[test]
+    fn two_attempts_under_a_key_beside_two_without_one() {
+        all_is_kept(Bounds::new(2, 2, 1));
+        all_is_kept(Bounds::new(2, 2, 2));
+    }
+
+    #[test]
+    fn attempts_without_a_key() {
+        all_is_kept(Bounds::new(1, 3, 2));
+        all_is_kept(Bounds::new(0, 4, 2));
+        all_is_kept(Bounds { deposits: 2, ..Bounds::new(0, 4, 1) });
+    }
+
+    #[test]
+    fn money_that_comes_in_between() {
+        all_is_kept(Bounds { deposits: 1, ..Bounds::new(3, 0, 0) });
+        all_is_kept(Bounds { deposits: 1, ..Bounds::new(2, 1, 1) });
+    }
+
+    #[test]
+    fn clients_who_send_again_when_they_were_answered_or_have_gone_and_not_before() {
+        all_is_kept(Bounds { clients: Clients::OneAtATime, promise: Promise::AtTheAnswer, ..Bounds::new(3, 0, 1) });
+    }
+
+    #[test]
+    fn counts_that_other_keys_raise_too() {
+        all_is_kept(Bounds { other_raises: 1, ..DETAILED });
+    }
+
+    /// What the model does not promise, because no service can: see `docs/model.md`.
+    #[test]
+    fn a_500_does_not_speak_of_what_is_received_between_its_proof_and_its_answer() {
+        let hedging = Bounds { clients: Clients::Hedge, ..NAMED };
+        let walked = protocol(hedging).search(p::A1K, 12).expect("a second attempt, received in between");
+        println!("{}", walked.trace(p::A1K));
+        all_is_kept(Bounds { promise: Promise::AtTheProof, ..hedging });
+    }
+}
+
+#[test]
+fn what_can_happen_does() {
+    let two = Bounds { events: true, promise: Promise::AtTheProof, ..Bounds::new(2, 0, 1) };
+    let three = Bounds { keyed: 3, doubts: false, look_ups: false, ..two };
+    for name in p::SOMETIMES {
+        let bounds = if name == p::RETRY_AFTER_503 { three } else { two };
+        let walked = protocol(bounds).walk_until(&[name], THREADS);
+        println!("{} states: {}", walked.states, walked.trace(name));
+        assert!(walked.found.contains_key(name), "never: {name}");
+    }
+}
+
+/// The states that count as one are alike: with and without the reductions the same ones are reached.
+#[test]
+fn the_reductions_lose_nothing() {
+    let under_a_key = Bounds { batch: 1, doubts: false, look_ups: false, ..Bounds::new(2, 0, 1) };
+    for (bounds, most_raises) in
+        [(under_a_key, 2), (Bounds { look_ups: false, ..Bounds::new(1, 1, 1) }, 1), (Bounds::new(0, 2, 1), 0)]
+    {
+        let since = Instant::now();
+        let compared = Protocol::compare(bounds, most_raises);
+        println!("{} states for {} in {:.1?}", compared.states, compared.in_detail, since.elapsed());
+        assert!(compared.missed.is_empty(), "{} missed, as {:?}", compared.missed.len(), compared.missed[0]);
+        assert!(compared.invented.is_empty(), "{} invented, as {:?}", compared.invented.len(), compared.invented[0]);
+    }
+}

@@ -1,0 +1,78 @@
+//! How far a walk goes.
+
+/// The bounds of a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Bounds {
+    /// Attempts under the key.
+    pub keyed: usize,
+    /// Attempts without a key.
+    pub plain: usize,
+    /// The payout balance at the start, in cents.
+    pub balance: i8,
+    /// How many cents may be paid in.
+    pub deposits: u8,
+    /// Most messages that a worker settles together: 1 or 2.
+    pub batch: u8,
+    /// Whether the answer to a worker's COMMIT may fail to come.
+    pub doubts: bool,
+    /// Whether somebody may ask what became of a request.
+    pub look_ups: bool,
+    /// How often another key may be raised.
+    pub other_raises: u8,
+    pub clients: Clients,
+    pub promise: Promise,
+    /// Take down what happens, for the properties that say that something does.
+    pub events: bool,
+    pub states: States,
+}
+
+/// What clients do. They vanish at any time, and no intake learns of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Clients {
+    /// They send whenever they like, also while another attempt is open: they hedge.
+    Hedge,
+    /// A client sends under a key only when its attempts before were answered, or it has left them.
+    OneAtATime,
+}
+
+/// From when on no attempt under the key that was received before may be applied (A1k).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Promise {
+    /// From the commit of any raise of the key, and of any void of a keyed request by which somebody gives up on it; also if
+    /// nobody is ever told. It holds more than A1k asks for.
+    AtEveryVoid,
+    /// From the commit of the void that proves a 500.
+    AtTheProof,
+    /// From the moment at which a 500 is handed over. This is *not* kept if clients send while another attempt is open.
+    AtTheAnswer,
+}
+
+/// Which states count as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum States {
+    /// Those that behave alike: see `reduce`.
+    Reduced,
+    /// The same, but attempts, intakes and workers keep their names, for steps that people can follow.
+    Named,
+    /// None. As epochs have no end then, nobody raises a key that was raised so often.
+    AsTheyAre { most_raises: u8 },
+}
+
+impl Bounds {
+    pub const fn new(keyed: usize, plain: usize, balance: i8) -> Self {
+        Self {
+            keyed,
+            plain,
+            balance,
+            deposits: 0,
+            batch: 2,
+            doubts: true,
+            look_ups: true,
+            other_raises: 0,
+            clients: Clients::Hedge,
+            promise: Promise::AtEveryVoid,
+            events: false,
+            states: States::Reduced,
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The protocol as a model: two intakes, two workers, one business, and up to five attempts, with and without one key. Every
+//! state that it can reach is looked at, and must keep every promise ([`property`]). `docs/model.md` says what came out.
+//!
+//! **What can happen** is in [`Action`], a step each, with the functions of the code that take it. Between any two steps
+//! anything else can happen, and anybody can be frozen, or stop for good: a step that can be taken need not be.
+//!
+//! | in the world | in the model |
+//! |---|---|
+//! | a message or a reply is lost, late, overtaken by another | it can arrive at any time, or never |
+//! | a message is repeated or delivered again | it can arrive any number of times |
+//! | an intake is frozen, crashes, starts again | each attempt may stop at any step; `Forget` |
+//! | a worker crashes, starts again | `RollBack`, `ForgetBalance`, or `doubt` in the middle of a commit; its messages come again |
+//! | the answer to a worker's COMMIT is lost | `doubt`, then `LateCommit` or `LateRollBack` at any time. Until then it holds its locks |
+//! | the answer to a void's COMMIT is lost | `Resolve` that is not `heard`. While it holds its locks it only makes others wait, and whoever waits might as well come later: so it takes effect at once |
+//! | a client vanishes | `Vanish`. No step of an intake asks for it |
+//! | a deadline passes | any message can be late or not, whenever a worker decides it: no clock is trusted |
+//!
+//! **What is one step**, because nobody can see the difference: a request is sent and received (until then only its client
+//! knows of it, so one that is held up on the way is one that is sent later); a reply arrives and the request is published
+//! anew (both by one task, from what it has); a worker takes messages and locks; it writes and commits (what it wrote is
+//! locked, and waiting for that is coming later); it commits and replies (a reply can be late or lost anyway).
+//! A batch is chosen when it is decided and not when the locks are taken: so it may hold more than it could, and never less.
+//! Acknowledgements are no step: a message can come again whether it was acknowledged or not.
+//!
+//! **What is bounded**: the attempts, the messages of a batch (two), the cents that are paid in. Crashes, repeats, commits in
+//! doubt, raises, look-ups are not, unless `States::AsTheyAre` says so.
+//!
+//! **What counts as one state** is in `reduce`. A test walks with and without that and reaches the same.
+
+mod action;
+mod bounds;
+mod decide;
+mod intake;
+mod mutant;
+mod properties;
+mod reduce;
+mod state;
+mod walk;
+mod worker;
+
+pub use action::{Action, Batch, FUNCTIONS, Pick};
+pub use bounds::{Bounds, Clients, Promise, States};
+pub use decide::{Ask, Book, KeyState, Verdict};
+pub use mutant::Mutant;
+pub use properties::property;
+pub use state::*;
+pub use walk::{Compared, Walked};
+
+use stateright::{Model, Property};
+
+/// The protocol within bounds, and perhaps with a mistake in it. Each attempt asks for a cent.
+#[derive(Clone, Copy, Debug)]
+pub struct Protocol {
+    pub bounds: Bounds,
+    pub mutant: Option<Mutant>,
+}
+
+impl Protocol {
+    fn start(&self) -> State {
+        let kind = |index| match index {
+            index if index < self.bounds.keyed => Kind::Keyed,
+            index if index < self.bounds.keyed + self.bounds.plain => Kind::Plain,
+            _ => Kind::Nobody,
+        };
+        assert!(self.bounds.keyed + self.bounds.plain <= MOST_ATTEMPTS);
+        State {
+            attempts: std::array::from_fn(|index| Attempt::new(kind(index))),
+            intakes: [Intake { held: None }; INTAKES],
+            // They have settled something before.
+            workers: [Worker { remembered: Some(self.bounds.balance) }; WORKERS],
+            key: Key { exists: false, epoch: 0, raise_count: 0, allocated: false },
+            raises: 0,
+            balance: self.bounds.balance,
+            deposited: 0,
+            other_raises: 0,
+            transaction: Transaction::None,
+            rewritten: false,
+            ghost_raised: false,
+            published_again: false,
+            seen: Seen::default(),
+        }
+    }
+
+    /// What an action makes of a state.
+    pub fn step(&self, state: &State, action: Action) -> State {
+        let mut next = *state;
+        next.seen.event = None;
+        let at = usize::from;
+        match action {
+            Action::Receive { attempt, intake } => self.receive(&mut next, at(attempt), intake),
+            Action::Publish { attempt } => self.publish(&mut next, at(attempt)),
+            Action::Vanish { attempt } => next.attempts[at(attempt)].gone = true,
+            Action::ReadCount { intake } => next.intakes[at(intake)].held = Some(next.raises),
+            Action::Forget { intake } => next.intakes[at(intake)].held = None,
+            Action::Hear { attempt } => self.hear(&mut next, at(attempt)),
+            Action::Resolve { attempt, heard } => self.resolve(&mut next, at(attempt), heard),
+            Action::DrawCount { attempt } => {
+                next.raises += 1;
+                next.attempts[at(attempt)].drawn = Some(next.raises);
+            }
+            Action::Wait { attempt } => next.attempts[at(attempt)].waits = true,
+            Action::Supersede { attempt } => self.supersede(&mut next, at(attempt)),
+            Action::Answer { attempt } => {
+                if let Stage::Proved(answer) = next.attempts[at(attempt)].stage {
+                    self.tell(&mut next, at(attempt), answer);
+                }
+            }
+            Action::AnswerUnproved { attempt } => self.tell(&mut next, at(attempt), Answer::Unexpected),
+            Action::SettleAtOnce { worker, batch, doubt } => self.settle_at_once(&mut next, at(worker), batch, doubt),
+            Action::Lock { worker, keyed } => {
+                next.workers[at(worker)].remembered = None;
+                next.transaction = Transaction::Open { worker, keyed };
+            }
+            Action::Settle { batch, doubt } => self.settle(&mut next, batch, doubt),
+            Action::ReplyEarly { batch } => self.reply_early(&mut next, batch),
+            Action::RollBack => next.transaction = Transaction::None,
+            Action::LateCommit => self.late_commit(&mut next),
+            Action::LateRollBack => self.late_roll_back(&mut next),
+            Action::Redeliver { attempt, message } => self.redeliver(&mut next, attempt, message),
+            Action::LookUp { attempt } => self.void_row(&mut next, at(attempt)),
+            Action::ForgetBalance { worker } => next.workers[at(worker)].remembered = None,
+            Action::Deposit => {
+                next.balance += 1;
+                next.deposited += 1;
+            }
+            Action::RaiseAnother => {
+                next.raises += 1;
+                next.other_raises += 1;
+            }
+        }
+        next
+    }
+}
+
+impl Model for Protocol {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![self.reduce(self.start())]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        self.intake_actions(state, actions);
+        self.worker_actions(state, actions);
+    }
+
+    fn next_state(&self, state: &State, action: Action) -> Option<State> {
+        let next = self.reduce(self.step(state, action));
+        (next != *state).then_some(next)
+    }
+
+    fn within_boundary(&self, state: &State) -> bool {
+        match self.bounds.states {
+            States::Reduced | States::Named => true,
+            States::AsTheyAre { most_raises } => state.raises <= most_raises + state.other_raises,
+        }
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        properties::all(self)
+    }
+}
