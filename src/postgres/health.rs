@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 /// How often the database is asked. Whatever fails on the way says so at once. A retry under a key may need the count of
 /// a raise that another intake made, so within the second after which a client that is told `Retry-After: 1` comes again.
 const PING_INTERVAL: Duration = Duration::from_millis(250);
+/// How often it is asked at once before it counts as gone. If it is gone, each time takes a moment.
+const LOOKS: u32 = 3;
 /// For how long after it said so the disk counts as full. A look at the server does not tell, only the next write does; those
 /// who have something to write try again within a second or two.
 const FULL: Duration = Duration::from_secs(5);
@@ -98,24 +100,33 @@ impl Health {
     /// connection is another one: it may lead to another database.
     pub async fn watch(self, postgres: Postgres, stop: CancellationToken, tell: impl Fn(Option<RaiseCount>)) {
         let mut session = postgres.session();
-        let mut before = None;
+        let (mut before, mut looks) = (None, 0);
         while !stop.is_cancelled() {
-            let was_open = session.is_open();
-            if !was_open {
+            if !session.is_open() {
                 tell(None);
             }
+            let since = Instant::now();
+            looks += 1;
             match ask(&mut session).await {
                 Ok(count) => {
                     tell(count);
                     self.answered();
                 }
-                // That one connection was lost says nothing of the server.
-                Err(error) if was_open && error.may_be_the_connection() => continue,
+                // That a connection was lost says nothing of the server, nor that the next was lost while it was made.
+                Err(error)
+                    if self.is_up()
+                        && looks < LOOKS
+                        && error.may_be_the_connection()
+                        && since.elapsed() < PING_INTERVAL =>
+                {
+                    continue;
+                }
                 Err(error) => {
                     tell(None);
                     self.failed(&error);
                 }
             }
+            looks = 0;
             drop(before.take());
             tokio::select! {
                 () = tokio::time::sleep(PING_INTERVAL) => {}
