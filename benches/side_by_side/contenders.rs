@@ -188,11 +188,11 @@ async fn echo(settings: Settings) {
     topology.declare(&publishing).await.expect("queues");
     let replies = ReplySender::open(&publishing).await.expect("a channel");
     let dead_letters = DeadLetters::open(&publishing, &topology, &topology.work_queue(0)).await.expect("a channel");
-    let consumer = Consumer::open(&consuming, &topology.work_queue(0), 256).await.expect("a consumer");
+    let consumer = Consumer::open(&consuming, &topology.work_queue(0), 128).await.expect("a consumer");
     let acknowledger = consumer.acknowledger();
-    let (decoded, messages) = mpsc::channel(256);
+    let (decoded, messages) = mpsc::channel(128);
     let (settled, dispositions) = mpsc::channel(2);
-    tokio::spawn(gather::decode(consumer, decoded, CancellationToken::new()));
+    tokio::spawn(gather::decode(consumer, decoded, 8_192, false, CancellationToken::new()));
     tokio::spawn(async move {
         disposition::perform_all(dispositions, &replies, &dead_letters, &acknowledger, &consuming).await;
     });
