@@ -49,8 +49,10 @@ const LINGERING: usize = 16 * 1024 * 1024;
 /// How long that may take in all, and from one piece to the next.
 const LINGER_TIME: Duration = Duration::from_secs(5);
 const LINGER_SILENCE: Duration = Duration::from_secs(1);
-/// How long a connection without any request so far is kept once the service stops.
+/// How long a connection without any request so far is kept once the service is about to stop.
 const LAST_CALL: Duration = Duration::from_millis(500);
+/// How long a client has to take its last answer and to close, once the service stops.
+const LAST_MOMENT: Duration = Duration::from_millis(250);
 /// How long to wait when the process can open no more sockets.
 const NO_SOCKET: Duration = Duration::from_millis(100);
 
@@ -73,12 +75,22 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `stop`, then accepts no connection any more, and ends when the last request is answered.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
+/// When a listener ends.
+#[derive(Clone, Debug, Default)]
+pub struct Ending {
+    /// The service is about to stop: connections are still accepted, but a client that has not asked anything has little
+    /// time left to do so.
+    pub soon: CancellationToken,
+    /// No connection is accepted any more, and each is closed after its last answer.
+    pub now: CancellationToken,
+}
+
+/// Serves until the end, and returns when the last request is answered.
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, ending: Ending) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
-    while let Some((place, stream, peer)) = accept(&listener, &places, &stop).await {
-        let serving = serve_one(stream, peer, router.clone(), limits, stop.clone());
+    while let Some((place, stream, peer)) = accept(&listener, &places, &ending.now).await {
+        let serving = serve_one(stream, peer, router.clone(), limits, ending.clone());
         connections.spawn(async move {
             serving.await;
             drop(place);
@@ -119,7 +131,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, limits: Limits, stop: CancellationToken) {
+async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, limits: Limits, ending: Ending) {
     // An answer is one small write, which must not wait for the client to confirm the last.
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);
@@ -141,11 +153,15 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, limits: 
                 .half_close(true)
                 .serve_connection(TokioIo::new(&mut stream), service)
         );
-        // It comes first: what was sent before the stop is read before the stop is seen.
-        tokio::select! { biased; _ = connection.as_mut() => return true, () = stop.cancelled() => {} }
-        if !was_asked.load(Ordering::Relaxed) {
-            tokio::select! { biased; _ = connection.as_mut() => return true, () = sleep(LAST_CALL) => {} }
-        }
+        let last_call = async {
+            ending.soon.cancelled().await;
+            sleep(LAST_CALL).await;
+            if was_asked.load(Ordering::Relaxed) {
+                ending.now.cancelled().await;
+            }
+        };
+        // The connection comes first: what was sent before the end is read before the end is seen.
+        tokio::select! { biased; _ = connection.as_mut() => return true, () = last_call => {} }
         let has_answer = was_asked.load(Ordering::Relaxed);
         if has_answer {
             connection.as_mut().graceful_shutdown();
@@ -155,8 +171,14 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, limits: 
         has_answer
     };
     if serving.await {
-        linger(stream).await;
+        tokio::select! { () = linger(stream) => {}, () = last_moment(&ending) => {} }
     }
+}
+
+/// How long a client is waited for whose connection is to be closed while the service stops.
+async fn last_moment(ending: &Ending) {
+    ending.now.cancelled().await;
+    sleep(LAST_MOMENT).await;
 }
 
 /// Closes our half, and reads on for a moment: until the client has closed its own, or a bound is reached.

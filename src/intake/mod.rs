@@ -170,9 +170,9 @@ impl Intake {
         let raises = Arc::clone(&self.raises);
         let tell = move |count: Option<_>| count.map_or_else(|| raises.forget(), |count| raises.saw(count));
         let pings = tokio::spawn(self.postgres_health.clone().watch(self.postgres.clone(), self.abandon.clone(), tell));
-        let closed = CancellationToken::new();
+        let ending = connections::Ending { soon: self.draining.clone(), now: CancellationToken::new() };
         let router = routes::router(Arc::clone(&self));
-        let serving = tokio::spawn(connections::serve(listener, router, self.connections, closed.clone()));
+        let serving = tokio::spawn(connections::serve(listener, router, self.connections, ending.clone()));
         stop.cancelled().await;
         tracing::info!("intake drains");
         self.draining.cancel();
@@ -182,7 +182,7 @@ impl Intake {
             told = self.told_to_go.load(Ordering::Relaxed);
             tokio::time::sleep(LAME_DUCK).await;
         }
-        closed.cancel();
+        ending.now.cancel();
         self.tracker.close();
         let drained = async {
             let served = serving.await;

@@ -11,7 +11,7 @@ pub mod queues;
 pub mod requests;
 pub mod state;
 
-use crate::connections::{self, Limits};
+use crate::connections::{self, Ending, Limits};
 use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -50,5 +50,5 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .merge(console::router(console));
-    connections::serve(listener, router, limits, stop).await;
+    connections::serve(listener, router, limits, Ending { soon: stop.clone(), now: stop }).await;
 }
