@@ -1,7 +1,7 @@
 -- Dead letters as rows, so that a person can look at them, choose among them and put them back without the broker counting
 -- every look as a delivery.
 CREATE TABLE dead_letters (
-    letter_id     uuid        CONSTRAINT dead_letters_pkey PRIMARY KEY,
+    dead_letter_id     uuid        CONSTRAINT dead_letters_pkey PRIMARY KEY,
     body          bytea       NOT NULL,
     requests      uuid[]      NOT NULL,
     queue         text,
@@ -18,10 +18,10 @@ CREATE TABLE dead_letters (
     CONSTRAINT dead_letters_replayed CHECK ((replays > 0) = (replayed_at IS NOT NULL) AND num_nulls(replayed_at, replayed_by) IN (0, 2)),
     CONSTRAINT dead_letters_dropped CHECK (num_nulls(dropped_at, dropped_by) IN (0, 2))
 );
-CREATE INDEX dead_letters_open ON dead_letters (arrived_at, letter_id) WHERE replayed_at IS NULL AND dropped_at IS NULL;
+CREATE INDEX dead_letters_open ON dead_letters (arrived_at, dead_letter_id) WHERE replayed_at IS NULL AND dropped_at IS NULL;
 CREATE INDEX dead_letters_requests ON dead_letters USING gin (requests);
 COMMENT ON TABLE dead_letters IS 'Messages that could not be applied, moved here from the dead-letter queue. No row is ever deleted.';
-COMMENT ON COLUMN dead_letters.letter_id IS 'From the message''s id and its body, so that one that is delivered again is the same letter.';
+COMMENT ON COLUMN dead_letters.dead_letter_id IS 'From the message''s id and its body, so that one that is delivered again is the same dead letter.';
 COMMENT ON COLUMN dead_letters.body IS 'The message as it was.';
 COMMENT ON COLUMN dead_letters.requests IS 'The ids of the requests in it that can be read.';
 COMMENT ON COLUMN dead_letters.queue IS 'The work queue it came from, and goes back to. Null if nobody said.';
@@ -31,11 +31,11 @@ COMMENT ON COLUMN dead_letters.deaths IS 'How often the broker says that the mes
 COMMENT ON COLUMN dead_letters.died_at IS 'When the broker says that it died first; null if it does not say.';
 COMMENT ON COLUMN dead_letters.arrived_at IS 'When it became a row.';
 COMMENT ON COLUMN dead_letters.replays IS 'How often it was put back into a work queue.';
-COMMENT ON COLUMN dead_letters.replayed_at IS 'When last. A letter that comes back after that is a new row.';
+COMMENT ON COLUMN dead_letters.replayed_at IS 'When last. A dead letter that comes back after that is a new row.';
 COMMENT ON COLUMN dead_letters.replayed_by IS 'By whom last.';
 COMMENT ON COLUMN dead_letters.dropped_at IS 'When somebody decided that it is of no use any more.';
 COMMENT ON COLUMN dead_letters.dropped_by IS 'Who decided that.';
-COMMENT ON CONSTRAINT dead_letters_pkey ON dead_letters IS 'A letter that is delivered twice is stored once.';
+COMMENT ON CONSTRAINT dead_letters_pkey ON dead_letters IS 'A dead letter that is delivered twice is stored once.';
 COMMENT ON CONSTRAINT dead_letters_cause ON dead_letters IS 'The closed list of causes.';
 COMMENT ON CONSTRAINT dead_letters_deaths ON dead_letters IS 'A count.';
 COMMENT ON CONSTRAINT dead_letters_replays ON dead_letters IS 'A count.';

@@ -2,6 +2,7 @@
 //! texts.
 
 use crate::connections;
+use crate::intake::admission;
 use crate::intake::limits::Bounds;
 use crate::intake::submit::Budgets;
 use crate::ops::console::auth::{Access, MIN_TOKEN_LEN};
@@ -257,11 +258,11 @@ pub struct IntakeSettings {
     /// Most requests between admission and answer; the next is refused with 503 at once. Bulk has at most half of that, and
     /// waits for it. About four times what is in flight at full throughput, so that a stall of a moment refuses nobody
     #[arg(long, env = "EARMARK_MAX_IN_FLIGHT", default_value = "4096", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_in_flight: u32,
+    max_in_flight: u32,
     /// Most calls of bulk that are worked on or wait for their turn; the next is refused with 503 at once. More than could
     /// be answered within EARMARK_REPLY_TIMEOUT help nobody, and each holds what it was sent, up to 1 MiB
     #[arg(long, env = "EARMARK_MAX_BULK_CALLS", default_value = "256", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_bulk_calls: u32,
+    max_bulk_calls: u32,
     /// Most allocations a second for one API key, in bulk too; a second's worth may come at once. Beyond it the answer is
     /// 429. Each intake counts for itself. No bound unless it is set
     #[arg(long, env = "EARMARK_RATE_LIMIT", value_parser = clap::value_parser!(u32).range(1..))]
@@ -299,8 +300,16 @@ pub struct IntakeSettings {
 }
 
 impl IntakeSettings {
-    pub fn key_bounds(&self) -> Bounds {
-        Bounds { rate: self.rate_limit, in_flight: self.max_in_flight_per_key, reads: self.max_reads_per_key }
+    pub fn admission(&self) -> admission::Limits {
+        admission::Limits {
+            in_flight: self.max_in_flight as usize,
+            bulk_calls: self.max_bulk_calls as usize,
+            of_key: Bounds {
+                rate: self.rate_limit,
+                in_flight: self.max_in_flight_per_key,
+                reads: self.max_reads_per_key,
+            },
+        }
     }
 
     pub fn packing(&self) -> Packing {

@@ -30,7 +30,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connections;
-pub mod cut;
+pub mod failpoint;
 pub mod https;
 pub mod intake;
 pub mod ledger;

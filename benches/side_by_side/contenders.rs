@@ -7,17 +7,17 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Router, serve};
-use earmark::intake::validate::{Ask, read_ask};
+use earmark::intake::validate::{NewAllocation, read_allocation};
 use earmark::ledger::{Outcome, UserHash, Verdict};
-use earmark::metrics::Role;
+use earmark::metrics::labels::Role;
 use earmark::rabbit::Broker;
 use earmark::rabbit::consumer::Consumer;
-use earmark::rabbit::dead_letters::DeadLetters;
+use earmark::rabbit::dead_letters::DeadLetterSender;
 use earmark::rabbit::replies::ReplySender;
 use earmark::rabbit::topology::Topology;
+use earmark::worker::attempt::Settled;
 use earmark::worker::disposition::{self, Disposition};
 use earmark::worker::gather::{self, Batches};
-use earmark::worker::settle::Settled;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use std::net::SocketAddr;
@@ -96,20 +96,20 @@ fn refuse() -> Response {
 }
 
 async fn http(body: Bytes) -> Response {
-    match read_ask(&body) {
+    match read_allocation(&body) {
         Ok(_) => answer(&[7; 32]),
         Err(_) => StatusCode::UNPROCESSABLE_ENTITY.into_response(),
     }
 }
 
 /// A stand-in for the user's hash, as good as random and as long.
-fn hash_of(ask: &Ask) -> Vec<u8> {
+fn hash_of(allocation: &NewAllocation) -> Vec<u8> {
     use sha2::{Digest, Sha256};
-    Sha256::digest(ask.email.as_str()).to_vec()
+    Sha256::digest(allocation.email.as_str()).to_vec()
 }
 
 async fn plain(State(state): State<Direct>, body: Bytes) -> Response {
-    let Ok(ask) = read_ask(&body) else { return StatusCode::UNPROCESSABLE_ENTITY.into_response() };
+    let Ok(allocation) = read_allocation(&body) else { return StatusCode::UNPROCESSABLE_ENTITY.into_response() };
     let work = async {
         let mut transaction = state.pool.begin().await?;
         let debited = sqlx::query(
@@ -117,7 +117,7 @@ async fn plain(State(state): State<Direct>, body: Bytes) -> Response {
              WHERE business_id = $1 AND payouts_enabled AND payout_balance >= $2",
         )
         .bind(state.business)
-        .bind(ask.amount.cents())
+        .bind(allocation.amount.cents())
         .execute(&mut *transaction)
         .await?;
         if debited.rows_affected() == 0 {
@@ -129,9 +129,9 @@ async fn plain(State(state): State<Direct>, body: Bytes) -> Response {
              ON CONFLICT (business_id, email) DO UPDATE SET balance = u.balance + excluded.balance RETURNING hash",
         )
         .bind(state.business)
-        .bind(ask.email.as_str())
-        .bind(hash_of(&ask))
-        .bind(ask.amount.cents())
+        .bind(allocation.email.as_str())
+        .bind(hash_of(&allocation))
+        .bind(allocation.amount.cents())
         .fetch_one(&mut *transaction)
         .await?;
         sqlx::query(
@@ -139,8 +139,8 @@ async fn plain(State(state): State<Direct>, body: Bytes) -> Response {
         )
         .bind(state.business)
         .bind(Uuid::new_v4())
-        .bind(ask.email.as_str())
-        .bind(ask.amount.cents())
+        .bind(allocation.email.as_str())
+        .bind(allocation.amount.cents())
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
@@ -150,7 +150,7 @@ async fn plain(State(state): State<Direct>, body: Bytes) -> Response {
 }
 
 async fn direct(State(state): State<Direct>, body: Bytes) -> Response {
-    let Ok(ask) = read_ask(&body) else { return StatusCode::UNPROCESSABLE_ENTITY.into_response() };
+    let Ok(allocation) = read_allocation(&body) else { return StatusCode::UNPROCESSABLE_ENTITY.into_response() };
     let work = sqlx::query_scalar(
         "WITH debit AS (
             UPDATE businesses SET payout_balance = payout_balance - $4
@@ -163,9 +163,9 @@ async fn direct(State(state): State<Direct>, body: Bytes) -> Response {
          ON CONFLICT (business_id, email) DO UPDATE SET balance = u.balance + excluded.balance RETURNING hash",
     )
     .bind(state.business)
-    .bind(ask.email.as_str())
-    .bind(hash_of(&ask))
-    .bind(ask.amount.cents())
+    .bind(allocation.email.as_str())
+    .bind(hash_of(&allocation))
+    .bind(allocation.amount.cents())
     .bind(Uuid::new_v4())
     .fetch_optional(&state.pool);
     respond(work.await)
@@ -187,7 +187,8 @@ async fn echo(settings: Settings) {
         broker.connect_twice(Role::WorkerRequests, Role::WorkerReplies).await.expect("the broker");
     topology.declare(&publishing).await.expect("queues");
     let replies = ReplySender::open(&publishing).await.expect("a channel");
-    let dead_letters = DeadLetters::open(&publishing, &topology, &topology.work_queue(0)).await.expect("a channel");
+    let dead_letters =
+        DeadLetterSender::open(&publishing, &topology, &topology.work_queue(0)).await.expect("a channel");
     let consumer = Consumer::open(&consuming, &topology.work_queue(0), 128).await.expect("a consumer");
     let acknowledger = consumer.acknowledger();
     let (decoded, messages) = mpsc::channel(128);
@@ -200,6 +201,6 @@ async fn echo(settings: Settings) {
     let allocated = Settled::Decided(Verdict::Decided(Outcome::Allocated), Some(UserHash([7; 32])));
     while let Some(batch) = batches.next().await {
         let results = vec![allocated.clone(); batch.requests.len()];
-        settled.send(Disposition::of(batch, results)).await.expect("performed");
+        settled.send(Disposition::new(batch, results)).await.expect("performed");
     }
 }

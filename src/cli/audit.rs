@@ -1,6 +1,6 @@
 use super::print_json;
 use crate::config::{Database, Operator};
-use crate::postgres::overview;
+use crate::postgres::audits;
 use clap::Args;
 use std::process::ExitCode;
 
@@ -17,9 +17,9 @@ pub struct Arguments {
 
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let postgres = arguments.database.open()?;
-    let audit = overview::audit(&postgres).await?;
+    let audit = audits::audit(&postgres).await?;
     let who = &arguments.operator.by;
-    let noting = postgres.write(async |connection| overview::write_audit(connection, &audit, who).await);
+    let noting = postgres.write(async |connection| audits::write_audit(connection, &audit, who).await);
     if let Err(error) = noting.await {
         // What was found is true all the same.
         eprintln!("the audit is not noted: {error}");
@@ -32,7 +32,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(if audit.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print_for_people(audit: &overview::Audit) {
+fn print_for_people(audit: &audits::Audit) {
     println!(
         "{} businesses, {} payout users, {} decided requests",
         audit.businesses, audit.payout_users, audit.allocations

@@ -34,15 +34,15 @@ enum Command {
         /// Only those with this text in their reason, or with a request of this id
         #[arg(long)]
         text: Option<String>,
-        /// Only those after this letter: the last one of the page before
+        /// Only those after this dead letter: the last one of the page before
         #[arg(long)]
         after: Option<Uuid>,
-        /// Most letters
+        /// Most dead letters
         #[arg(long, default_value = "50", value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
     /// Show one, open or not
-    Show { letter: Uuid },
+    Show { dead_letter: Uuid },
     /// Put some back into the work queues that they came from. Safe: what was decided stays so, what is late is voided
     Replay {
         #[command(flatten)]
@@ -64,12 +64,12 @@ enum Command {
     },
 }
 
-/// Which letters.
+/// Which dead letters.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct Selection {
     /// These
-    letters: Vec<Uuid>,
+    dead_letters: Vec<Uuid>,
     /// Every open one
     #[arg(long)]
     all: bool,
@@ -79,14 +79,14 @@ struct Selection {
 }
 
 fn parse_cause(text: &str) -> Result<Cause, String> {
-    let names = || Cause::ALL.map(Cause::as_str).join(", ");
+    let names = || Cause::ALL.iter().map(|cause| cause.as_str()).collect::<Vec<_>>().join(", ");
     Cause::parse(text).ok_or_else(|| format!("one of {}", names()))
 }
 
 impl Selection {
     async fn find(&self, postgres: &Postgres) -> anyhow::Result<Vec<Uuid>> {
-        if !self.letters.is_empty() {
-            return Ok(self.letters.clone());
+        if !self.dead_letters.is_empty() {
+            return Ok(self.dead_letters.clone());
         }
         Ok(postgres.read(async |connection| find_open_ids(connection, self.reason).await).await?)
     }
@@ -98,12 +98,12 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match command {
         Command::List { reason, text, after, limit } => {
             let filter = Filter { cause: reason, text, until: None, after };
-            let letters = dead_letters::list(&postgres, &filter, limit, reveal).await?;
-            if json { print_json(&letters)? } else { print_list(&letters) }
+            let dead_letters = dead_letters::list(&postgres, &filter, limit, reveal).await?;
+            if json { print_json(&dead_letters)? } else { print_list(&dead_letters) }
         }
-        Command::Show { letter } => {
-            let shown = dead_letters::show(&postgres, letter, reveal).await?;
-            let shown = shown.with_context(|| format!("there is no dead letter {letter}"))?;
+        Command::Show { dead_letter } => {
+            let shown = dead_letters::show(&postgres, dead_letter, reveal).await?;
+            let shown = shown.with_context(|| format!("there is no dead letter {dead_letter}"))?;
             if json { print_json(&shown)? } else { print_one(&shown) }
         }
         Command::Replay { selection, queues, operator } => {
@@ -131,8 +131,8 @@ fn report(done_what: &str, chosen: &[Uuid], done: &[Uuid], json: bool) -> anyhow
     } else {
         println!("{} {done_what}", done.len());
     }
-    for left in chosen.iter().filter(|letter| !done.contains(letter)) {
-        eprintln!("not {done_what}: there is no such open letter as {left}");
+    for left in chosen.iter().filter(|dead_letter| !done.contains(dead_letter)) {
+        eprintln!("not {done_what}: there is no such open dead letter as {left}");
     }
     Ok(if chosen.len() == done.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -147,13 +147,18 @@ fn confirm(count: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_list(letters: &[Shown]) {
+fn print_list(dead_letters: &[Shown]) {
     println!("{:<36}  {:<20}  {:<14}  REQUESTS", "LETTER", "ARRIVED", "CAUSE");
-    for letter in letters {
-        let (count, unreadable) = (letter.requests.len(), letter.unreadable.len());
-        println!("{}  {:<20}  {:<14}  {count}", letter.letter_id, moment(letter.arrived_at), letter.cause);
-        println!("    {}", letter.reason);
-        letter.requests.iter().for_each(print_request);
+    for dead_letter in dead_letters {
+        let (count, unreadable) = (dead_letter.requests.len(), dead_letter.unreadable.len());
+        println!(
+            "{}  {:<20}  {:<14}  {count}",
+            dead_letter.dead_letter_id,
+            moment(dead_letter.arrived_at),
+            dead_letter.cause
+        );
+        println!("    {}", dead_letter.reason);
+        dead_letter.requests.iter().for_each(print_request);
         if unreadable > 0 {
             println!("    {unreadable} unreadable: would come back as a dead letter");
         }
@@ -165,28 +170,31 @@ fn print_request(request: &ShownRequest) {
     println!("        {}", request.on_replay_in_words);
 }
 
-fn print_one(letter: &Shown) {
-    println!("letter    {}\ncause     {}\nreason    {}", letter.letter_id, letter.cause, letter.reason);
-    println!("queue     {}", letter.queue.as_deref().unwrap_or("not known"));
-    println!("arrived   {}", moment(letter.arrived_at));
-    if let Some(died) = letter.died_at {
-        println!("died      {} times, first at {}", letter.deaths, moment(died));
+fn print_one(dead_letter: &Shown) {
+    println!(
+        "dead letter    {}\ncause     {}\nreason    {}",
+        dead_letter.dead_letter_id, dead_letter.cause, dead_letter.reason
+    );
+    println!("queue     {}", dead_letter.queue.as_deref().unwrap_or("not known"));
+    println!("arrived   {}", moment(dead_letter.arrived_at));
+    if let Some(died) = dead_letter.died_at {
+        println!("died      {} times, first at {}", dead_letter.deaths, moment(died));
     }
-    if let (Some(at), Some(by)) = (letter.replayed_at, &letter.replayed_by) {
-        println!("replayed  {} times, last at {} by {by}", letter.replays, moment(at));
+    if let (Some(at), Some(by)) = (dead_letter.replayed_at, &dead_letter.replayed_by) {
+        println!("replayed  {} times, last at {} by {by}", dead_letter.replays, moment(at));
     }
-    if let (Some(at), Some(by)) = (letter.dropped_at, &letter.dropped_by) {
+    if let (Some(at), Some(by)) = (dead_letter.dropped_at, &dead_letter.dropped_by) {
         println!("dropped   {} by {by}", moment(at));
     }
-    for request in &letter.requests {
+    for request in &dead_letter.requests {
         println!("request   {} of business {}", request.request_id, request.business_id);
         println!("          {} cents to {}, deadline {}", request.amount, request.email, moment(request.deadline));
         println!("          {}", request.on_replay_in_words);
     }
-    for reason in &letter.unreadable {
+    for reason in &dead_letter.unreadable {
         println!("unreadable {reason}");
     }
-    if let Some(body) = &letter.body {
+    if let Some(body) = &dead_letter.body {
         println!("body      {body}");
     }
 }

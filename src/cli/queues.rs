@@ -79,7 +79,7 @@ async fn look(postgres: &Postgres, broker: &Broker, prefix: &str) -> anyhow::Res
         let paused = partitions::find_pause(connection, prefix).await?;
         Ok((most, paused, dead_letters::count_open(connection).await?))
     };
-    let (most, paused, letters) = postgres.read(reading).await?;
+    let (most, paused, dead_letters) = postgres.read(reading).await?;
     let running: Vec<Running> =
         processes::list(postgres).await?.into_iter().filter(|process| !process.is_silent).collect();
     let names = Topology::new(prefix, most).all_queues();
@@ -99,7 +99,7 @@ async fn look(postgres: &Postgres, broker: &Broker, prefix: &str) -> anyhow::Res
         queues,
         oldest_millis: intakes().filter_map(|intake| intake.oldest_millis).max(),
         in_flight: intakes().map(|intake| intake.in_flight).sum(),
-        dead_letters: letters.into_iter().map(|(cause, count)| (cause.as_str(), count)).collect(),
+        dead_letters: dead_letters.into_iter().map(|(cause, count)| (cause.as_str(), count)).collect(),
         paused,
     })
 }
@@ -113,8 +113,9 @@ fn print(shown: &Shown) {
     }
     let oldest = shown.oldest_millis.map_or_else(|| "none".to_owned(), |millis| format!("{millis} ms"));
     println!("oldest request  {oldest}\nin flight       {}", shown.in_flight);
-    let letters: Vec<String> = shown.dead_letters.iter().map(|(cause, count)| format!("{count} {cause}")).collect();
-    println!("dead letters    {}", if letters.is_empty() { "none".to_owned() } else { letters.join(", ") });
+    let dead_letters: Vec<String> =
+        shown.dead_letters.iter().map(|(cause, count)| format!("{count} {cause}")).collect();
+    println!("dead letters    {}", if dead_letters.is_empty() { "none".to_owned() } else { dead_letters.join(", ") });
     if let Some(paused) = &shown.paused {
         println!("PAUSED by {} since {}", paused.paused_by, super::moment(paused.paused_at));
     }

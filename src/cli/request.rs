@@ -49,18 +49,18 @@ fn print(timeline: &Timeline) {
     }
     println!("{}  minted", moment(timeline.minted_at));
     println!("{}  deadline", moment(timeline.deadline));
-    for letter in &timeline.letters {
+    for dead_letter in &timeline.dead_letters {
         println!(
             "{}  dead letter {} ({}): {}",
-            moment(letter.arrived_at),
-            letter.letter_id,
-            letter.cause,
-            letter.reason
+            moment(dead_letter.arrived_at),
+            dead_letter.dead_letter_id,
+            dead_letter.cause,
+            dead_letter.reason
         );
-        if let (Some(at), Some(by)) = (letter.replayed_at, &letter.replayed_by) {
+        if let (Some(at), Some(by)) = (dead_letter.replayed_at, &dead_letter.replayed_by) {
             println!("{}  replayed by {by}", moment(at));
         }
-        if let (Some(at), Some(by)) = (letter.dropped_at, &letter.dropped_by) {
+        if let (Some(at), Some(by)) = (dead_letter.dropped_at, &dead_letter.dropped_by) {
             println!("{}  dropped by {by}", moment(at));
         }
     }

@@ -60,7 +60,7 @@ async fn send(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let client = Client::new(&settings)?;
     let mut batch = Batch::open(&arguments.file, read(&arguments.file)?)?;
     see_that_it_is_known(&batch, &client).await?;
-    let before = Summary::of(&batch);
+    let before = Summary::new(&batch);
     let mut stopped = None;
     if before.undecided.lines > 0 {
         consent(&arguments.file, &before, arguments.yes)?;
@@ -69,7 +69,7 @@ async fn send(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         progress.finish();
         stopped = sent.err();
     }
-    let (summary, table) = (Summary::of(&batch), results::path_of(&arguments.file));
+    let (summary, table) = (Summary::new(&batch), results::path_of(&arguments.file));
     results::write(&batch, &table)?;
     if arguments.json {
         print_json(&summary)?;

@@ -10,7 +10,7 @@ use crate::postgres::{Error, Postgres, partitions};
 use crate::rabbit::topology::Topology;
 use crate::retry::Backoff;
 use crate::worker::{self, Worker};
-use crate::{connections, cut, shutdown, trace};
+use crate::{connections, failpoint, shutdown, trace};
 use anyhow::{Context, bail};
 use clap::Args;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ async fn run(
     worker_settings: Option<WorkerSettings>,
 ) -> anyhow::Result<()> {
     process.check()?;
-    arm_cut()?;
+    arm_failpoint()?;
     if let Some(endpoint) = process.otlp_endpoint() {
         trace::start(&endpoint, process.otlp_sample, "earmark")
             .map_err(anyhow::Error::msg)
@@ -118,10 +118,10 @@ async fn run(
     Ok(())
 }
 
-/// `EARMARK_CUT` is for tests of failures, and so is not in the list of settings.
-fn arm_cut() -> anyhow::Result<()> {
-    if let Ok(text) = std::env::var("EARMARK_CUT") {
-        cut::arm(text.parse().map_err(anyhow::Error::msg).context("EARMARK_CUT")?);
+/// `EARMARK_FAILPOINT` is for tests of failures, and so is not in the list of settings.
+fn arm_failpoint() -> anyhow::Result<()> {
+    if let Ok(text) = std::env::var("EARMARK_FAILPOINT") {
+        failpoint::arm(text.parse().map_err(anyhow::Error::msg).context("EARMARK_FAILPOINT")?);
     }
     Ok(())
 }
@@ -144,9 +144,7 @@ fn open_intake(
         postgres: postgres.clone(),
         secret: process.secret()?,
         budgets: process.budgets(),
-        max_in_flight: usize::try_from(settings.max_in_flight)?,
-        max_bulk_calls: usize::try_from(settings.max_bulk_calls)?,
-        key_bounds: settings.key_bounds(),
+        admission: settings.admission(),
         packing: settings.packing(),
         connections: process.connections(most_connections(&settings)?),
     });

@@ -3,9 +3,11 @@
 //! Anybody can make keys that are well-formed and unknown, thousands a second. So look-ups have connections of their own,
 //! those that come together are done in one statement, and what is unknown is remembered apart from what is known.
 
+use super::Intake;
+use super::reads::Failure;
 use crate::api_key;
 use crate::ledger::BusinessId;
-use crate::metrics::Refusal;
+use crate::ledger::Refusal;
 use crate::postgres::{Error, Health, Postgres, api_keys};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -42,6 +44,17 @@ pub type KeyDigest = [u8; 32];
 pub struct Caller {
     pub business: BusinessId,
     pub key: KeyDigest,
+}
+
+/// The business that calls.
+pub async fn business(intake: &Intake, headers: &HeaderMap) -> Result<BusinessId, Failure> {
+    Ok(caller(intake, headers).await?.business)
+}
+
+/// The business that calls, and the key that it calls with.
+pub async fn caller(intake: &Intake, headers: &HeaderMap) -> Result<Caller, Failure> {
+    let known = intake.authenticator.authenticate(headers, intake.health()).await;
+    known.map_err(Failure::Unavailable)?.ok_or(Failure::Unauthorized)
 }
 
 /// Knows the businesses by their keys. Clones share what they know.

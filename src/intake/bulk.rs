@@ -7,14 +7,16 @@
 //! Items wait for room, a few at a time, and the calls take turns. So many callers share evenly what may be in flight, and a
 //! call of more items than that goes through. An item that has waited in vain is refused, and was not published.
 
+use super::Intake;
+use super::admission::Admitted;
 use super::auth::Caller;
 use super::problem::{self, Answer};
-use super::submit::{self, Submission, Submitted, Unpublished};
-use super::validate::{Ask, Invalid, List};
-use super::{Admission, Intake};
-use crate::cut::{self, Cut};
+use super::publication::Unpublished;
+use super::submit::{self, Submission, Submitted};
+use super::validate::{Invalid, Items, NewAllocation};
+use crate::failpoint::{self, Failpoint};
+use crate::ledger::Refusal;
 use crate::ledger::{IdempotencyKey, Receipt};
-use crate::metrics::Refusal;
 use crate::trace;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::pin::pin;
@@ -24,7 +26,7 @@ use tokio::time::Instant;
 /// A call that was read, and who sent it.
 pub struct BulkSubmission {
     pub caller: Caller,
-    pub list: List,
+    pub items: Items,
     pub key: Option<IdempotencyKey>,
     pub receipt: Receipt,
     /// The caller's span.
@@ -39,19 +41,20 @@ pub struct BulkSubmission {
 pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answer {
     let end = Instant::now() + intake.budgets.reply;
     let (unpublished, _) = Unpublished::for_one_request();
-    let Ok(_call) = intake.bulk_calls.try_acquire() else {
-        return problem::unavailable(unpublished.never(Refusal::TooManyBulkCalls));
+    let _call = match intake.admission.begin_bulk() {
+        Ok(call) => call,
+        Err(why) => return problem::unavailable(unpublished.never(why)),
     };
     let key = bulk.caller.key;
-    let (asks, mut answers) = sort_out(std::mem::take(&mut bulk.list));
-    if let Err(wait) = intake.limits.pass(key, asks.len()) {
+    let (allocations, mut answers) = sort_out(std::mem::take(&mut bulk.items));
+    if let Err(wait) = intake.admission.of_keys().pass(key, allocations.len()) {
         return problem::too_many(unpublished.never(Refusal::KeyRate), wait);
     }
-    let mut asks = in_turn(asks, intake.left_for_bulk(key)).into_iter();
+    let mut allocations = in_turn(allocations, intake.admission.left_for_bulk(key)).into_iter();
     let mut running = FuturesUnordered::new();
-    while asks.len() > 0 {
-        let turn = asks.len().min(intake.turn(key));
-        let mut admitting = pin!(intake.admit_in_turn(key, turn as u32, end));
+    while allocations.len() > 0 {
+        let turn = allocations.len().min(intake.admission.turn(key));
+        let mut admitting = pin!(intake.admission.admit_in_turn(key, turn as u32, end));
         let mut admitted = loop {
             tokio::select! {
                 biased;
@@ -59,8 +62,8 @@ pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answe
                 Some((place, answer)) = running.next() => answers[usize::from(place)] = Some(answer),
             }
         };
-        for (place, ask) in asks.by_ref().take(turn) {
-            let item = start(intake, &bulk, place, ask, admit_one(&mut admitted));
+        for (place, allocation) in allocations.by_ref().take(turn) {
+            let item = start(intake, &bulk, place, allocation, admit_one(&mut admitted));
             running.push(async move { (place, item.finish(intake).await) });
         }
     }
@@ -71,73 +74,79 @@ pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answe
 }
 
 /// The items that are allocations, by their places in the call, and the answers to the others.
-fn sort_out(list: List) -> (Vec<(u16, Ask)>, Vec<Option<Submitted>>) {
-    let mut asks = Vec::with_capacity(list.len());
-    let answers = (0..).zip(list).map(|(place, item)| match item {
-        Ok(ask) => {
-            asks.push((place, ask));
+fn sort_out(items: Items) -> (Vec<(u16, NewAllocation)>, Vec<Option<Submitted>>) {
+    let mut allocations = Vec::with_capacity(items.len());
+    let answers = (0..).zip(items).map(|(place, item)| match item {
+        Ok(allocation) => {
+            allocations.push((place, allocation));
             None
         }
         Err(Invalid::NotAnObject) => Some((problem::item_not_an_object(), None)),
         Err(Invalid::Fields(errors)) => Some((problem::invalid_fields(errors), None)),
     });
     let answers = answers.collect();
-    (asks, answers)
+    (allocations, answers)
 }
 
 /// The order in which the items go. A call that has to wait may have to leave some out, and so begins anywhere: else the
 /// same ones would be left out in every repeat.
-fn in_turn(mut asks: Vec<(u16, Ask)>, left: usize) -> Vec<(u16, Ask)> {
-    if left < asks.len() {
-        let first = rand::random_range(0..asks.len());
-        asks.rotate_left(first);
+fn in_turn(mut allocations: Vec<(u16, NewAllocation)>, left: usize) -> Vec<(u16, NewAllocation)> {
+    if left < allocations.len() {
+        let first = rand::random_range(0..allocations.len());
+        allocations.rotate_left(first);
     }
-    asks
+    allocations
 }
 
 /// One item's part of what was admitted together.
-fn admit_one(admitted: &mut Admission) -> Admission {
+fn admit_one(admitted: &mut Admitted) -> Admitted {
     let (session, permit) = admitted.as_mut().map_err(|why| *why)?;
     Ok((Arc::clone(session), permit.split().ok_or(Refusal::TooManyInFlight)?))
 }
 
 /// Starts an item as work of its own.
-fn start(intake: &Arc<Intake>, bulk: &BulkSubmission, place: u16, ask: Ask, admission: Admission) -> submit::Started {
+fn start(
+    intake: &Arc<Intake>,
+    bulk: &BulkSubmission,
+    place: u16,
+    allocation: NewAllocation,
+    admitted: Admitted,
+) -> submit::Started {
     let key = bulk.key.as_ref().map(|key| key.of_item(place));
-    let submission = Submission { caller: bulk.caller, ask, key, receipt: bulk.receipt, trace: bulk.trace };
+    let submission = Submission { caller: bulk.caller, allocation, key, receipt: bulk.receipt, trace: bulk.trace };
     submit::start(intake, async move |intake, unpublished| {
-        cut::at(Cut::I1).await;
-        submit::submit_admitted(&intake, unpublished, admission, submission).await
+        failpoint::pass(Failpoint::AfterValidation).await;
+        submit::submit_admitted(&intake, unpublished, admitted, submission).await
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::validate::read_list;
+    use super::super::validate::read_bulk;
     use super::*;
     use std::collections::BTreeSet;
 
-    fn asks() -> Vec<(u16, Ask)> {
+    fn allocations() -> Vec<(u16, NewAllocation)> {
         let body = br#"{"allocations":[{"email":"a@b.co","amount":1},{"email":"a@b.co","amount":2},{"email":"a@b.co","amount":3}]}"#;
-        sort_out(read_list(body).unwrap()).0
+        sort_out(read_bulk(body).unwrap()).0
     }
 
-    fn places(asks: &[(u16, Ask)]) -> Vec<u16> {
-        asks.iter().map(|(place, _)| *place).collect()
+    fn places(allocations: &[(u16, NewAllocation)]) -> Vec<u16> {
+        allocations.iter().map(|(place, _)| *place).collect()
     }
 
     #[test]
     fn a_call_that_has_to_wait_begins_anywhere_and_leaves_nothing_out() {
-        assert_eq!(places(&in_turn(asks(), 3)), [0, 1, 2], "all of it can go at once");
-        let seen: BTreeSet<Vec<u16>> = (0..1_000).map(|_| places(&in_turn(asks(), 2))).collect();
+        assert_eq!(places(&in_turn(allocations(), 3)), [0, 1, 2], "all of it can go at once");
+        let seen: BTreeSet<Vec<u16>> = (0..1_000).map(|_| places(&in_turn(allocations(), 2))).collect();
         assert_eq!(seen, BTreeSet::from([vec![0, 1, 2], vec![1, 2, 0], vec![2, 0, 1]]));
     }
 
     #[test]
     fn what_is_no_allocation_is_answered_at_its_place() {
-        let list = read_list(br#"{"allocations":[[],{"email":"a@b.co","amount":1},{}]}"#).unwrap();
-        let (asks, answers) = sort_out(list);
-        assert_eq!(places(&asks), [1]);
+        let items = read_bulk(br#"{"allocations":[[],{"email":"a@b.co","amount":1},{}]}"#).unwrap();
+        let (allocations, answers) = sort_out(items);
+        assert_eq!(places(&allocations), [1]);
         assert_eq!(answers.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
     }
 }

@@ -4,15 +4,16 @@
 //! nor hides one that was there.
 
 use super::Intake;
-use super::auth::Caller;
-use super::lookup::{self, Failure, business, caller, show_decided};
+use super::auth::{Caller, business, caller};
+use super::detached::Detached;
+use super::lookup::{self, show_decided};
 use super::problem::{self, Answer};
-use super::unstoppable::Unstoppable;
+use super::reads::Failure;
 use super::validate::{PLUS_IS_BLANK, check_queried_address};
 use crate::ledger::{BusinessId, IdempotencyKey, Outcome, Reference, RequestId};
-use crate::postgres::history::{Filter, Page, read_page};
+use crate::postgres::history::{HistoryFilter, Page, read_page};
 use crate::secret::first_minted_at;
-use crate::wire::{CSV_HEADER, HistoryBody};
+use crate::wire::answers::{CSV_COLUMNS, HistoryBody, csv_writer};
 use axum::body::{Body, Bytes};
 use axum::http::header::ACCEPT;
 use axum::http::{HeaderMap, Response};
@@ -29,13 +30,13 @@ pub const MOST: usize = 1_000;
 
 /// What is asked for.
 #[derive(Debug)]
-pub struct Ask {
-    filter: Filter,
+pub struct HistoryQuery {
+    filter: HistoryFilter,
     limit: usize,
 }
 
 /// Reads the query parameters; a message for each that failed. Others than these are ignored.
-pub fn read_ask(parameters: &[(String, String)]) -> Result<Ask, BTreeMap<&'static str, [&'static str; 1]>> {
+pub fn read_query(parameters: &[(String, String)]) -> Result<HistoryQuery, BTreeMap<&'static str, [&'static str; 1]>> {
     let mut reading = Reading { parameters, errors: BTreeMap::new() };
     let limit = reading.one("limit", |text| {
         let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
@@ -57,14 +58,14 @@ pub fn read_ask(parameters: &[(String, String)]) -> Result<Ask, BTreeMap<&'stati
         return Err(reading.errors);
     }
     let end = [to, cursor].into_iter().flatten().min();
-    let filter = Filter {
+    let filter = HistoryFilter {
         outcome,
         email,
         reference,
         first: from.unwrap_or(RequestId::from_u128(0)),
         end: end.unwrap_or(RequestId::from_u128(u128::MAX)),
     };
-    Ok(Ask { filter, limit: limit.unwrap_or(USUAL_LIMIT) })
+    Ok(HistoryQuery { filter, limit: limit.unwrap_or(USUAL_LIMIT) })
 }
 
 struct Reading<'a> {
@@ -112,7 +113,7 @@ pub fn wants_csv(headers: &HeaderMap) -> bool {
 /// The one allocation under a key. The other parameters choose nothing then, but those that nobody understands are refused.
 pub async fn by_key(intake: &Intake, headers: &HeaderMap, parameters: &[(String, String)]) -> Result<Answer, Failure> {
     let business = business(intake, headers).await?;
-    if let Err(errors) = read_ask(parameters) {
+    if let Err(errors) = read_query(parameters) {
         return Ok(problem::invalid_parameters(&errors));
     }
     let mut keys = parameters.iter().filter(|(name, _)| name == "idempotency_key").map(|(_, key)| key);
@@ -128,11 +129,11 @@ pub async fn by_key(intake: &Intake, headers: &HeaderMap, parameters: &[(String,
 /// One page.
 pub async fn page(intake: &Intake, headers: &HeaderMap, parameters: &[(String, String)]) -> Result<Answer, Failure> {
     let caller = caller(intake, headers).await?;
-    let ask = match read_ask(parameters) {
-        Ok(ask) => ask,
+    let query = match read_query(parameters) {
+        Ok(query) => query,
         Err(errors) => return Ok(problem::invalid_parameters(&errors)),
     };
-    let page = read_first(intake, caller, &ask.filter, ask.limit).await?;
+    let page = read_first(intake, caller, &query.filter, query.limit).await?;
     let requests = page.requests.into_iter().map(|(id, decided)| show_decided(id, decided)).collect();
     Ok(problem::found(&HistoryBody { requests, next_cursor: page.next.map(write_cursor) }))
 }
@@ -144,23 +145,23 @@ pub async fn all(
     parameters: &[(String, String)],
 ) -> Result<Result<Response<Body>, Answer>, Failure> {
     let caller = caller(&intake, headers).await?;
-    let ask = match read_ask(parameters) {
-        Ok(ask) => ask,
+    let query = match read_query(parameters) {
+        Ok(query) => query,
         Err(errors) => return Ok(Err(problem::invalid_parameters(&errors))),
     };
     // The first page is read before the answer begins, so that a database that is away is still a 503.
-    let first = read_first(&intake, caller, &ask.filter, MOST).await?;
-    Ok(Ok(problem::csv(lines(Export { intake, caller, filter: ask.filter }, first))))
+    let first = read_first(&intake, caller, &query.filter, MOST).await?;
+    Ok(Ok(problem::csv(lines(Export { intake, caller, filter: query.filter }, first))))
 }
 
 /// A page that somebody asked for, unless as many are being read for the key as may be.
-async fn read_first(intake: &Intake, caller: Caller, filter: &Filter, limit: usize) -> Result<Page, Failure> {
-    let places = intake.limits.reads(caller.key);
+async fn read_first(intake: &Intake, caller: Caller, filter: &HistoryFilter, limit: usize) -> Result<Page, Failure> {
+    let places = intake.admission.of_keys().reads(caller.key);
     let _place = places.try_acquire().map_err(|_| Failure::TooManyReads)?;
     read(intake, caller.business, filter, limit).await
 }
 
-async fn read(intake: &Intake, business: BusinessId, filter: &Filter, limit: usize) -> Result<Page, Failure> {
+async fn read(intake: &Intake, business: BusinessId, filter: &HistoryFilter, limit: usize) -> Result<Page, Failure> {
     intake.read(async |connection| read_page(connection, business, filter, limit).await).await
 }
 
@@ -168,7 +169,7 @@ async fn read(intake: &Intake, business: BusinessId, filter: &Filter, limit: usi
 struct Export {
     intake: Arc<Intake>,
     caller: Caller,
-    filter: Filter,
+    filter: HistoryFilter,
 }
 
 impl Export {
@@ -176,13 +177,13 @@ impl Export {
     /// taken. The caller may hang up in the middle of a statement.
     async fn read_next(&self, end: RequestId) -> std::io::Result<Page> {
         let (intake, caller) = (Arc::clone(&self.intake), self.caller);
-        let filter = Filter { end, ..self.filter.clone() };
+        let filter = HistoryFilter { end, ..self.filter.clone() };
         let reading = async move {
-            let places = intake.limits.reads(caller.key);
+            let places = intake.admission.of_keys().reads(caller.key);
             let _place = places.acquire().await;
             read(&intake, caller.business, &filter, MOST).await
         };
-        let page = Unstoppable::new(&self.intake.tracker, reading).await.map_err(std::io::Error::other)?;
+        let page = Detached::new(&self.intake.tracker, reading).await.map_err(std::io::Error::other)?;
         page.map_err(|_| std::io::Error::other("the rest of the history cannot be read"))
     }
 }
@@ -190,21 +191,31 @@ impl Export {
 /// A piece for each page. Nothing is read before it is taken.
 fn lines(export: Export, first: Page) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
     enum Next {
-        Page(Page),
+        First(Page),
         Below(RequestId),
         Nothing,
     }
-    stream::try_unfold((Next::Page(first), CSV_HEADER.to_owned()), move |(next, mut text)| {
+    stream::try_unfold(Next::First(first), move |next| {
         let export = export.clone();
         async move {
-            let page = match next {
-                Next::Page(page) => page,
-                Next::Below(end) => export.read_next(end).await?,
+            let (page, has_header) = match next {
+                Next::First(page) => (page, true),
+                Next::Below(end) => (export.read_next(end).await?, false),
                 Next::Nothing => return Ok(None),
             };
-            page.requests.into_iter().for_each(|(id, decided)| show_decided(id, decided).write_csv(&mut text));
             let next = page.next.map_or(Next::Nothing, Next::Below);
-            Ok(Some((Bytes::from(text), (next, String::new()))))
+            Ok(Some((write_lines(page, has_header)?, next)))
         }
     })
+}
+
+fn write_lines(page: Page, has_header: bool) -> std::io::Result<Bytes> {
+    let mut csv = csv_writer();
+    if has_header {
+        csv.write_record(CSV_COLUMNS)?;
+    }
+    for (id, decided) in page.requests {
+        show_decided(id, decided).write_csv(&mut csv)?;
+    }
+    csv.into_inner().map(Bytes::from).map_err(|error| error.into_error())
 }

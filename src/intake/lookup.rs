@@ -1,59 +1,22 @@
 //! The reads: balances, payout users, and what became of a request.
 
 use super::Intake;
-use super::auth::Caller;
+use super::auth::business;
 use super::problem::{self, Answer};
+use super::reads::Failure;
 use super::validate::check_queried_address;
 use crate::clock;
 use crate::ledger::{BusinessId, IdempotencyKey, RequestId, UserHash};
-use crate::metrics::Refusal;
 use crate::postgres::allocations::{self, Decided};
 use crate::postgres::users::{self, PayoutUser};
-use crate::postgres::{Error, PgConnection, businesses, keys};
+use crate::postgres::{businesses, keys};
 use crate::secret;
-use crate::wire::{BalanceBody, FieldErrors, PayoutUserBody, RequestBody};
+use crate::wire::answers::{BalanceBody, FieldErrors, PayoutUserBody, RequestBody};
 use axum::http::HeaderMap;
 use uuid::Uuid;
 
 /// The header by which a payout user looks in.
 pub const PAYOUT_HASH: &str = "x-payout-hash";
-
-/// Why a read has no answer of its own.
-#[derive(Debug)]
-pub enum Failure {
-    Unauthorized,
-    /// The database could not be asked, or did not answer in time.
-    Unavailable(Refusal),
-    /// As many pages of the history are being read for this key as may be.
-    TooManyReads,
-}
-
-impl Intake {
-    /// Reads from the database, and not at all while it is known to be away: nobody waits for what is not there.
-    pub(super) async fn read<T>(
-        &self,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
-    ) -> Result<T, Failure> {
-        if !self.postgres_health.is_up() {
-            return Err(Failure::Unavailable(Refusal::PostgresDown));
-        }
-        self.postgres.read(work).await.map_err(|error| {
-            tracing::warn!(%error, "a read failed");
-            Failure::Unavailable(Refusal::PostgresSlow)
-        })
-    }
-}
-
-/// The business that calls.
-pub async fn business(intake: &Intake, headers: &HeaderMap) -> Result<BusinessId, Failure> {
-    Ok(caller(intake, headers).await?.business)
-}
-
-/// The business that calls, and the key that it calls with.
-pub async fn caller(intake: &Intake, headers: &HeaderMap) -> Result<Caller, Failure> {
-    let known = intake.authenticator.authenticate(headers, &intake.postgres_health).await;
-    known.map_err(Failure::Unavailable)?.ok_or(Failure::Unauthorized)
-}
 
 pub async fn balance(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Failure> {
     let business = business(intake, headers).await?;

@@ -5,8 +5,8 @@ use super::history::{MOST, USUAL_LIMIT};
 use super::problem::said;
 use super::validate::MOST_ITEMS;
 use crate::ledger::{Amount, Email, IdempotencyKey, Outcome, Reference};
-use crate::wire::{
-    AllocatedBody, BalanceBody, BulkBody, ErrorBody, FieldErrors, HistoryBody, ListErrors, PayoutUserBody, RequestBody,
+use crate::wire::answers::{
+    AllocatedBody, BalanceBody, BulkBody, BulkErrors, ErrorBody, FieldErrors, HistoryBody, PayoutUserBody, RequestBody,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
@@ -64,13 +64,13 @@ impl Shapes {
         Self(SchemaSettings::draft2020_12().for_serialize().with(path).into_generator())
     }
 
-    fn of<T: schemars::JsonSchema>(&mut self) -> Value {
+    fn schema<T: schemars::JsonSchema>(&mut self) -> Value {
         self.0.subschema_for::<T>().to_value()
     }
 
     /// An answer that has one of two shapes.
     fn either<A: schemars::JsonSchema, B: schemars::JsonSchema>(&mut self) -> Value {
-        json!({ "anyOf": [self.of::<A>(), self.of::<B>()] })
+        json!({ "anyOf": [self.schema::<A>(), self.schema::<B>()] })
     }
 
     /// What is left out when it is not known is never null.
@@ -140,7 +140,7 @@ impl Answers {
     }
 
     fn error(self, shapes: &mut Shapes, status: u16, says: &str, error: &str) -> Self {
-        self.with(status, says, shapes.of::<ErrorBody>(), json!({ "error": error }))
+        self.with(status, says, shapes.schema::<ErrorBody>(), json!({ "error": error }))
     }
 
     /// What every endpoint may answer.
@@ -231,7 +231,7 @@ fn create(shapes: &mut Shapes) -> Value {
     let invalid = json!({ "amount": ["The amount must be at least 1."] });
     let unknown = json!({ "error": said::UNKNOWN, "request_id": REQUEST });
     let answers = Answers::new(Headers::Allocating)
-        .with(200, "Debited, once.", shapes.of::<AllocatedBody>(), json!({ "hash": HASH }))
+        .with(200, "Debited, once.", shapes.schema::<AllocatedBody>(), json!({ "hash": HASH }))
         .with(
             400,
             "Not debited: fields that failed, or `error`, such as a payout balance that does not cover the amount.",
@@ -241,7 +241,7 @@ fn create(shapes: &mut Shapes) -> Value {
         .error(shapes, 403, "Not debited: payouts are switched off.", said::PAYOUTS_DISABLED)
         .error(shapes, 422, "Not debited: the key belongs to another email or amount.", said::KEY_REUSED)
         .error(shapes, 500, "Never debited, and never will be. Send it again, under the same key.", said::UNEXPECTED)
-        .with(504, "Not known yet. Ask about the request.", shapes.of::<ErrorBody>(), unknown)
+        .with(504, "Not known yet. Ask about the request.", shapes.schema::<ErrorBody>(), unknown)
         .of_a_body(shapes)
         .usual(shapes);
     let mut answers = answers.by_status;
@@ -270,9 +270,9 @@ fn create_bulk(shapes: &mut Shapes) -> Value {
     ]});
     let invalid = json!({ "allocations": ["The allocations field is required."] });
     let answers = Answers::new(Headers::Allocating)
-        .with(200, "The outcome of every item is known: see `results`.", shapes.of::<BulkBody>(), results)
-        .with(400, "No list that can be read.", shapes.either::<ListErrors, ErrorBody>(), invalid)
-        .with(504, "The outcome of an item is not known yet: see `results`.", shapes.of::<BulkBody>(), unknown)
+        .with(200, "The outcome of every item is known: see `results`.", shapes.schema::<BulkBody>(), results)
+        .with(400, "No list that can be read.", shapes.either::<BulkErrors, ErrorBody>(), invalid)
+        .with(504, "The outcome of an item is not known yet: see `results`.", shapes.schema::<BulkBody>(), unknown)
         .of_a_body(shapes)
         .usual(shapes);
     let list = json!({
@@ -300,7 +300,7 @@ fn create_bulk(shapes: &mut Shapes) -> Value {
 fn balance(shapes: &mut Shapes) -> Value {
     let example = json!({ "balance": 1_500_000, "payout_balance": 500_000 });
     let answers =
-        Answers::new(Headers::Reading).with(200, "In cents.", shapes.of::<BalanceBody>(), example).usual(shapes);
+        Answers::new(Headers::Reading).with(200, "In cents.", shapes.schema::<BalanceBody>(), example).usual(shapes);
     json!({ "operationId": "getBalance", "summary": "The balances of the business", "responses": answers.by_status })
 }
 
@@ -311,8 +311,8 @@ fn payout_user(shapes: &mut Shapes) -> Value {
     });
     let invalid = json!({ "email": ["The email field is required."] });
     let answers = Answers::new(Headers::Reading)
-        .with(200, "The payout user.", shapes.of::<PayoutUserBody>(), example)
-        .with(400, "No address.", shapes.of::<FieldErrors>(), invalid)
+        .with(200, "The payout user.", shapes.schema::<PayoutUserBody>(), example)
+        .with(400, "No address.", shapes.schema::<FieldErrors>(), invalid)
         .error(shapes, 404, "The business has no such payout user.", said::NOT_FOUND)
         .usual(shapes);
     let email = json!({ "type": "string", "format": "email", "maxLength": Email::MAX_CHARS });
@@ -386,7 +386,7 @@ fn requests(shapes: &mut Shapes) -> Value {
 
 fn request_by_id(shapes: &mut Shapes) -> Value {
     let answers = Answers::new(Headers::Reading)
-        .with(200, "The request.", shapes.of::<RequestBody>(), request_example())
+        .with(200, "The request.", shapes.schema::<RequestBody>(), request_example())
         .error(shapes, 404, "The business has made no such request.", said::NOT_FOUND)
         .usual(shapes);
     json!({

@@ -1,18 +1,20 @@
 //! Every answer that the intake gives, byte for byte.
 //!
 //! The answers that say "no funds were debited" while nobody decided anything take a proof, which only the places that
-//! have one can make: a 503 takes [`NeverPublished`] (`submit.rs`) or [`VoidedAttempt`], a 500 takes [`Voided`] (both
+//! have one can make: a 503 takes [`NeverPublished`] (`publication.rs`) or [`VoidedAttempt`], a 500 takes [`Voided`] (both
 //! `postgres/allocations.rs`). There is no other way to build a 500 or a 503, and a test reads the sources to keep it so.
 //!
 //! What dies before anything was published is a 503 and not a 500: a 500 speaks for all that was sent under its
 //! `Idempotency-Key`, and nobody has looked at the key.
 
 use super::page;
-use super::submit::NeverPublished;
+use super::publication::NeverPublished;
+use crate::ledger::Refusal;
 use crate::ledger::{RequestId, UserHash};
-use crate::metrics::{METRICS, Refusal};
+use crate::metrics::METRICS;
 use crate::postgres::allocations::{Voided, VoidedAttempt};
-use crate::wire::{self, AllocatedBody, BulkBody, BulkResult, ErrorBody, FieldErrors, ListErrors};
+use crate::wire;
+use crate::wire::answers::{AllocatedBody, BulkBody, BulkErrors, BulkResult, ErrorBody, FieldErrors};
 use axum::body::{Body, Bytes};
 use axum::http::header::{
     ALLOW, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
@@ -49,7 +51,7 @@ pub mod said {
 enum Debited {
     Yes,
     No,
-    /// Some items of a list were, others were not.
+    /// Some items of a bulk call were, others were not.
     Partial,
     Unknown,
 }
@@ -64,7 +66,7 @@ impl Debited {
         }
     }
 
-    /// Of a list: unknown as soon as one of them is.
+    /// Of a bulk call: unknown as soon as one of them is.
     fn of_all(items: impl Iterator<Item = Self>) -> Self {
         items
             .reduce(|all, item| match (all, item) {
@@ -148,7 +150,7 @@ impl Answer {
         response
     }
 
-    /// The same as one of the results of a list.
+    /// The same as one of the results of a bulk call.
     fn into_result(self, request: Option<RequestId>) -> BulkResult {
         let mut result = BulkResult {
             status: self.status.as_u16(),
@@ -170,7 +172,7 @@ impl Answer {
     }
 }
 
-/// The answers to all items of a list as one. 200 if the outcome of each is known, else 504. If each was refused before it
+/// The answers to all items of a bulk call as one. 200 if the outcome of each is known, else 504. If each was refused before it
 /// was published, and may be sent again, that is the answer to the whole.
 pub fn bulk(mut items: Vec<(Answer, Option<RequestId>)>) -> Answer {
     if items.iter().all(|(answer, _)| answer.has_header(&RETRY_AFTER))
@@ -219,9 +221,9 @@ pub fn invalid_fields(errors: FieldErrors) -> Answer {
     Answer::new(StatusCode::BAD_REQUEST, Said::Fields(Box::new(errors)))
 }
 
-/// 400 of a list that is none, by a message.
-pub fn invalid_list(message: &'static str) -> Answer {
-    Answer::json(StatusCode::BAD_REQUEST, &ListErrors { allocations: [message] })
+/// 400 of the body of a bulk call that is none, by a message.
+pub fn invalid_bulk(message: &'static str) -> Answer {
+    Answer::json(StatusCode::BAD_REQUEST, &BulkErrors { allocations: [message] })
 }
 
 /// 400 of query parameters: a message for each that failed.
@@ -233,7 +235,7 @@ pub fn not_an_object() -> Answer {
     Answer::error(StatusCode::BAD_REQUEST, "The request body must be a JSON object.")
 }
 
-/// 400 of an item of a list.
+/// 400 of an item of a bulk call.
 pub fn item_not_an_object() -> Answer {
     Answer::error(StatusCode::BAD_REQUEST, "The allocation must be a JSON object.")
 }
@@ -324,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_was_debited_in_part_unless_all_of_it_is_the_same_and_unknown_as_soon_as_one_item_is() {
+    fn a_bulk_call_was_debited_in_part_unless_all_of_it_is_the_same_and_unknown_as_soon_as_one_item_is() {
         let of_all = |items: &[Debited]| Debited::of_all(items.iter().copied());
         let (yes, no, unknown) = (Debited::Yes, Debited::No, Debited::Unknown);
         assert_eq!(of_all(&[yes, yes]), yes);
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_with_one_unknown_outcome_is_never_a_200() {
+    fn a_bulk_call_with_one_unknown_outcome_is_never_a_200() {
         let (one, two) = (RequestId::from_u128(1), RequestId::from_u128(2));
         let hash = UserHash([7; 32]);
         let answer = bulk(vec![(allocated(hash, false), Some(one)), (unknown(two), Some(two))]);

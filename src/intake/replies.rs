@@ -2,7 +2,7 @@
 
 use crate::ledger::RequestId;
 use crate::metrics::METRICS;
-use crate::wire::Reply;
+use crate::wire::messages::Reply;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot};

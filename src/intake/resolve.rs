@@ -10,12 +10,12 @@
 //! | it cannot be done | in halves |
 //! | the same with a request that stands alone | it goes to a task that has only such ones, and tries them again and again |
 
-use super::Permit;
+use super::admission::Permit;
+use super::detached::Died;
 use super::raises::Raises;
-use super::unstoppable::Died;
-use crate::cut::{self, Cut};
-use crate::ledger::{Request, RequestId, list_ids};
-use crate::metrics::{Late, METRICS, Proof, Voider};
+use crate::failpoint::{self, Failpoint};
+use crate::ledger::{Late, Proof, Request, RequestId, Voider, list_ids};
+use crate::metrics::METRICS;
 use crate::postgres::allocations::{self, Resolution};
 use crate::postgres::{Error, Postgres, Session};
 use crate::retry::Backoff;
@@ -135,7 +135,7 @@ impl Task {
     async fn run(mut self) {
         let mut backoff = Backoff::for_connections();
         while let Err(panic) = AssertUnwindSafe(self.resolve_all()).catch_unwind().await {
-            tracing::error!(died = %Died::of(panic), "the resolver panicked");
+            tracing::error!(died = %Died::new(panic), "the resolver panicked");
             backoff.wait().await;
         }
     }
@@ -143,7 +143,7 @@ impl Task {
     async fn resolve_all(&mut self) {
         let mut backoff = Backoff::for_connections();
         while self.receive().await {
-            cut::at(Cut::I6).await;
+            failpoint::pass(Failpoint::BeforeVoid).await;
             match self.resolve_first().await {
                 Ok(()) => backoff.reset(),
                 Err(error) if self.put_off(&error) => {
@@ -183,7 +183,7 @@ impl Task {
         let (resolutions, raise) = self.session.run(giving_up).await?;
         // Before anybody is answered: whoever is told 500 may send again at once, and to this intake.
         raise.into_iter().for_each(|count| self.raises.saw(count));
-        cut::at(Cut::I7).await;
+        failpoint::pass(Failpoint::AfterVoid).await;
         let group = self.groups.pop_front().unwrap_or_default();
         group.into_iter().zip(resolutions).for_each(|(job, resolution)| self.finish(job, resolution));
         Ok(())

@@ -1,21 +1,24 @@
 //! The endpoints, in the order in which their checks run:
 //! `405/404 → 401 → 413 → 415 → 400 body → 400 fields → admission and everything after it`.
 //!
-//! Every request is [`Unstoppable`] work: a client that hangs up cancels nothing half-way, and a panic becomes an answer
+//! Every request is [`Detached`] work: a client that hangs up cancels nothing half-way, and a panic becomes an answer
 //! that is true.
 
 use super::Intake;
+use super::auth;
 use super::bulk::{self, BulkSubmission};
+use super::detached::Detached;
 use super::history;
-use super::lookup::{self, Failure};
+use super::lookup;
 use super::openapi;
 use super::page;
 use super::problem::{self, Answer};
-use super::submit::{self, Submission, Unpublished};
-use super::unstoppable::Unstoppable;
-use super::validate::{Ask, Invalid, InvalidList, read_ask, read_list};
-use crate::ledger::{IdempotencyKey, Receipt, RequestId};
-use crate::metrics::{METRICS, Refusal, Route};
+use super::publication::Unpublished;
+use super::reads::Failure;
+use super::submit::{self, Submission};
+use super::validate::{Invalid, InvalidBulk, NewAllocation, read_allocation, read_bulk};
+use crate::ledger::{IdempotencyKey, Receipt, Refusal, RequestId};
+use crate::metrics::{METRICS, labels::Route};
 use crate::trace;
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -37,7 +40,7 @@ struct BodyLimit {
 
 /// Of one allocation.
 const ONE: BodyLimit = BodyLimit { bytes: 8 * 1024, message: "The request body must not be larger than 8192 bytes." };
-/// Of a list: a kibibyte an item, several times what one needs.
+/// Of a bulk call: a kibibyte an item, several times what one needs.
 const MANY: BodyLimit =
     BodyLimit { bytes: 1024 * 1024, message: "The request body must not be larger than 1048576 bytes." };
 /// How long a request body may take to arrive.
@@ -76,15 +79,15 @@ async fn read_and_submit(
     receipt: Receipt,
 ) -> submit::Submitted {
     let (parts, body) = request.into_parts();
-    let caller = match lookup::caller(intake, &parts.headers).await {
+    let caller = match auth::caller(intake, &parts.headers).await {
         Ok(caller) => caller,
         Err(failure) => return (failed(unpublished, &failure), None),
     };
     match read_submission(&parts.headers, body).await {
-        Ok((ask, key)) => match intake.limits.pass(caller.key, 1) {
+        Ok((allocation, key)) => match intake.admission.of_keys().pass(caller.key, 1) {
             Ok(()) => {
                 let trace = read_trace(&parts.headers);
-                submit::submit(intake, unpublished, Submission { caller, ask, key, receipt, trace }).await
+                submit::submit(intake, unpublished, Submission { caller, allocation, key, receipt, trace }).await
             }
             Err(wait) => (problem::too_many(unpublished.never(Refusal::KeyRate), wait), None),
         },
@@ -99,19 +102,19 @@ fn read_trace(headers: &HeaderMap) -> Option<trace::Context> {
     trace::Context::parse(value).filter(|_| values.next().is_none())
 }
 
-async fn read_submission(headers: &HeaderMap, body: Body) -> Result<(Ask, Option<IdempotencyKey>), Answer> {
+async fn read_submission(headers: &HeaderMap, body: Body) -> Result<(NewAllocation, Option<IdempotencyKey>), Answer> {
     let body = read_json(headers, body, &ONE).await?;
-    let ask = read_ask(&body).map_err(|invalid| match invalid {
+    let allocation = read_allocation(&body).map_err(|invalid| match invalid {
         Invalid::NotAnObject => problem::not_an_object(),
         Invalid::Fields(errors) => problem::invalid_fields(errors),
     })?;
-    Ok((ask, read_key(headers)?))
+    Ok((allocation, read_key(headers)?))
 }
 
-/// `POST /payout/create/bulk`. Until the list is read nothing can be published; from then on each item is work of its own.
+/// `POST /payout/create/bulk`. Until the call is read nothing can be published; from then on each item is work of its own.
 async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Response {
     let receipt = intake.raises.receive();
-    let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk(&intake, request, receipt).await);
+    let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk_call(&intake, request, receipt).await);
     let answer = match reading.await.flatten() {
         Ok(bulk) => bulk::submit_all(&intake, bulk).await,
         Err(answer) => answer,
@@ -119,23 +122,23 @@ async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Res
     finish(&intake, Route::CreateBulk, answer.into_create_response(Uuid::new_v4()))
 }
 
-async fn read_bulk(
+async fn read_bulk_call(
     intake: &Intake,
     request: Request,
     receipt: Receipt,
 ) -> Result<Result<BulkSubmission, Answer>, Failure> {
     let (parts, body) = request.into_parts();
-    let caller = lookup::caller(intake, &parts.headers).await?;
+    let caller = auth::caller(intake, &parts.headers).await?;
     let body = match read_json(&parts.headers, body, &MANY).await {
         Ok(body) => body,
         Err(answer) => return Ok(Err(answer)),
     };
-    let list = read_list(&body).map_err(|invalid| match invalid {
-        InvalidList::NotAnObject => problem::not_an_object(),
-        InvalidList::Items(message) => problem::invalid_list(message),
+    let items = read_bulk(&body).map_err(|invalid| match invalid {
+        InvalidBulk::NotAnObject => problem::not_an_object(),
+        InvalidBulk::Items(message) => problem::invalid_bulk(message),
     });
-    Ok(list.and_then(|list| {
-        Ok(BulkSubmission { caller, list, key: read_key(&parts.headers)?, receipt, trace: read_trace(&parts.headers) })
+    Ok(items.and_then(|items| {
+        Ok(BulkSubmission { caller, items, key: read_key(&parts.headers)?, receipt, trace: read_trace(&parts.headers) })
     }))
 }
 
@@ -265,7 +268,7 @@ where
 {
     let (unpublished, _) = Unpublished::for_one_request();
     let looking = work(Arc::clone(intake));
-    match Unstoppable::new(&intake.tracker, looking).await {
+    match Detached::new(&intake.tracker, looking).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(failure)) => Err(failed(unpublished, &failure)),
         Err(died) => {
@@ -319,7 +322,7 @@ async fn read_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
 /// Counts an answer. While the intake drains, each asks its client to use another connection for the next request.
 fn finish(intake: &Intake, route: Route, mut response: Response) -> Response {
     METRICS.requests.inc(route, response.status().as_u16());
-    if intake.draining.is_cancelled() {
+    if intake.admission.draining().is_cancelled() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

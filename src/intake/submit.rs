@@ -8,86 +8,25 @@
 //! resolve            void it, or learn what happened → 500 or a late answer · no database in time → 504
 //! ```
 
+use super::Intake;
+use super::admission::{Admitted, Permit};
 use super::auth::Caller;
+use super::detached::Detached;
 use super::problem::{self, Answer};
+use super::publication::{Trail, Unpublished};
 use super::replies::Event;
-use super::unstoppable::Unstoppable;
-use super::validate::Ask;
-use super::{Admission, Intake, Permit, Session};
+use super::validate::NewAllocation;
 use crate::clock;
-use crate::cut::{self, Cut};
-use crate::ledger::{IdempotencyKey, KeyClaim, Outcome, Receipt, Request, RequestId, Verdict};
-use crate::metrics::{METRICS, Refusal};
+use crate::failpoint::{self, Failpoint};
+use crate::ledger::{IdempotencyKey, KeyClaim, Outcome, Receipt, Refusal, Request, RequestId, Verdict};
+use crate::metrics::METRICS;
 use crate::postgres::allocations::Resolution;
 use crate::trace;
-use crate::wire::Reply;
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::wire::messages::Reply;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-
-/// The proof that nothing was handed to the publisher for an HTTP request, and nothing ever will be.
-#[derive(Debug)]
-pub struct NeverPublished(Refusal);
-
-impl NeverPublished {
-    pub fn why(&self) -> Refusal {
-        self.0
-    }
-}
-
-/// The right to publish for one HTTP request. Whoever gives it up instead gets the proof that nothing was published.
-#[derive(Debug)]
-pub struct Unpublished(Trail);
-
-/// What was published last for one HTTP request, for the one who finds that its work has died.
-#[derive(Clone, Debug, Default)]
-pub struct Trail(Arc<Mutex<Option<Request>>>);
-
-impl Unpublished {
-    /// One for each HTTP request, made where its work is started.
-    pub fn for_one_request() -> (Self, Trail) {
-        let trail = Trail::default();
-        (Self(trail.clone()), trail)
-    }
-
-    pub fn never(self, why: Refusal) -> NeverPublished {
-        NeverPublished(why)
-    }
-
-    /// Ends the state of being unpublished, at the call of publish and not a moment later.
-    fn publish(self, session: &Session, request: &Request, trace: Option<trace::Context>) -> Published {
-        let published = Published(self.0);
-        published.publish_again(session, request, trace);
-        published
-    }
-}
-
-/// Something was published.
-struct Published(Trail);
-
-impl Published {
-    /// Publishes anew, once the attempt before is dead.
-    fn publish_again(&self, session: &Session, request: &Request, trace: Option<trace::Context>) {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.clone());
-        session.publish(request, trace);
-    }
-}
-
-impl Trail {
-    /// The id of what was published last, for the log.
-    fn published(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|request| request.id.to_string())
-    }
-
-    /// What must be resolved after the work has died; the proof if nothing was published. The work must be gone.
-    pub fn after_death(&self) -> Result<NeverPublished, Box<Request>> {
-        match self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            Some(request) => Err(Box::new(request)),
-            None => Ok(NeverPublished(Refusal::Died)),
-        }
-    }
-}
 
 /// When to come again to a key of which as many requests are in flight as may be. What is in flight takes milliseconds.
 pub const FULL_WAIT: Duration = Duration::from_secs(1);
@@ -104,7 +43,7 @@ pub struct Budgets {
 /// What is asked for, by whom, and what was known when it was received.
 pub struct Submission {
     pub caller: Caller,
-    pub ask: Ask,
+    pub allocation: NewAllocation,
     pub key: Option<IdempotencyKey>,
     /// Of the HTTP request that it came in: all items of a bulk call have the same.
     pub receipt: Receipt,
@@ -117,7 +56,7 @@ pub type Submitted = (Answer, Option<RequestId>);
 
 /// The work of one request: no client that hangs up cancels it, and should it die, what it published is resolved.
 pub struct Started {
-    work: Unstoppable<Submitted>,
+    work: Detached<Submitted>,
     trail: Trail,
     since: Instant,
 }
@@ -128,7 +67,7 @@ where
     F: Future<Output = Submitted> + Send + 'static,
 {
     let (unpublished, trail) = Unpublished::for_one_request();
-    let work = Unstoppable::new(&intake.tracker, work(Arc::clone(intake), unpublished));
+    let work = Detached::new(&intake.tracker, work(Arc::clone(intake), unpublished));
     Started { work, trail, since: Instant::now() }
 }
 
@@ -160,20 +99,20 @@ async fn after_death(intake: &Intake, trail: &Trail) -> Submitted {
 
 /// Takes a request from validated to answered. Must run where nobody cancels it.
 pub async fn submit(intake: &Intake, unpublished: Unpublished, submission: Submission) -> Submitted {
-    cut::at(Cut::I1).await;
-    submit_admitted(intake, unpublished, intake.admit(submission.caller.key), submission).await
+    failpoint::pass(Failpoint::AfterValidation).await;
+    submit_admitted(intake, unpublished, intake.admission.admit(submission.caller.key), submission).await
 }
 
 /// The same from its admission on, in a span of its own.
 pub async fn submit_admitted(
     intake: &Intake,
     unpublished: Unpublished,
-    admission: Admission,
+    admitted: Admitted,
     mut submission: Submission,
 ) -> Submitted {
     let span = trace::begin(submission.trace, "allocate", trace::Kind::Server);
     submission.trace = span.as_ref().map_or(submission.trace, |span| Some(span.context()));
-    let submitted = carry_out(intake, unpublished, admission, submission).await;
+    let submitted = carry_out(intake, unpublished, admitted, submission).await;
     let (status, id) = (submitted.0.status().as_u16(), submitted.1);
     if let Some(id) = id {
         tracing::debug!(request_id = %id, status, "answered");
@@ -185,13 +124,8 @@ pub async fn submit_admitted(
     submitted
 }
 
-async fn carry_out(
-    intake: &Intake,
-    unpublished: Unpublished,
-    admission: Admission,
-    submission: Submission,
-) -> Submitted {
-    let (session, permit) = match admission {
+async fn carry_out(intake: &Intake, unpublished: Unpublished, admitted: Admitted, submission: Submission) -> Submitted {
+    let (session, permit) = match admitted {
         Ok(admitted) => admitted,
         Err(Refusal::KeyInFlight) => {
             return (problem::too_many(unpublished.never(Refusal::KeyInFlight), FULL_WAIT), None);
@@ -200,10 +134,10 @@ async fn carry_out(
     };
     let answer_by = Instant::now() + intake.budgets.reply;
     let mut request = new_request(intake, &submission, 0);
-    let mut waiter = session.waiters.register(request.id);
-    cut::at(Cut::I2).await;
+    let mut waiter = session.waiters().register(request.id);
+    failpoint::pass(Failpoint::BeforePublish).await;
     let published = unpublished.publish(&session, &request, submission.trace);
-    cut::at(Cut::I3).await;
+    failpoint::pass(Failpoint::AfterPublish).await;
     loop {
         let event = tokio::time::timeout_at(answer_by, waiter.wait()).await;
         let reply = match event {
@@ -215,7 +149,7 @@ async fn carry_out(
             Err(_) => return resolve(intake, request, Some(permit), "no reply in time").await,
         };
         if let Some(submitted) = answer_of(&reply) {
-            cut::at(Cut::I5).await;
+            failpoint::pass(Failpoint::BeforeAnswer).await;
             return submitted;
         }
         let Verdict::StaleEpoch { current, raise } = reply.verdict else {
@@ -228,7 +162,7 @@ async fn carry_out(
             return supersede(intake, request, permit).await;
         }
         request = new_request(intake, &submission, current);
-        waiter = session.waiters.register(request.id);
+        waiter = session.waiters().register(request.id);
         published.publish_again(&session, &request, submission.trace);
     }
 }
@@ -238,11 +172,11 @@ fn new_request(intake: &Intake, submission: &Submission, epoch: i64) -> Request 
     Request {
         id: intake.ids.mint(submission.caller.business),
         business: submission.caller.business,
-        email: submission.ask.email.clone(),
-        amount: submission.ask.amount,
+        email: submission.allocation.email.clone(),
+        amount: submission.allocation.amount,
         deadline: clock::now_millis().saturating_add(wait),
         key: submission.key.clone().map(|key| KeyClaim { key, epoch }),
-        reference: submission.ask.reference.clone(),
+        reference: submission.allocation.reference.clone(),
     }
 }
 

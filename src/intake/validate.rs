@@ -1,17 +1,16 @@
 //! The bodies of `POST /payout/create` and `POST /payout/create/bulk`: a JSON object, read to the letter.
 
+use super::strict_json::{Members, check_nested};
 use crate::ledger::amount::AmountError;
 use crate::ledger::email::EmailError;
 use crate::ledger::reference::ReferenceError;
 use crate::ledger::{Amount, Email, Reference};
-use crate::wire::FieldErrors;
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use crate::wire::answers::FieldErrors;
 use serde_json::value::RawValue;
-use std::fmt;
 
 /// What a valid body asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct NewAllocation {
     pub email: Email,
     pub amount: Amount,
     pub reference: Option<Reference>,
@@ -25,13 +24,13 @@ pub enum Invalid {
 }
 
 /// Reads and checks a body. An empty one is an object without fields.
-pub fn read_ask(body: &[u8]) -> Result<Ask, Invalid> {
+pub fn read_allocation(body: &[u8]) -> Result<NewAllocation, Invalid> {
     let fields = match body {
         [] => Fields::default(),
         _ => Fields::read(body).map_err(|_| Invalid::NotAnObject)?,
     };
     match (check_email(fields.email), check_amount(fields.amount), check_reference(fields.reference)) {
-        (Ok(email), Ok(amount), Ok(reference)) => Ok(Ask { email, amount, reference }),
+        (Ok(email), Ok(amount), Ok(reference)) => Ok(NewAllocation { email, amount, reference }),
         (email, amount, reference) => Err(Invalid::Fields(FieldErrors {
             email: email.err().map(|text| [text]),
             amount: amount.err().map(|text| [text]),
@@ -40,33 +39,33 @@ pub fn read_ask(body: &[u8]) -> Result<Ask, Invalid> {
     }
 }
 
-/// The items of a list, each as if it were a body of its own: one bad item spoils no other.
-pub type List = Vec<Result<Ask, Invalid>>;
+/// The items of a bulk call, each as if it were a body of its own: one bad item spoils no other.
+pub type Items = Vec<Result<NewAllocation, Invalid>>;
 
-/// Why a list is refused as a whole.
+/// Why a bulk call is refused as a whole.
 #[derive(Debug, PartialEq, Eq)]
-pub enum InvalidList {
+pub enum InvalidBulk {
     NotAnObject,
     /// By this message.
     Items(&'static str),
 }
 
-/// Most items in a list.
+/// Most items in a bulk call.
 pub const MOST_ITEMS: usize = 1_000;
 
-/// Reads a list: `{"allocations": […]}`.
-pub fn read_list(body: &[u8]) -> Result<List, InvalidList> {
+/// Reads the body of a bulk call: `{"allocations": […]}`.
+pub fn read_bulk(body: &[u8]) -> Result<Items, InvalidBulk> {
     let items = match body {
         [] => None,
-        _ => read_items(body).map_err(|_| InvalidList::NotAnObject)?,
+        _ => read_items(body).map_err(|_| InvalidBulk::NotAnObject)?,
     };
-    let Some(items) = items else { return Err(InvalidList::Items("The allocations field is required.")) };
+    let Some(items) = items else { return Err(InvalidBulk::Items("The allocations field is required.")) };
     let items: Vec<&RawValue> =
-        serde_json::from_str(items).map_err(|_| InvalidList::Items("The allocations must be an array."))?;
+        serde_json::from_str(items).map_err(|_| InvalidBulk::Items("The allocations must be an array."))?;
     match items.len() {
-        0 => Err(InvalidList::Items("The allocations field is required.")),
-        1..=MOST_ITEMS => Ok(items.into_iter().map(|item| read_ask(item.get().as_bytes())).collect()),
-        _ => Err(InvalidList::Items("The allocations must not have more than 1000 items.")),
+        0 => Err(InvalidBulk::Items("The allocations field is required.")),
+        1..=MOST_ITEMS => Ok(items.into_iter().map(|item| read_allocation(item.get().as_bytes())).collect()),
+        _ => Err(InvalidBulk::Items("The allocations must not have more than 1000 items.")),
     }
 }
 
@@ -159,58 +158,6 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Finds what is wrong inside a value that was only skimmed: a broken escape, a duplicate key, nesting too deep.
-fn check_nested(value: &str, depth: usize) -> Result<(), serde_json::Error> {
-    const DEEPEST: usize = 64;
-    if depth > DEEPEST {
-        return Err(serde_json::Error::custom("too deep"));
-    }
-    match value.as_bytes().first() {
-        Some(b'"') => serde_json::from_str::<String>(value).map(drop),
-        Some(b'[') => serde_json::from_str::<Vec<&RawValue>>(value)?
-            .iter()
-            .try_for_each(|item| check_nested(item.get(), depth + 1)),
-        Some(b'{') => {
-            let Members(members) = serde_json::from_str(value)?;
-            members.iter().try_for_each(|(_, value)| check_nested(value.get(), depth + 1))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// An object's members, no name twice. A derived struct would also take an array, and keep one of two values under the
-/// same name.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(MembersVisitor)
-    }
-}
-
-struct MembersVisitor;
-
-impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Members<'de>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-        let mut members = vec![];
-        while let Some(member) = map.next_entry::<String, &RawValue>()? {
-            members.push(member);
-        }
-        let mut names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
-        names.sort_unstable();
-        if names.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(A::Error::custom("duplicate key"));
-        }
-        Ok(Members(members))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,7 +168,7 @@ mod tests {
     const NO_AMOUNT: &str = "The amount field is required.";
 
     fn amount_error(amount: &str) -> Option<&'static str> {
-        match read_ask(format!(r#"{{"email":"ann@example.com","amount":{amount}}}"#).as_bytes()) {
+        match read_allocation(format!(r#"{{"email":"ann@example.com","amount":{amount}}}"#).as_bytes()) {
             Err(Invalid::Fields(FieldErrors { email: None, amount: Some([error]), reference: None })) => Some(error),
             Ok(_) => None,
             other => panic!("{amount}: {other:?}"),
@@ -282,19 +229,19 @@ mod tests {
             "{\"amount\":NaN}",
             deep.as_str(),
         ] {
-            assert_eq!(read_ask(body.as_bytes()), Err(Invalid::NotAnObject), "{body}");
+            assert_eq!(read_allocation(body.as_bytes()), Err(Invalid::NotAnObject), "{body}");
         }
-        assert_eq!(read_ask(b"{\"email\":\"\xff\"}"), Err(Invalid::NotAnObject));
+        assert_eq!(read_allocation(b"{\"email\":\"\xff\"}"), Err(Invalid::NotAnObject));
     }
 
     #[test]
     fn all_fields_are_reported_at_once() {
         let email = Some(["The email field is required."]);
         let mut required = FieldErrors { email, amount: Some([NO_AMOUNT]), reference: None };
-        assert_eq!(read_ask(b""), Err(Invalid::Fields(required)));
+        assert_eq!(read_allocation(b""), Err(Invalid::Fields(required)));
         required =
             FieldErrors { email, amount: Some([NO_AMOUNT]), reference: Some(["The reference must be a string."]) };
-        assert_eq!(read_ask(br#"{"reference":7}"#), Err(Invalid::Fields(required)));
+        assert_eq!(read_allocation(br#"{"reference":7}"#), Err(Invalid::Fields(required)));
     }
 
     #[test]
@@ -310,41 +257,41 @@ mod tests {
             ("[\"ann@example.com\"]", "The email must be a valid email address."),
         ];
         for (email, expected) in rows {
-            let answer = read_ask(format!(r#"{{"email":{email},"amount":5}}"#).as_bytes());
+            let answer = read_allocation(format!(r#"{{"email":{email},"amount":5}}"#).as_bytes());
             let errors = FieldErrors { email: Some([expected]), ..FieldErrors::default() };
             assert_eq!(answer, Err(Invalid::Fields(errors)), "{email}");
         }
     }
 
     #[test]
-    fn a_list_is_read_item_by_item() {
-        let items = |count: usize| {
+    fn a_bulk_call_is_read_item_by_item() {
+        let calls = |count: usize| {
             format!("{{\"allocations\":[{}]}}", vec!["{\"email\":\"a@b.co\",\"amount\":1}"; count].join(","))
         };
         assert_eq!(
-            read_list(items(1_000).as_bytes()).map(|list| list.iter().filter(|item| item.is_ok()).count()),
+            read_bulk(calls(1_000).as_bytes()).map(|items| items.iter().filter(|item| item.is_ok()).count()),
             Ok(1_000)
         );
-        let too_many = InvalidList::Items("The allocations must not have more than 1000 items.");
-        assert_eq!(read_list(items(1_001).as_bytes()), Err(too_many));
+        let too_many = InvalidBulk::Items("The allocations must not have more than 1000 items.");
+        assert_eq!(read_bulk(calls(1_001).as_bytes()), Err(too_many));
         for body in ["", "{}", "{\"allocations\":null}", "{\"allocations\":[]}"] {
-            let required = InvalidList::Items("The allocations field is required.");
-            assert_eq!(read_list(body.as_bytes()), Err(required), "{body}");
+            let required = InvalidBulk::Items("The allocations field is required.");
+            assert_eq!(read_bulk(body.as_bytes()), Err(required), "{body}");
         }
         for body in ["{\"allocations\":{}}", "{\"allocations\":7}", "{\"allocations\":\"x\"}"] {
-            let no_array = InvalidList::Items("The allocations must be an array.");
-            assert_eq!(read_list(body.as_bytes()), Err(no_array), "{body}");
+            let no_array = InvalidBulk::Items("The allocations must be an array.");
+            assert_eq!(read_bulk(body.as_bytes()), Err(no_array), "{body}");
         }
         for body in
             ["[]", "{", "{\"allocations\":[}", "{\"allocations\":[{}],\"allocations\":[{}]}", "{\"x\":\"\\ud800\"}"]
         {
-            assert_eq!(read_list(body.as_bytes()), Err(InvalidList::NotAnObject), "{body}");
+            assert_eq!(read_bulk(body.as_bytes()), Err(InvalidBulk::NotAnObject), "{body}");
         }
         let bad = br#"{"allocations":[{"email":"a@b.co","amount":1},[],{"email":"a@b.co","amount":0},{"x":1,"x":2},"\ud800"]}"#;
-        let list = read_list(bad).unwrap();
-        assert!(list[0].is_ok() && matches!(list[2], Err(Invalid::Fields(_))));
+        let items = read_bulk(bad).unwrap();
+        assert!(items[0].is_ok() && matches!(items[2], Err(Invalid::Fields(_))));
         for place in [1, 3, 4] {
-            assert_eq!(list[place], Err(Invalid::NotAnObject));
+            assert_eq!(items[place], Err(Invalid::NotAnObject));
         }
     }
 
@@ -352,8 +299,8 @@ mod tests {
     fn a_reference_is_a_string_and_may_be_left_out() {
         let read = |reference: &str| {
             let body = format!(r#"{{"email":"ann@example.com","amount":5,"reference":{reference}}}"#);
-            match read_ask(body.as_bytes()) {
-                Ok(ask) => Ok(ask.reference.map(|reference| reference.as_str().to_owned())),
+            match read_allocation(body.as_bytes()) {
+                Ok(allocation) => Ok(allocation.reference.map(|reference| reference.as_str().to_owned())),
                 Err(Invalid::Fields(FieldErrors { email: None, amount: None, reference: Some([error]) })) => Err(error),
                 Err(other) => panic!("{reference}: {other:?}"),
             }
@@ -371,6 +318,6 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_ignored() {
-        assert!(read_ask(br#"{"note":{"a":[1e999,{"b":null}]},"email":" Ann@Example.com","amount":5}"#).is_ok());
+        assert!(read_allocation(br#"{"note":{"a":[1e999,{"b":null}]},"email":" Ann@Example.com","amount":5}"#).is_ok());
     }
 }

@@ -4,23 +4,26 @@
 //! Unicode's tables, so that a decision can be tested with a table, and read without knowing where its inputs come from.
 //!
 //! Reading order: [`amount`], [`email`], [`reference`](mod@reference), [`ids`] (values that cannot be wrong), [`request`],
-//! [`outcome`], [`decide`], [`letters`].
+//! [`outcome`], [`reasons`], [`decide`], [`dead_letters`].
 
 pub mod amount;
+pub mod dead_letters;
 pub mod decide;
 pub mod email;
 pub mod ids;
-pub mod letters;
 pub mod outcome;
+pub mod reasons;
 pub mod reference;
 pub mod request;
 mod spelling;
 
 pub use amount::Amount;
+pub use dead_letters::{Cause, OnReplay};
 pub use decide::{Account, Accounts, Credit, Decision, KeyChange, KeyState, Keys, decide};
 pub use email::Email;
 pub use ids::{BusinessId, IdempotencyKey, RequestId, UserHash};
-pub use letters::{Cause, OnReplay};
 pub use outcome::{Outcome, Verdict};
+pub(crate) use reasons::closed_list;
+pub use reasons::{Late, Proof, Refusal, SettledAs, Voider};
 pub use reference::Reference;
 pub use request::{KeyClaim, Millis, RaiseCount, Receipt, Request, list_ids};

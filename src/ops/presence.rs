@@ -37,14 +37,14 @@ async fn write(session: &mut Session, presence: &Presence, describe: &Describe, 
     let writing = async |connection: &mut _| {
         processes::write_presence(connection, presence, &state).await?;
         if round.is_multiple_of(ROUNDS_BETWEEN_COUNTS) {
-            count_letters(connection).await?;
+            count_dead_letters(connection).await?;
         }
         if round.is_multiple_of(ROUNDS_BETWEEN_REMOVALS) { processes::remove_unseen(connection).await } else { Ok(()) }
     };
     session.run(writing).await
 }
 
-async fn count_letters(connection: &mut PgConnection) -> Result<(), Error> {
+async fn count_dead_letters(connection: &mut PgConnection) -> Result<(), Error> {
     let open = dead_letters::count_open(connection).await?;
     METRICS.dead_letters_open.set(open.iter().map(|(_, count)| count).sum());
     Ok(())

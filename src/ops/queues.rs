@@ -1,7 +1,7 @@
 //! The depth of the deployment's queues, asked for every second.
 
 use super::state::Queue;
-use crate::metrics::Role;
+use crate::metrics::labels::Role;
 use crate::rabbit::depth::{Depth, Gauge};
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{Broker, Error};

@@ -27,7 +27,7 @@ pub struct Timeline {
     /// Its id says so.
     #[serde(with = "time::serde::rfc3339")]
     pub minted_at: OffsetDateTime,
-    /// As a letter that holds it says, or else as the intake's setting has it.
+    /// As a dead letter that holds it says, or else as the intake's setting has it.
     #[serde(with = "time::serde::rfc3339")]
     pub deadline: OffsetDateTime,
     /// One of the outcomes, or `undecided`: then it was never published, waits in a queue, or was never issued at all.
@@ -40,7 +40,7 @@ pub struct Timeline {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
     /// Every dead letter that holds it.
-    pub letters: Vec<Shown>,
+    pub dead_letters: Vec<Shown>,
 }
 
 /// Looks up a request without knowing its business. `reply_timeout`: the intake's setting, for the deadline.
@@ -54,8 +54,8 @@ pub async fn timeline(
         let found = allocations::find_anywhere(connection, request).await?;
         Ok((found, dead_letters::holding(connection, request, reveal).await?))
     };
-    let (found, letters) = postgres.read(reading).await?;
-    let mut timeline = from_letters(request, letters, reply_timeout);
+    let (found, dead_letters) = postgres.read(reading).await?;
+    let mut timeline = from_dead_letters(request, dead_letters, reply_timeout);
     if let Some(found) = found {
         if found.decided.outcome == Outcome::Allocated {
             timeline.note_key(find_key(postgres, &found, request).await, reveal);
@@ -74,12 +74,16 @@ async fn find_key(postgres: &Postgres, found: &Found, request: RequestId) -> Opt
     })
 }
 
-/// What its id and the letters say.
-fn from_letters(request: RequestId, letters: Vec<Shown>, reply_timeout: Duration) -> Timeline {
+/// What its id and the dead letters say.
+fn from_dead_letters(request: RequestId, dead_letters: Vec<Shown>, reply_timeout: Duration) -> Timeline {
     let request_id = Uuid::from_u128(request.as_u128());
     let minted = secret::minted_at(request);
     let wait = i64::try_from(reply_timeout.as_millis()).unwrap_or(i64::MAX);
-    let held = letters.iter().flat_map(|letter| &letter.requests).find(|one| one.request_id == request_id).cloned();
+    let held = dead_letters
+        .iter()
+        .flat_map(|dead_letter| &dead_letter.requests)
+        .find(|one| one.request_id == request_id)
+        .cloned();
     Timeline {
         request_id,
         business_id: held.as_ref().map(|one| one.business_id),
@@ -92,12 +96,12 @@ fn from_letters(request: RequestId, letters: Vec<Shown>, reply_timeout: Duration
         decided_at: None,
         key: held.as_ref().and_then(|one| one.key.clone()),
         epoch: held.and_then(|one| one.epoch),
-        letters,
+        dead_letters,
     }
 }
 
 impl Timeline {
-    /// The row knows better than any letter.
+    /// The row knows better than any dead letter.
     fn note_row(&mut self, found: Found, reveal: bool) {
         let shown = |email: String| if reveal { email } else { Email::stored(email).masked() };
         self.business_id = Some(Uuid::from_u128(found.business.as_u128()));

@@ -4,7 +4,7 @@
 //! Counts are since the start of the process and only grow, buckets of histograms too. So whoever has two states of a
 //! process knows exactly what happened between them, and those of several processes can be added up.
 
-use crate::metrics::{METRICS, Route, buckets};
+use crate::metrics::{METRICS, buckets, labels::Route};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -95,8 +95,8 @@ pub struct Buckets {
     pub sum: f64,
 }
 
-impl Buckets {
-    fn of(histogram: &prometheus::Histogram) -> Self {
+impl From<&prometheus::Histogram> for Buckets {
+    fn from(histogram: &prometheus::Histogram) -> Self {
         let (bounds, counts) = buckets(histogram).into_iter().unzip();
         Self { bounds, counts, count: histogram.get_sample_count(), sum: histogram.get_sample_sum() }
     }
@@ -116,7 +116,7 @@ impl Intake {
             unknown: METRICS.unknown.get(),
             late: counts(METRICS.late.read()),
             replies_without_waiter: METRICS.replies_without_waiter.get(),
-            duration: Buckets::of(&METRICS.request_duration),
+            duration: Buckets::from(&METRICS.request_duration),
             ..Self::default()
         }
     }
@@ -131,7 +131,7 @@ impl Worker {
             commits_in_doubt: METRICS.commits_in_doubt.get(),
             redeliveries: METRICS.redeliveries.get(),
             dead_letters: counts(METRICS.dead_letters.read()),
-            duration: Buckets::of(&METRICS.batch_duration),
+            duration: Buckets::from(&METRICS.batch_duration),
             ..Self::default()
         }
     }

@@ -6,8 +6,10 @@
 
 use super::users::{Hashes, find_hashes};
 use super::{Error, begin, commit, keys};
-use crate::ledger::{BusinessId, IdempotencyKey, Keys, Outcome, RaiseCount, Reference, Request, RequestId, UserHash};
-use crate::metrics::{METRICS, Proof, Voider};
+use crate::ledger::{
+    BusinessId, IdempotencyKey, Keys, Outcome, Proof, RaiseCount, Reference, Request, RequestId, UserHash, Voider,
+};
+use crate::metrics::METRICS;
 use sqlx::PgConnection;
 use std::collections::{BTreeSet, HashMap};
 use time::OffsetDateTime;

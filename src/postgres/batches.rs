@@ -6,7 +6,7 @@
 
 use super::Error;
 use super::businesses::LockedBusinesses;
-use super::keys::Columns as KeyColumns;
+use super::keys::KeyColumns;
 use super::users::{self, Hashes, read_hash};
 use crate::ledger::{Account, Accounts, Decision, Outcome, Reference, Request, UserHash};
 use sqlx::PgConnection;
@@ -28,11 +28,11 @@ pub async fn settle(
     decision: &Decision,
     hashes: &[UserHash],
 ) -> Result<Option<Vec<UserHash>>, Error> {
-    let books = Books::of(expected, decision);
-    let rows = Rows::of(requests, decision);
-    let credits = Credits::of(decision, hashes);
+    let businesses = BusinessColumns::new(expected, decision);
+    let rows = AllocationColumns::new(requests, decision);
+    let credits = CreditColumns::new(decision, hashes);
     let new_keys: Vec<_> = decision.keys.iter().collect();
-    let keys = KeyColumns::of(&new_keys);
+    let keys = KeyColumns::new(&new_keys);
     let settled = sqlx::query_scalar!(
         r#"/* settle_batch */
         WITH debits AS (
@@ -64,10 +64,10 @@ pub async fn settle(
             RETURNING u.hash
         )
         SELECT hash FROM credits"#,
-        &books.businesses,
-        &books.balances,
-        &books.switches,
-        &books.after,
+        &businesses.businesses,
+        &businesses.balances,
+        &businesses.switches,
+        &businesses.after,
         &keys.businesses,
         &keys.names as &[&str],
         &keys.requests as &[Option<Uuid>],
@@ -103,15 +103,15 @@ fn is_refused(error: &sqlx::Error) -> bool {
 
 /// How the businesses of a batch must stand before it, and what they have left after it, a vector a column, sorted by
 /// business: everybody locks in this order.
-struct Books {
+struct BusinessColumns {
     businesses: Vec<Uuid>,
     balances: Vec<i64>,
     switches: Vec<bool>,
     after: Vec<i64>,
 }
 
-impl Books {
-    fn of(expected: &Accounts, decision: &Decision) -> Self {
+impl BusinessColumns {
+    fn new(expected: &Accounts, decision: &Decision) -> Self {
         let changed: BTreeMap<_, _> = decision.balances.iter().map(|(id, cents)| (*id, *cents)).collect();
         let after = |(id, account): (_, &Account)| changed.get(id).copied().unwrap_or(account.payout_balance);
         Self {
@@ -124,15 +124,15 @@ impl Books {
 }
 
 /// Credits, a vector a column.
-struct Credits<'a> {
+struct CreditColumns<'a> {
     businesses: Vec<Uuid>,
     emails: Vec<&'a str>,
     hashes: Vec<&'a [u8]>,
     cents: Vec<i64>,
 }
 
-impl<'a> Credits<'a> {
-    fn of(decision: &'a Decision, hashes: &'a [UserHash]) -> Self {
+impl<'a> CreditColumns<'a> {
+    fn new(decision: &'a Decision, hashes: &'a [UserHash]) -> Self {
         let credits = &decision.credits;
         Self {
             businesses: credits.iter().map(|credit| Uuid::from_u128(credit.business.as_u128())).collect(),
@@ -162,8 +162,8 @@ pub async fn write(
     decision: &Decision,
     hashes: &[UserHash],
 ) -> Result<Written, Error> {
-    let rows = Rows::of(requests, decision);
-    let credits = Credits::of(decision, hashes);
+    let rows = AllocationColumns::new(requests, decision);
+    let credits = CreditColumns::new(decision, hashes);
     let (debited, balances): (Vec<Uuid>, Vec<i64>) =
         decision.balances.iter().map(|(id, cents)| (Uuid::from_u128(id.as_u128()), *cents)).unzip();
     let written = sqlx::query!(
@@ -209,7 +209,7 @@ pub async fn write(
 
 /// The rows of a batch, a vector a column, sorted by primary key: whoever else writes the same rows takes their locks in
 /// the same order.
-struct Rows<'a> {
+struct AllocationColumns<'a> {
     businesses: Vec<Uuid>,
     requests: Vec<Uuid>,
     emails: Vec<&'a str>,
@@ -218,8 +218,8 @@ struct Rows<'a> {
     references: Vec<Option<&'a str>>,
 }
 
-impl<'a> Rows<'a> {
-    fn of(requests: &'a [Request], decision: &Decision) -> Self {
+impl<'a> AllocationColumns<'a> {
+    fn new(requests: &'a [Request], decision: &Decision) -> Self {
         let mut order: Vec<(&Request, Outcome)> =
             requests.iter().zip(&decision.verdicts).map(|(request, verdict)| (request, verdict.outcome())).collect();
         order.sort_unstable_by_key(|(request, _)| (request.business, request.id));

@@ -1,6 +1,6 @@
 //! What an error of Postgres means for the one who asked. Every SQLSTATE falls into exactly one of these.
 
-use crate::metrics::Trouble;
+use crate::metrics::labels::Trouble;
 
 /// An error of a statement or a commit.
 #[derive(Debug, thiserror::Error)]

@@ -47,8 +47,10 @@ impl State {
             Self::Refused => Some("postgres refuses this program; the log says why"),
         }
     }
+}
 
-    fn of(error: &Error) -> Self {
+impl From<&Error> for State {
+    fn from(error: &Error) -> Self {
         match error {
             Error::ReadOnly(_) => Self::ReadOnly,
             Error::Full(_) => Self::Full,
@@ -149,7 +151,7 @@ impl Health {
 
     /// What was asked by the one who watches.
     fn failed(&self, error: &Error) {
-        let state = State::of(error);
+        let state = State::from(error);
         if self.set(state) != state {
             tracing::warn!(%error, "{}", state.words().unwrap_or_default());
         }

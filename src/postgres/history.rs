@@ -16,7 +16,7 @@ pub const SCAN: i64 = 10_000;
 
 /// Which requests are wanted: all that have everything that is given.
 #[derive(Clone, Debug)]
-pub struct Filter {
+pub struct HistoryFilter {
     pub outcome: Option<Outcome>,
     pub email: Option<Email>,
     pub reference: Option<Reference>,
@@ -30,7 +30,7 @@ pub struct Filter {
 #[derive(Debug)]
 pub struct Page {
     pub requests: Vec<(RequestId, Decided)>,
-    /// Where the next page ends, as [`Filter::end`]; `None` if nothing is left.
+    /// Where the next page ends, as [`HistoryFilter::end`]; `None` if nothing is left.
     pub next: Option<RequestId>,
 }
 
@@ -53,7 +53,7 @@ struct Row {
 pub async fn read_page(
     connection: &mut PgConnection,
     business: BusinessId,
-    filter: &Filter,
+    filter: &HistoryFilter,
     limit: usize,
 ) -> Result<Page, Error> {
     let most = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
@@ -92,7 +92,7 @@ fn to_decided(row: Row) -> Result<(RequestId, Decided), Error> {
 async fn find_by_time(
     connection: &mut PgConnection,
     business: BusinessId,
-    filter: &Filter,
+    filter: &HistoryFilter,
     most: i64,
 ) -> Result<Vec<Row>, Error> {
     let rows = sqlx::query_as!(
@@ -125,7 +125,7 @@ async fn find_by_time(
 async fn find_refused(
     connection: &mut PgConnection,
     business: BusinessId,
-    filter: &Filter,
+    filter: &HistoryFilter,
     refused: Outcome,
     most: i64,
 ) -> Result<Vec<Row>, Error> {
@@ -149,11 +149,11 @@ async fn find_refused(
     Ok(rows)
 }
 
-/// By the index of the addresses: through the drawer that this one falls into, with others.
+/// By the index of the addresses: through the hash bucket that this one falls into, with others.
 async fn find_by_email(
     connection: &mut PgConnection,
     business: BusinessId,
-    filter: &Filter,
+    filter: &HistoryFilter,
     email: &Email,
     most: i64,
 ) -> Result<Vec<Row>, Error> {
@@ -189,7 +189,7 @@ async fn find_by_email(
 async fn find_by_reference(
     connection: &mut PgConnection,
     business: BusinessId,
-    filter: &Filter,
+    filter: &HistoryFilter,
     reference: &Reference,
     most: i64,
 ) -> Result<Vec<Row>, Error> {

@@ -32,7 +32,7 @@ pub async fn lock_many(connection: &mut PgConnection, sorted: &[(BusinessId, Ide
 
 /// Notes the one allocation under each key, all of which are locked.
 pub async fn write_allocated(connection: &mut PgConnection, changes: &[&KeyChange]) -> Result<(), Error> {
-    let columns = Columns::of(changes);
+    let columns = KeyColumns::new(changes);
     sqlx::query!(
         "/* write_allocated_keys */
          UPDATE idempotency_keys k SET request_id = c.request_id, email = c.email, amount = c.amount
@@ -132,7 +132,7 @@ fn read_allocated(
 }
 
 /// The allocations under keys, a vector a column.
-pub(super) struct Columns<'a> {
+pub(super) struct KeyColumns<'a> {
     pub businesses: Vec<Uuid>,
     pub names: Vec<&'a str>,
     pub requests: Vec<Option<Uuid>>,
@@ -140,8 +140,8 @@ pub(super) struct Columns<'a> {
     pub amounts: Vec<Option<i64>>,
 }
 
-impl<'a> Columns<'a> {
-    pub fn of(changes: &[&'a KeyChange]) -> Self {
+impl<'a> KeyColumns<'a> {
+    pub fn new(changes: &[&'a KeyChange]) -> Self {
         let allocated = |change: &&'a KeyChange| change.state.allocated.as_ref();
         let (businesses, names) = columns(changes.iter().map(|change| (change.business, &change.key)));
         Self {

@@ -9,6 +9,7 @@
 
 pub mod allocations;
 pub mod api_keys;
+pub mod audits;
 pub mod batches;
 pub mod businesses;
 pub mod dead_letters;
@@ -17,7 +18,6 @@ mod health;
 pub mod history;
 pub mod inspection;
 pub mod keys;
-pub mod overview;
 pub mod partitions;
 pub mod processes;
 mod proof;

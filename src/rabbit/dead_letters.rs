@@ -16,13 +16,13 @@ const QUEUE_HEADER: &str = "x-earmark-queue";
 const DEATH_HEADER: &str = "x-death";
 
 /// The sending end, for the messages of one work queue.
-pub struct DeadLetters {
+pub struct DeadLetterSender {
     confirmed: Confirmed,
     queue: String,
     from: String,
 }
 
-impl DeadLetters {
+impl DeadLetterSender {
     pub async fn open(link: &Link, topology: &Topology, from: &str) -> Result<Self, Error> {
         Ok(Self { confirmed: Confirmed::open(link).await?, queue: topology.dead_letter_queue(), from: from.to_owned() })
     }
@@ -43,10 +43,10 @@ impl DeadLetters {
 
 /// A dead letter, with all that is known of it.
 #[derive(Debug)]
-pub struct Letter {
+pub struct DeadLetterMessage {
     pub tag: u64,
     pub body: Vec<u8>,
-    /// The message's own; letters that are delivered again have the same.
+    /// The message's own; dead letters that are delivered again have the same.
     pub message_id: Option<String>,
     /// One word and more words, by the worker that put it.
     pub cause: Option<String>,
@@ -62,10 +62,10 @@ pub struct Letter {
 }
 
 /// The receiving end.
-pub struct Letters(Consumer);
+pub struct DeadLetterReceiver(Consumer);
 
-impl Letters {
-    /// At most `prefetch` letters are unacknowledged.
+impl DeadLetterReceiver {
+    /// At most `prefetch` dead letters are unacknowledged.
     pub async fn open(link: &Link, topology: &Topology, prefetch: u16) -> Result<Self, Error> {
         Ok(Self(Consumer::open(link, &topology.dead_letter_queue(), prefetch).await?))
     }
@@ -74,13 +74,13 @@ impl Letters {
         self.0.acknowledger()
     }
 
-    /// The next letter; `None` when the link is lost.
-    pub async fn next(&mut self) -> Option<Letter> {
+    /// The next dead letter; `None` when the link is lost.
+    pub async fn next(&mut self) -> Option<DeadLetterMessage> {
         Some(read(self.0.next_raw().await?))
     }
 }
 
-fn read(delivery: Delivery) -> Letter {
+fn read(delivery: Delivery) -> DeadLetterMessage {
     let properties = &delivery.properties;
     let header = |name: &str| text(properties.headers().as_ref()?.inner().get(name)?);
     let short = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
@@ -91,7 +91,7 @@ fn read(delivery: Delivery) -> Letter {
         AMQPValue::Timestamp(seconds) => Some(*seconds),
         _ => None,
     };
-    Letter {
+    DeadLetterMessage {
         tag: delivery.delivery_tag,
         message_id: short(properties.message_id()),
         cause: short(properties.kind()),

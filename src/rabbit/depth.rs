@@ -4,7 +4,7 @@
 
 use super::topology::Topology;
 use super::{ANSWER_TIMEOUT, Broker, Error, Link};
-use crate::metrics::Role;
+use crate::metrics::labels::Role;
 use lapin::Channel;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;

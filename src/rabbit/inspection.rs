@@ -6,7 +6,7 @@ use super::consumer::Consumer;
 use super::depth::{self, Depth, Gauge};
 use super::topology::Topology;
 use super::{Broker, Error, OPEN_TIMEOUT};
-use crate::metrics::Role;
+use crate::metrics::labels::Role;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

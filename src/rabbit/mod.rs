@@ -8,14 +8,17 @@ pub mod confirmed;
 pub mod consumer;
 pub mod dead_letters;
 pub mod depth;
+mod fair_queue;
 pub mod inspection;
 pub mod publisher;
 pub mod replies;
 pub mod topology;
-mod turns;
 mod url;
 
-use crate::metrics::{Label, METRICS, Role};
+use crate::metrics::{
+    METRICS,
+    labels::{Label, Role},
+};
 use futures_util::StreamExt;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, Event};

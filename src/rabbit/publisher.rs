@@ -11,7 +11,7 @@
 //! What the broker says is used to give up early, never as proof: an unroutable message is confirmed, so is one whose
 //! queue was just deleted, and a message that could not be written may be written later.
 
-use super::turns::Turns;
+use super::fair_queue::FairQueue;
 use super::{ANSWER_TIMEOUT, Error, Link};
 use crate::metrics::METRICS;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -76,7 +76,7 @@ const FULL: usize = 128 * 1024 - 4 * 1024;
 async fn fill(
     next: &mut Vec<Outgoing>,
     most: usize,
-    waiting: &mut Turns<Outgoing>,
+    waiting: &mut FairQueue<Outgoing>,
     incoming: &mut mpsc::UnboundedReceiver<Outgoing>,
 ) -> usize {
     if waiting.is_empty() {
@@ -136,7 +136,7 @@ impl Publisher {
         // Of each message that may be unanswered, the oldest in front, the tag of its last item: that is answered last.
         let mut unanswered = VecDeque::new();
         let mut next = Vec::with_capacity(self.limits.pack);
-        let mut waiting = Turns::new();
+        let mut waiting = FairQueue::new();
         loop {
             let gathered = incoming.len() + waiting.len();
             let gathers = unanswered.len() == self.limits.answer_window && gathered < self.limits.pack;
@@ -247,7 +247,7 @@ mod tests {
             sender.send(Outgoing { owner: 1, tag: 1, item: vec![0; size], trace: None }).unwrap();
         }
         drop(sender);
-        let (mut packed, mut next, mut waiting) = (vec![], vec![], Turns::new());
+        let (mut packed, mut next, mut waiting) = (vec![], vec![], FairQueue::new());
         while fill(&mut next, pack, &mut waiting, &mut incoming).await > 0 {
             packed.push((next.len(), next.iter().map(|item| item.item.len()).sum()));
             next.clear();

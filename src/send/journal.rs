@@ -34,7 +34,7 @@ struct Opening {
 }
 
 impl Opening {
-    fn of(name: &str, lines: &[Line]) -> Self {
+    fn new(name: &str, lines: &[Line]) -> Self {
         let numbered = lines.iter().filter(|line| line.reference.is_none());
         let numbered = numbered.map(|line| (line.number, hex::encode(digest(name, line)))).collect();
         Self { file: name.to_owned(), numbered }
@@ -95,7 +95,7 @@ impl Journal {
             Err(TryLockError::Error(error)) => return Err(error).context(path.display().to_string()),
         }
         let mut journal = Self { file, path, has_begun: false };
-        let paid = journal.load(&Opening::of(name, lines)).with_context(|| journal.path.display().to_string())?;
+        let paid = journal.load(&Opening::new(name, lines)).with_context(|| journal.path.display().to_string())?;
         Ok((journal, paid))
     }
 
@@ -124,7 +124,7 @@ impl Journal {
         if self.has_begun {
             return Ok(());
         }
-        self.write(&[Opening::of(name, lines)])?;
+        self.write(&[Opening::new(name, lines)])?;
         // The name of a new file is on the disk when its folder is.
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| folder.display().to_string())?;
@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn admitted(before: &[Line], after: &[Line]) -> Result<(), String> {
-        Opening::of("f.csv", before).admits(&Opening::of("f.csv", after)).map_err(|error| error.to_string())
+        Opening::new("f.csv", before).admits(&Opening::new("f.csv", after)).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
             let said = admitted(&begun, after).unwrap_err();
             assert!(said.contains(named), "{said}");
         }
-        let renamed = Opening::of("g.csv", &begun);
-        assert!(Opening::of("f.csv", &begun).admits(&renamed).unwrap_err().to_string().contains("named f.csv"));
+        let renamed = Opening::new("g.csv", &begun);
+        assert!(Opening::new("f.csv", &begun).admits(&renamed).unwrap_err().to_string().contains("named f.csv"));
     }
 }

@@ -37,7 +37,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    pub fn of(batch: &Batch) -> Self {
+    pub fn new(batch: &Batch) -> Self {
         let (mut total, mut paid, mut undecided) = (Tally::default(), Tally::default(), Tally::default());
         let mut refused: BTreeMap<String, Tally> = BTreeMap::new();
         for (line, state) in batch.lines() {

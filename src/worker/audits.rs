@@ -1,7 +1,7 @@
 //! The audit that workers make by themselves, so that a difference is known before a person thinks of asking.
 
 use crate::metrics::METRICS;
-use crate::postgres::overview::{self, Audit};
+use crate::postgres::audits::{self, Audit};
 use crate::postgres::{Error, PgConnection, Postgres};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -26,11 +26,11 @@ pub async fn audit_regularly(postgres: Postgres, interval: Duration, stop: Cance
 
 async fn audit_and_show(postgres: &Postgres, interval: Duration) -> Result<(), Error> {
     if !interval.is_zero()
-        && let Some(audit) = overview::audit_if_due(postgres, interval, WHO).await?
+        && let Some(audit) = audits::audit_if_due(postgres, interval, WHO).await?
     {
         log(&audit);
     }
-    let reading = async |connection: &mut PgConnection| overview::find_last_audit(connection).await;
+    let reading = async |connection: &mut PgConnection| audits::find_last_audit(connection).await;
     if let Some(last) = postgres.session().run(reading).await? {
         METRICS.audit_difference.set(last.difference_cents as f64);
         METRICS.audit_timestamp.set(last.audited_at.unix_timestamp() as f64);

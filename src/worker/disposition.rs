@@ -1,16 +1,16 @@
 //! What follows from a settled batch, as data, and the one function that performs it: replies, dead letters, then the
 //! acknowledgement. In this order, because an acknowledged message never comes again to make up for a lost reply.
 
+use super::attempt::Settled;
 use super::gather::Batch;
-use super::settle::Settled;
-use crate::cut::{self, Cut};
+use crate::failpoint::{self, Failpoint};
 use crate::ledger::{Cause, Outcome, Verdict};
-use crate::metrics::{METRICS, Phase};
+use crate::metrics::{METRICS, labels::Phase};
 use crate::rabbit::consumer::Acknowledger;
-use crate::rabbit::dead_letters::DeadLetters;
+use crate::rabbit::dead_letters::DeadLetterSender;
 use crate::rabbit::replies::ReplySender;
 use crate::rabbit::{Error, Link};
-use crate::wire::{self, Reply, Unreadable};
+use crate::wire::messages::{self, Reply, Unreadable};
 use std::collections::BTreeMap;
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -26,7 +26,7 @@ pub struct Disposition {
 }
 
 impl Disposition {
-    pub fn of(batch: Batch, results: Vec<Settled>) -> Self {
+    pub fn new(batch: Batch, results: Vec<Settled>) -> Self {
         let mut disposition = Self::default();
         let mut settled = batch.requests.iter().zip(results);
         for part in batch.parts {
@@ -35,8 +35,8 @@ impl Disposition {
                     Settled::Decided(verdict, hash) => (verdict, hash),
                     Settled::Rejected(reason) => {
                         tracing::warn!(request_id = %request.id, reason, "rejected");
-                        let items = [wire::write_request(request)];
-                        let body = wire::pack_requests(&part.reply_to, items.iter().map(Vec::as_slice));
+                        let items = [messages::write_request(request)];
+                        let body = messages::pack_requests(&part.reply_to, items.iter().map(Vec::as_slice));
                         disposition.dead_letters.push((Cause::Rejected, Unreadable { body, reason }));
                         (Verdict::Decided(Outcome::Voided), None)
                     }
@@ -45,7 +45,7 @@ impl Disposition {
                 let replies = disposition.replies.entry(part.reply_to.clone()).or_default();
                 replies.push(Reply { id: request.id, verdict, hash });
             }
-            let unreadable = part.unreadable.into_iter().map(|letter| (Cause::Unreadable, letter));
+            let unreadable = part.unreadable.into_iter().map(|dead_letter| (Cause::Unreadable, dead_letter));
             disposition.dead_letters.extend(unreadable);
             if part.is_last {
                 disposition.through = Some(part.tag);
@@ -59,7 +59,7 @@ impl Disposition {
 pub async fn perform_all(
     mut dispositions: mpsc::Receiver<Disposition>,
     replies: &ReplySender,
-    dead_letters: &DeadLetters,
+    dead_letters: &DeadLetterSender,
     acknowledger: &Acknowledger,
     link: &Link,
 ) {
@@ -73,18 +73,18 @@ pub async fn perform_all(
 async fn perform(
     disposition: Disposition,
     replies: &ReplySender,
-    dead_letters: &DeadLetters,
+    dead_letters: &DeadLetterSender,
     acknowledger: &Acknowledger,
 ) -> Result<(), Error> {
     let since = Instant::now();
     for (queue, batch) in &disposition.replies {
-        replies.send(queue, &wire::write_replies(batch)).await?;
+        replies.send(queue, &messages::write_replies(batch)).await?;
     }
-    for (cause, letter) in &disposition.dead_letters {
-        tracing::warn!(cause = cause.as_str(), reason = letter.reason, "dead-lettered");
-        dead_letters.put(&letter.body, cause.as_str(), &letter.reason).await?;
+    for (cause, dead_letter) in &disposition.dead_letters {
+        tracing::warn!(cause = cause.as_str(), reason = dead_letter.reason, "dead-lettered");
+        dead_letters.put(&dead_letter.body, cause.as_str(), &dead_letter.reason).await?;
     }
-    cut::at(Cut::W7).await;
+    failpoint::pass(Failpoint::BeforeAcknowledge).await;
     if let Some(tag) = disposition.through {
         acknowledger.ack_through(tag).await?;
     }

@@ -6,7 +6,7 @@ use crate::metrics::METRICS;
 use crate::rabbit::consumer::{Consumer, Delivery};
 use crate::rabbit::topology::DELIVERY_LIMIT;
 use crate::trace;
-use crate::wire::{self, RequestMessage, Unreadable};
+use crate::wire::messages::{self, RequestMessage, Unreadable};
 use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -114,7 +114,7 @@ pub async fn decode(
     decoded: mpsc::Sender<Message>,
     read_ahead: u32,
     one_at_a_time: bool,
-    session: CancellationToken,
+    ending: CancellationToken,
 ) -> Ended {
     let read_ahead = ReadAhead::new(read_ahead);
     let passing = async {
@@ -129,13 +129,13 @@ pub async fn decode(
         }
         None
     };
-    let one_at_a_time = tokio::select! { ended = passing => ended, () = session.cancelled() => None };
+    let one_at_a_time = tokio::select! { ended = passing => ended, () = ending.cancelled() => None };
     Ended { consumer, one_at_a_time }
 }
 
 fn read(delivery: Delivery) -> Message {
     let (tag, redeliveries) = (delivery.tag, delivery.redeliveries);
-    let content = wire::read_requests(&delivery.body).unwrap_or_else(|reason| {
+    let content = messages::read_requests(&delivery.body).unwrap_or_else(|reason| {
         let unreadable = vec![Unreadable { body: delivery.body, reason }];
         RequestMessage { reply_to: String::new(), requests: vec![], traces: vec![], unreadable }
     });

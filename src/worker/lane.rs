@@ -1,15 +1,16 @@
 //! One work queue's way through a worker: one batch is decoded and another answered while a third commits, and each part
 //! passes on in order.
 
+use super::attempt::Settled;
 use super::disposition::{self, Disposition};
 use super::gather::{self, Batch, Batches, Ended};
-use super::settle::{Settled, Settler};
+use super::settle::Settler;
 use super::{Limits, Worker};
-use crate::cut::{self, Cut};
+use crate::failpoint::{self, Failpoint};
 use crate::ledger::RequestId;
 use crate::metrics::METRICS;
 use crate::rabbit::consumer::{Consumer, Held};
-use crate::rabbit::dead_letters::DeadLetters;
+use crate::rabbit::dead_letters::DeadLetterSender;
 use crate::rabbit::replies::ReplySender;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{Error, Link};
@@ -27,7 +28,7 @@ pub struct Lane {
     one_at_a_time: bool,
     consumer: Consumer,
     replies: ReplySender,
-    dead_letters: DeadLetters,
+    dead_letters: DeadLetterSender,
 }
 
 impl Lane {
@@ -42,7 +43,7 @@ impl Lane {
         let prefetch = if one_at_a_time { 1 } else { limits.prefetch };
         Ok(Self {
             replies: ReplySender::open(publishing).await?,
-            dead_letters: DeadLetters::open(publishing, topology, &queue).await?,
+            dead_letters: DeadLetterSender::open(publishing, topology, &queue).await?,
             consumer: Consumer::open(consuming, &queue, prefetch).await?,
             queue,
             limits,
@@ -56,20 +57,20 @@ impl Lane {
     }
 
     /// Works until the session ends; then finishes the batch in hand, replies and acknowledges. Gives the consumer back.
-    pub async fn run(self, worker: Arc<Worker>, link: Link, session: CancellationToken) -> Option<Consumer> {
+    pub async fn run(self, worker: Arc<Worker>, link: Link, ending: CancellationToken) -> Option<Consumer> {
         let Self { queue, limits, one_at_a_time, consumer, replies, dead_letters } = self;
         let acknowledger = consumer.acknowledger();
         let (decoded, messages) = mpsc::channel(usize::from(limits.prefetch));
         // Two: one being answered, one waiting. More would only grow what a crash makes others do again.
         let (settled, dispositions) = mpsc::channel::<Disposition>(2);
         let gathering =
-            tokio::spawn(gather::decode(consumer, decoded, limits.read_ahead, one_at_a_time, session.clone()));
+            tokio::spawn(gather::decode(consumer, decoded, limits.read_ahead, one_at_a_time, ending.clone()));
         let disposing = tokio::spawn(async move {
             disposition::perform_all(dispositions, &replies, &dead_letters, &acknowledger, &link).await;
         });
         let batches = Batches::new(messages, limits.batch);
-        settle_all(Settler::new(&worker.settings), batches, settled, &session).await;
-        session.cancel();
+        settle_all(Settler::new(&worker.settings), batches, settled, &ending).await;
+        ending.cancel();
         let _ = disposing.await;
         let Ended { consumer, one_at_a_time } = gathering.await.ok()?;
         if let Some(one_at_a_time) = one_at_a_time {
@@ -84,19 +85,19 @@ async fn settle_all(
     mut settler: Settler,
     mut batches: Batches,
     settled: mpsc::Sender<Disposition>,
-    session: &CancellationToken,
+    ending: &CancellationToken,
 ) {
     loop {
-        let batch = tokio::select! { biased; () = session.cancelled() => return, batch = batches.next() => batch };
+        let batch = tokio::select! { biased; () = ending.cancelled() => return, batch = batches.next() => batch };
         let Some(batch) = batch else { return };
-        cut::at(Cut::W1).await;
+        failpoint::pass(Failpoint::AfterGather).await;
         METRICS.batch_requests.observe(batch.requests.len() as f64);
         let (since, spans) = (Instant::now(), begin_spans(&batch));
-        let Some(results) = settler.settle(&batch, session).await else { return };
+        let Some(results) = settler.settle(&batch, ending).await else { return };
         METRICS.batch_duration.observe(since.elapsed().as_secs_f64());
         end_spans(spans, &batch, &results);
-        cut::at(Cut::W6).await;
-        if settled.send(Disposition::of(batch, results)).await.is_err() {
+        failpoint::pass(Failpoint::BeforeReply).await;
+        if settled.send(Disposition::new(batch, results)).await.is_err() {
             return;
         }
     }

@@ -1,21 +1,22 @@
 //! Process 2: queue → ledger → reply.
 //!
-//! [`gather`] makes a batch of whatever has arrived, [`settle`] applies it in one transaction, [`disposition`] sends the
-//! replies and then the acknowledgements. [`lane`] runs the three side by side, for one work queue. Beside them [`letters`]
+//! [`gather`] makes a batch of whatever has arrived, [`settle`] sees to it that it is applied, [`attempt`] is one transaction, [`disposition`] sends the
+//! replies and then the acknowledgements. [`lane`] runs the three side by side, for one work queue. Beside them [`dead_letters`]
 //! moves dead letters into rows, [`pause`] reads the switch for all workers, and [`audits`] adds up the books.
 
+pub mod attempt;
 pub mod audits;
+pub mod dead_letters;
 pub mod disposition;
 pub mod gather;
 pub mod lane;
-pub mod letters;
 pub mod pause;
 pub mod settle;
 
-use crate::metrics::Role;
+use crate::metrics::labels::Role;
 use crate::postgres::{Health, Postgres};
 use crate::rabbit::consumer::{Consumer, Held};
-use crate::rabbit::dead_letters::Letters;
+use crate::rabbit::dead_letters::DeadLetterReceiver;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{self, Broker, Error};
 use crate::retry::Backoff;
@@ -179,17 +180,17 @@ impl Worker {
                 let one_at_a_time = self.one_at_a_time().contains(&queue);
                 lanes.push(Lane::open(&consuming, &publishing, topology, queue, limits, one_at_a_time).await?);
             }
-            Ok((lanes, Letters::open(&consuming, topology, letters::PREFETCH).await?))
+            Ok((lanes, DeadLetterReceiver::open(&consuming, topology, dead_letters::PREFETCH).await?))
         };
-        let (lanes, letters) = rabbit::open(&[&consuming, &publishing], opening).await?;
+        let (lanes, dead_letters) = rabbit::open(&[&consuming, &publishing], opening).await?;
         *self.held() = lanes.iter().map(Lane::held).collect();
         self.consuming.store(true, Ordering::Relaxed);
         tracing::info!("worker consumes");
-        let session = CancellationToken::new();
-        let _ended = session.clone().drop_guard();
-        let storing = tokio::spawn(letters::store_all(letters, Arc::clone(self), session.clone()));
+        let ending = CancellationToken::new();
+        let _ended = ending.clone().drop_guard();
+        let storing = tokio::spawn(dead_letters::store_all(dead_letters, Arc::clone(self), ending.clone()));
         let mut running: JoinSet<Option<Consumer>> =
-            lanes.into_iter().map(|lane| lane.run(Arc::clone(self), consuming.clone(), session.clone())).collect();
+            lanes.into_iter().map(|lane| lane.run(Arc::clone(self), consuming.clone(), ending.clone())).collect();
         // None of them ends by itself: one that does has lost its link, or panicked, or a message has to be taken otherwise.
         let mut ended = tokio::select! {
             ended = running.join_next() => ended,
@@ -199,7 +200,7 @@ impl Worker {
         };
         consuming.begin_close();
         publishing.begin_close();
-        session.cancel();
+        ending.cancel();
         // Kept until every lane has answered and acknowledged its batch in hand: dropping one loses the link.
         let mut consumers = vec![];
         while let Some(lane) = ended {

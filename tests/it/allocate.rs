@@ -4,7 +4,7 @@ use crate::harness::{App, Business, assert_allocated, eventually};
 use crate::recovery::is_waited_for;
 use earmark::ledger::{Amount, BusinessId, Email, Request};
 use earmark::secret::{HashSecret, RequestIds};
-use earmark::wire;
+use earmark::wire::messages;
 use lapin::BasicProperties;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -170,9 +170,9 @@ pub async fn publish(app: &App, body: &[u8]) {
 }
 
 pub fn message(requests: &[&Request], strays: &[&[u8]]) -> Vec<u8> {
-    let items: Vec<Vec<u8>> = requests.iter().map(|request| wire::write_request(request)).collect();
+    let items: Vec<Vec<u8>> = requests.iter().map(|request| messages::write_request(request)).collect();
     let items = items.iter().map(Vec::as_slice).chain(strays.iter().copied());
-    wire::pack_requests("nobody-listens-here", items)
+    messages::pack_requests("nobody-listens-here", items)
 }
 
 #[tokio::test]
@@ -249,12 +249,12 @@ async fn what_cannot_be_stored_is_split_off_dead_lettered_and_voided_and_its_nei
 
 #[tokio::test]
 async fn a_worker_that_dies_between_commit_and_acknowledgement_debits_once() {
-    for cut in ["W1=abort", "W4=abort", "W6=abort", "W7=abort"] {
+    for failpoint in ["after-gather=abort", "before-commit=abort", "before-reply=abort", "before-acknowledge=abort"] {
         let app = App::new().await;
         let business = app.create_business(1_000);
         let intake = app.start("intake").await;
         let client = app.client(&intake, &business);
-        let mut doomed = app.start_with("worker", &[("EARMARK_CUT", cut)]).await;
+        let mut doomed = app.start_with("worker", &[("EARMARK_FAILPOINT", failpoint)]).await;
         let asking = tokio::spawn({
             let client = client.clone();
             async move { client.create("ann@example.com", 10).await }
@@ -263,7 +263,7 @@ async fn a_worker_that_dies_between_commit_and_acknowledgement_debits_once() {
         let heir = app.start("worker").await;
         heir.until_logged("message redelivered").await;
         assert_allocated(&asking.await.expect("joined"));
-        assert_eq!(client.user_balance("ann@example.com").await, 10, "{cut}");
+        assert_eq!(client.user_balance("ann@example.com").await, 10, "{failpoint}");
         app.finish([intake, heir]).await;
     }
 }
@@ -280,7 +280,7 @@ async fn a_message_that_kills_its_worker_takes_no_neighbour_with_it() {
     }
     // Every worker dies on the first batch it takes, again and again: with all four messages in hand each time.
     for _ in 0..3 {
-        let mut doomed = app.spawn("worker", &[("EARMARK_CUT", "W1=abort")]);
+        let mut doomed = app.spawn("worker", &[("EARMARK_FAILPOINT", "after-gather=abort")]);
         doomed.ended().await;
     }
     let worker = app.start("worker").await;
@@ -336,7 +336,8 @@ async fn a_message_that_is_settled_in_parts_comes_again_until_its_last_part_is_d
     let requests: [Request; 8] = std::array::from_fn(|n| request(&business, &format!("user{n}@example.com"), 10));
     publish(&app, &message(&requests.each_ref(), &[])).await;
     // The second part is settled and answered, and then the worker dies.
-    let mut doomed = app.spawn("worker", &[("EARMARK_BATCH", "1"), ("EARMARK_CUT", "W7=abort@2")]);
+    let mut doomed =
+        app.spawn("worker", &[("EARMARK_BATCH", "1"), ("EARMARK_FAILPOINT", "before-acknowledge=abort@2")]);
     doomed.ended().await;
     let worker = app.start("worker").await;
     eventually("all eight are applied", async || app.count("allocated").await == 8).await;

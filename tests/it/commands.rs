@@ -176,7 +176,7 @@ async fn a_bad_setting_stops_the_start_with_its_name_and_without_its_secrets() {
         ("AMQP_URL", "http://secret-word@x", "AMQP_URL"),
         ("DATABASE_URL", "secret-word", "DATABASE_URL"),
         ("EARMARK_PACK", "0", "--pack"),
-        ("EARMARK_CUT", "everywhere", "EARMARK_CUT"),
+        ("EARMARK_FAILPOINT", "everywhere", "EARMARK_FAILPOINT"),
     ];
     for (name, value, expected) in rows {
         let mut process = app.spawn("intake", &[(name, value)]);

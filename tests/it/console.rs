@@ -244,7 +244,7 @@ async fn a_letter_is_dropped_only_with_the_typed_word() {
     let app = App::new().await;
     let worker = app.start_with("worker", &TOKENS).await;
     app.publish(&app.dead_letter_queue(), b"no message", BasicProperties::default()).await;
-    let letter = app.until_dead_letters(1).await[0]["letter_id"].as_str().expect("an id").to_owned();
+    let letter = app.until_dead_letters(1).await[0]["dead_letter_id"].as_str().expect("an id").to_owned();
     let ann = Visitor::signed_in(&worker, TOKEN).await;
     let csrf = ann.csrf().await;
     for typed in ["", "yes", "DROP"] {

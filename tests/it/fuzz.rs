@@ -4,11 +4,11 @@
 
 use earmark::api_key::{self, Kind};
 use earmark::intake::history;
-use earmark::intake::validate::{Ask, Invalid, InvalidList, MOST_ITEMS, read_ask, read_list};
+use earmark::intake::validate::{Invalid, InvalidBulk, MOST_ITEMS, NewAllocation, read_allocation, read_bulk};
 use earmark::ledger::{Email, IdempotencyKey};
 use earmark::send::file;
 use earmark::trace::Context;
-use earmark::wire::{self, MOST_REQUESTS};
+use earmark::wire::messages::{self, MOST_REQUESTS};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -109,7 +109,7 @@ fn leniently(body: &[u8]) -> Option<Value> {
 }
 
 /// What was taken says what any reader of JSON finds in it.
-fn assert_said(ask: &Ask, value: &Value) {
+fn assert_said(ask: &NewAllocation, value: &Value) {
     assert_eq!(Email::parse(value["email"].as_str().expect("a string")).as_ref(), Ok(&ask.email));
     assert_eq!(value["amount"].as_i64(), Some(ask.amount.cents()));
     let reference = value["reference"].as_str().map(str::trim).filter(|text| !text.is_empty());
@@ -126,7 +126,7 @@ proptest! {
 
     #[test]
     fn a_body_is_taken_as_what_it_says_or_refused(body in mutated(BODIES, 1)) {
-        match (read_ask(&body), leniently(&body)) {
+        match (read_allocation(&body), leniently(&body)) {
             (Ok(ask), Some(value)) => assert_said(&ask, &value),
             // A number that no machine type holds, in a field that is ignored.
             (Ok(_), None) => prop_assert!(text(&body).contains(['e', 'E'])),
@@ -138,7 +138,7 @@ proptest! {
     #[test]
     fn a_list_is_taken_item_by_item_or_refused(body in mutated(BODIES, 1)) {
         let value = leniently(&body);
-        match read_list(&body) {
+        match read_bulk(&body) {
             Ok(list) => {
                 prop_assert!((1..=MOST_ITEMS).contains(&list.len()));
                 for (place, item) in list.iter().enumerate() {
@@ -147,22 +147,22 @@ proptest! {
                     }
                 }
             }
-            Err(InvalidList::Items(message)) => prop_assert!(message.starts_with("The allocations ")),
-            Err(InvalidList::NotAnObject) => prop_assert!(!body.is_empty()),
+            Err(InvalidBulk::Items(message)) => prop_assert!(message.starts_with("The allocations ")),
+            Err(InvalidBulk::NotAnObject) => prop_assert!(!body.is_empty()),
         }
     }
 
     #[test]
     fn a_message_is_read_as_it_would_be_written(body in mutated(REQUESTS, 1)) {
-        let Ok(message) = wire::read_requests(&body) else { return Ok(()) };
+        let Ok(message) = messages::read_requests(&body) else { return Ok(()) };
         prop_assert!(message.requests.len() + message.unreadable.len() <= MOST_REQUESTS);
         for request in &message.requests {
-            let item = wire::write_request(request);
-            let again = wire::read_requests(&wire::pack_requests(&message.reply_to, std::iter::once(item.as_slice())));
+            let item = messages::write_request(request);
+            let again = messages::read_requests(&messages::pack_requests(&message.reply_to, std::iter::once(item.as_slice())));
             prop_assert_eq!(&again.expect("a message").requests, std::slice::from_ref(request));
         }
         for unreadable in &message.unreadable {
-            let again = wire::read_requests(&unreadable.body).expect("a message");
+            let again = messages::read_requests(&unreadable.body).expect("a message");
             prop_assert_eq!((again.requests.len(), again.unreadable.len()), (0, 1));
             // Of what stood there a reason says nothing, as it is logged.
             prop_assert!(!unreadable.reason.contains('@'), "{}", unreadable.reason);
@@ -173,9 +173,9 @@ proptest! {
 
     #[test]
     fn replies_are_read_as_they_would_be_written(body in mutated(REPLIES, 1)) {
-        let replies = wire::read_replies(&body);
+        let replies = messages::read_replies(&body);
         prop_assert!(replies.len() <= body.len());
-        prop_assert_eq!(wire::read_replies(&wire::write_replies(&replies)), replies);
+        prop_assert_eq!(messages::read_replies(&messages::write_replies(&replies)), replies);
     }
 
     #[test]
@@ -183,7 +183,7 @@ proptest! {
         parameters in vec((select(vec!["limit", "cursor", "state", "email", "reference", "from", "to", "x"]), mutated(HEADERS, 1)), 0..4),
     ) {
         let parameters: Vec<(String, String)> = parameters.iter().map(|(name, value)| ((*name).to_owned(), text(value))).collect();
-        if let Err(errors) = history::read_ask(&parameters) {
+        if let Err(errors) = history::read_query(&parameters) {
             prop_assert!(errors.keys().all(|wrong| parameters.iter().any(|(name, _)| name == wrong)));
         }
     }
@@ -266,12 +266,12 @@ fn the_worst_of_a_mebibyte_is_read_to_its_end() {
     ];
     for (what, body) in worst {
         let bytes = body.as_bytes();
-        assert!(read_ask(bytes).is_err() && read_list(bytes).is_err(), "{what}");
-        assert!(wire::read_requests(bytes).is_err() && wire::read_replies(bytes).is_empty(), "{what}");
+        assert!(read_allocation(bytes).is_err() && read_bulk(bytes).is_err(), "{what}");
+        assert!(messages::read_requests(bytes).is_err() && messages::read_replies(bytes).is_empty(), "{what}");
         assert!(read_file("worst.jsonl", bytes).is_err() && read_file("worst.csv", bytes).is_err(), "{what}");
         assert_eq!((IdempotencyKey::from_header(&body), Context::parse(&body)), (None, None), "{what}");
         assert!(Email::parse(&body).is_err() && !api_key::is_well_formed_secret(&body), "{what}");
         let parameters = ["email", "reference", "from", "cursor", "limit"].map(|name| (name.to_owned(), body.clone()));
-        assert!(history::read_ask(&parameters).is_err(), "{what}");
+        assert!(history::read_query(&parameters).is_err(), "{what}");
     }
 }

@@ -3,7 +3,7 @@
 use crate::harness::App;
 use crate::harness::http::{Answer, Client};
 use crate::harness::process::Process;
-use earmark::wire::{CSV_HEADER, RequestBody};
+use earmark::wire::answers::{CSV_COLUMNS, RequestBody, csv_writer};
 use proptest::option;
 use proptest::prelude::*;
 use reqwest::Method;
@@ -147,9 +147,11 @@ proptest! {
             reference,
             decided_at: None,
         };
-        let mut text = CSV_HEADER.to_owned();
-        request.write_csv(&mut text);
-        let mut table = csv::Reader::from_reader(text.as_bytes());
+        let mut written = csv_writer();
+        written.write_record(CSV_COLUMNS).expect("a line");
+        request.write_csv(&mut written).expect("a line");
+        let written = written.into_inner().expect("text");
+        let mut table = csv::Reader::from_reader(written.as_slice());
         let row = table.records().next().expect("a row").expect("CSV");
         // As docs/api.md has it.
         let cell = |at: usize| row[at].strip_prefix('\'').unwrap_or(&row[at]).to_owned();

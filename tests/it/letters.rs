@@ -15,7 +15,7 @@ async fn put(app: &App, body: &[u8], message_id: &str) {
 }
 
 fn id_of(letter: &Value) -> String {
-    letter["letter_id"].as_str().expect("an id").to_owned()
+    letter["dead_letter_id"].as_str().expect("an id").to_owned()
 }
 
 #[tokio::test]

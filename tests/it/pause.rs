@@ -46,7 +46,7 @@ async fn a_pause_and_a_shutdown_finish_the_batch_in_hand() {
         let app = App::new().await;
         let business = app.create_business(1_000);
         let intake = app.start_with("intake", &PATIENT).await;
-        let worker = app.start_with("worker", &[("EARMARK_CUT", "W6=hold:2s")]).await;
+        let worker = app.start_with("worker", &[("EARMARK_FAILPOINT", "before-reply=hold:2s")]).await;
         let client = app.client(&intake, &business);
         let asking = tokio::spawn(async move { client.create("ann@example.com", 10).await });
         eventually("it is committed", async || app.count("allocated").await == 1).await;

@@ -4,7 +4,7 @@ use crate::allocate::{message, publish, request};
 use crate::harness::proxy::{Mode, Protocol, Proxy};
 use crate::harness::{App, Business, eventually};
 use earmark::ledger::{IdempotencyKey, KeyClaim, Reference, Request};
-use earmark::wire;
+use earmark::wire::messages;
 use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -50,7 +50,7 @@ async fn give_up(app: &App, requests: &[Request]) {
 }
 
 fn pack(items: &[Vec<u8>]) -> Vec<u8> {
-    wire::pack_requests("nobody-listens-here", items.iter().map(Vec::as_slice))
+    messages::pack_requests("nobody-listens-here", items.iter().map(Vec::as_slice))
 }
 
 /// Kills two workers that hold part of a queue of `count` requests unsettled, a millisecond from their database. Answers
@@ -66,7 +66,7 @@ async fn recover(count: usize) -> Duration {
     let intake = app.start("intake").await;
     let requests = backlog(&business, count);
     give_up(&app, &requests[..count / 3]).await;
-    let items: Vec<Vec<u8>> = requests.iter().map(wire::write_request).collect();
+    let items: Vec<Vec<u8>> = requests.iter().map(messages::write_request).collect();
     app.publish_all(&app.work_queue(), items.chunks(A_MESSAGE).map(pack)).await;
     let mut locker = app.database().await;
     sqlx::query("BEGIN").execute(&mut locker).await.expect("begun");
@@ -130,7 +130,7 @@ async fn work_off(count: usize) -> (u64, u64) {
         let key = IdempotencyKey::new(&Uuid::new_v4().to_string()).expect("a key");
         one.key = Some(KeyClaim { key, epoch: 0 });
         one.reference = Reference::parse(&format!("invoice 2026-11-{number:08}")).expect("a reference");
-        wire::write_request(&one)
+        messages::write_request(&one)
     });
     let items: Vec<Vec<u8>> = items.collect();
     app.publish_all(&app.work_queue(), items.chunks(512).map(pack)).await;

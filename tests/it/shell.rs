@@ -126,11 +126,11 @@ async fn an_undecided_request_is_told_with_the_letter_that_holds_it() {
     held.key = IdempotencyKey::new("order-77").map(|key| KeyClaim { key, epoch: 3 });
     let id = Uuid::from_u128(held.id.as_u128()).to_string();
     let unknown = app.run(&["request", &id, "--json"]).expect_success().json();
-    assert_eq!((&unknown["state"], &unknown["letters"]), (&json!("undecided"), &json!([])));
+    assert_eq!((&unknown["state"], &unknown["dead_letters"]), (&json!("undecided"), &json!([])));
     app.publish(&app.dead_letter_queue(), &message(&[&held], &[]), Default::default()).await;
     let letter = app.until_dead_letters(1).await.remove(0);
     let shown = app.run(&["request", &id, "--json"]).expect_success().json();
-    assert_eq!((&shown["letters"][0]["letter_id"], &shown["epoch"]), (&letter["letter_id"], &json!(3)));
+    assert_eq!((&shown["dead_letters"][0]["dead_letter_id"], &shown["epoch"]), (&letter["dead_letter_id"], &json!(3)));
     assert_eq!(shown["deadline"], letter["requests"][0]["deadline"]);
     app.drop_dead_letters();
     app.finish([worker]).await;

@@ -66,11 +66,11 @@ async fn a_worker_that_stops_answers_what_it_has_in_hand_while_its_other_queues_
     let queues: Vec<String> = (1..4).map(|partition| format!("{}.{partition}", app.work_queue())).collect();
     // Were the connection given up meanwhile, each reply would be lost in every other case.
     for _ in 0..5 {
-        let held = [four.as_slice(), &[("EARMARK_CUT", "W2=hold:300ms")]].concat();
+        let held = [four.as_slice(), &[("EARMARK_FAILPOINT", "after-lock=hold:300ms")]].concat();
         let mut worker = app.start_with("worker", &held).await;
         let client = client.clone();
         let asking = tokio::spawn(async move { client.create("ann@example.com", 10).await });
-        worker.until_logged("cut point reached").await;
+        worker.until_logged("failpoint reached").await;
         worker.signal("TERM");
         assert!(worker.ended().await.success(), "{:#?}", worker.log());
         for queue in queues.iter().chain([&app.work_queue()]) {

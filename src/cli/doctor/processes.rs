@@ -3,7 +3,7 @@
 use super::Check;
 use super::ledger::time;
 use crate::ops::processes::{self, Running};
-use crate::postgres::overview::{Audited, find_last_audit};
+use crate::postgres::audits::{Audited, find_last_audit};
 use crate::postgres::partitions::{Paused, find_pause};
 use crate::postgres::{PgConnection, Postgres, dead_letters};
 use crate::{cli, clock};
@@ -13,16 +13,17 @@ const OLD_AUDIT_SECONDS: i64 = 24 * 60 * 60;
 
 pub async fn check(postgres: &Postgres, prefix: &str) -> Vec<Check> {
     let reading = async |connection: &mut PgConnection| {
-        let (paused, letters) = (find_pause(connection, prefix).await?, dead_letters::count_open(connection).await?);
-        Ok((paused, letters, find_last_audit(connection).await?))
+        let (paused, dead_letters) =
+            (find_pause(connection, prefix).await?, dead_letters::count_open(connection).await?);
+        Ok((paused, dead_letters, find_last_audit(connection).await?))
     };
-    let Ok((paused, letters, audited)) = postgres.session().run(reading).await else { return vec![] };
+    let Ok((paused, dead_letters, audited)) = postgres.session().run(reading).await else { return vec![] };
     let running = processes::list(postgres).await.unwrap_or_default();
     let heard_of: Vec<&Running> = running.iter().filter(|process| !process.is_silent).collect();
     let mut checks = vec![intakes(&heard_of), workers(&heard_of, paused.as_ref())];
     checks.extend(running.iter().filter(|process| process.is_silent).map(silent));
     checks.extend(heard_of.iter().flat_map(|process| of_one(process)));
-    let waiting: i64 = letters.iter().map(|(_, count)| count).sum();
+    let waiting: i64 = dead_letters.iter().map(|(_, count)| count).sum();
     checks.push(match waiting {
         0 => Check::ok("dead letters", "none"),
         count => Check::warning("dead letters", format!("{count} wait for a person"), "`earmark dead-letters list`"),

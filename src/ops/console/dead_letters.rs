@@ -15,7 +15,7 @@ use serde::Deserialize;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Letters on a page.
+/// Dead letters on a page.
 const PAGE: usize = 50;
 /// The word that a drop asks for.
 const DROP: &str = "drop";
@@ -32,7 +32,7 @@ pub struct Filter {
     /// A part of the reason, or a request's id.
     #[serde(default)]
     q: String,
-    /// The last letter of the page before.
+    /// The last dead letter of the page before.
     after: Option<Uuid>,
 }
 
@@ -58,7 +58,7 @@ struct List {
     frame: Frame,
     filter: Filter,
     causes: Vec<(&'static str, i64)>,
-    letters: Vec<Shown>,
+    dead_letters: Vec<Shown>,
     next: Option<Uuid>,
 }
 
@@ -68,21 +68,21 @@ pub async fn list(
     Query(filter): Query<Filter>,
 ) -> Result<Response, Trouble> {
     let wanted = u32::try_from(PAGE + 1).unwrap_or(u32::MAX);
-    let mut letters = dead_letters::list(&console.postgres, &filter.rows(), wanted, false).await?;
+    let mut dead_letters = dead_letters::list(&console.postgres, &filter.rows(), wanted, false).await?;
     let counting = async |connection: &mut PgConnection| rows::count_open(connection).await;
     let counted = console.postgres.read(counting).await?;
     let count = |cause| counted.iter().find(|(known, _)| *known == cause).map_or(0, |(_, count)| *count);
-    let causes = Cause::ALL.map(|cause| (cause.as_str(), count(cause))).to_vec();
-    let next = (letters.len() > PAGE).then(|| letters[PAGE - 1].letter_id);
-    letters.truncate(PAGE);
-    Ok(page(&List { frame, filter, causes, letters, next }))
+    let causes = Cause::ALL.iter().map(|&cause| (cause.as_str(), count(cause))).collect();
+    let next = (dead_letters.len() > PAGE).then(|| dead_letters[PAGE - 1].dead_letter_id);
+    dead_letters.truncate(PAGE);
+    Ok(page(&List { frame, filter, causes, dead_letters, next }))
 }
 
 #[derive(Template)]
 #[template(path = "dead_letter.html")]
 struct One {
     frame: Frame,
-    letter: Shown,
+    dead_letter: Shown,
     is_revealed: bool,
 }
 
@@ -91,8 +91,8 @@ pub async fn show(
     frame: Frame,
     Path(id): Path<Uuid>,
 ) -> Result<Response, Trouble> {
-    let letter = find(&console, id, false).await?;
-    Ok(page(&One { frame, letter, is_revealed: false }))
+    let dead_letter = find(&console, id, false).await?;
+    Ok(page(&One { frame, dead_letter, is_revealed: false }))
 }
 
 /// The same page with whole addresses. Not a page that one comes back to by its address: each look is an action.
@@ -101,28 +101,28 @@ pub async fn reveal(
     frame: Frame,
     Path(id): Path<Uuid>,
 ) -> Result<Response, Trouble> {
-    let letter = find(&console, id, true).await?;
+    let dead_letter = find(&console, id, true).await?;
     frame.log("addresses revealed", &id);
-    Ok(page(&One { frame, letter, is_revealed: true }))
+    Ok(page(&One { frame, dead_letter, is_revealed: true }))
 }
 
 async fn find(console: &Console, id: Uuid, reveal: bool) -> Result<Shown, Trouble> {
-    dead_letters::show(&console.postgres, id, reveal).await?.ok_or(Trouble::Missing("There is no such letter."))
+    dead_letters::show(&console.postgres, id, reveal).await?.ok_or(Trouble::Missing("There is no such dead letter."))
 }
 
-/// The letters that a form means: those selected, or all open ones of a cause.
+/// The dead letters that a form means: those selected, or all open ones of a cause.
 async fn meant(console: &Console, fields: &Fields) -> Result<Vec<Uuid>, Trouble> {
-    let ids: Vec<Uuid> = fields.all("letter").filter_map(|id| id.parse().ok()).collect();
+    let ids: Vec<Uuid> = fields.all("dead_letter").filter_map(|id| id.parse().ok()).collect();
     if fields.get("which") != "all" {
-        return if ids.is_empty() { Err(Trouble::Invalid("No letter is selected.".to_owned())) } else { Ok(ids) };
+        return if ids.is_empty() { Err(Trouble::Invalid("No dead letter is selected.".to_owned())) } else { Ok(ids) };
     }
     let cause = Cause::parse(fields.get("cause"));
     let finding = async |connection: &mut PgConnection| rows::find_open_ids(connection, cause).await;
     let all = console.postgres.read(finding).await?;
-    if all.is_empty() { Err(Trouble::Invalid("There is no open letter.".to_owned())) } else { Ok(all) }
+    if all.is_empty() { Err(Trouble::Invalid("There is no open dead letter.".to_owned())) } else { Ok(all) }
 }
 
-/// Puts letters back into their work queues.
+/// Puts dead letters back into their work queues.
 pub async fn replay(State(console): State<Arc<Console>>, frame: Frame, fields: Fields) -> Result<Response, Trouble> {
     let ids = meant(&console, &fields).await?;
     if fields.get("confirmed") != "yes" {
@@ -134,22 +134,22 @@ pub async fn replay(State(console): State<Arc<Console>>, frame: Frame, fields: F
         Err(Failure::Postgres(error)) => return Err(error.into()),
         Err(Failure::Rabbit(error)) => {
             tracing::warn!(%error, "the console cannot replay");
-            let text = "RabbitMQ did not take every letter. Those that it took are no longer in the list.";
+            let text = "RabbitMQ did not take every dead letter. Those that it took are no longer in the list.";
             return Err(Trouble::Unreachable(text.to_owned()));
         }
     };
     frame.log("dead letters replayed", &joined(&replayed));
-    Ok(done(&format!("{} put back into the work queue.", letters(replayed.len())), "/dead-letters"))
+    Ok(done(&format!("{} put back into the work queue.", dead_letters(replayed.len())), "/dead-letters"))
 }
 
-/// Says what will become of each kind of request, counted over the letters.
+/// Says what will become of each kind of request, counted over the dead letters.
 async fn ask_to_replay(console: &Console, frame: Frame, ids: &[Uuid], fields: &Fields) -> Result<Response, Trouble> {
     let (mut verdicts, mut unreadable) = ([0_usize; OnReplay::ALL.len()], 0);
     for id in ids.iter().take(MOST_LOOKED_AT) {
-        let Some(letter) = dead_letters::show(&console.postgres, *id, false).await? else { continue };
-        unreadable += letter.unreadable.len();
+        let Some(dead_letter) = dead_letters::show(&console.postgres, *id, false).await? else { continue };
+        unreadable += dead_letter.unreadable.len();
         for (kind, count) in OnReplay::ALL.iter().zip(&mut verdicts) {
-            *count += letter.requests.iter().filter(|request| request.on_replay == kind.as_str()).count();
+            *count += dead_letter.requests.iter().filter(|request| request.on_replay == kind.as_str()).count();
         }
     }
     let said = OnReplay::ALL.iter().zip(verdicts).filter(|(_, count)| *count > 0);
@@ -160,16 +160,16 @@ async fn ask_to_replay(console: &Console, frame: Frame, ids: &[Uuid], fields: &F
     }
     if ids.len() > MOST_LOOKED_AT {
         consequences
-            .push(format!("Counted over the first {MOST_LOOKED_AT} letters; the same rules hold for the rest."));
+            .push(format!("Counted over the first {MOST_LOOKED_AT} dead letters; the same rules hold for the rest."));
     }
     Ok(page(&Confirm {
         frame,
-        question: format!("Replay {}?", letters(ids.len())),
+        question: format!("Replay {}?", dead_letters(ids.len())),
         consequences,
         action: "/dead-letters/replay".to_owned(),
         fields: meaning(ids, fields),
         typed: None,
-        button: format!("Replay {}", letters(ids.len())),
+        button: format!("Replay {}", dead_letters(ids.len())),
         is_grave: false,
         back: "/dead-letters".to_owned(),
     }))
@@ -178,7 +178,7 @@ async fn ask_to_replay(console: &Console, frame: Frame, ids: &[Uuid], fields: &F
 /// More are not read for a question: nobody waits for it that long.
 const MOST_LOOKED_AT: usize = 200;
 
-/// Marks letters as of no use any more.
+/// Marks dead letters as of no use any more.
 pub async fn drop(State(console): State<Arc<Console>>, frame: Frame, fields: Fields) -> Result<Response, Trouble> {
     let ids = meant(&console, &fields).await?;
     if fields.get("confirmed") != "yes" {
@@ -189,7 +189,7 @@ pub async fn drop(State(console): State<Arc<Console>>, frame: Frame, fields: Fie
     }
     let dropped = dead_letters::drop(&console.postgres, &ids, frame.name()).await?;
     frame.log("dead letters dropped", &joined(&dropped));
-    Ok(done(&format!("{} dropped.", letters(dropped.len())), "/dead-letters"))
+    Ok(done(&format!("{} dropped.", dead_letters(dropped.len())), "/dead-letters"))
 }
 
 fn ask_to_drop(frame: Frame, ids: &[Uuid], fields: &Fields) -> Response {
@@ -199,28 +199,28 @@ fn ask_to_drop(frame: Frame, ids: &[Uuid], fields: &Fields) -> Response {
     ];
     page(&Confirm {
         frame,
-        question: format!("Drop {}?", letters(ids.len())),
+        question: format!("Drop {}?", dead_letters(ids.len())),
         consequences: consequences.map(str::to_owned).to_vec(),
         action: "/dead-letters/drop".to_owned(),
         fields: meaning(ids, fields),
         typed: Some(DROP),
-        button: format!("Drop {}", letters(ids.len())),
+        button: format!("Drop {}", dead_letters(ids.len())),
         is_grave: true,
         back: "/dead-letters".to_owned(),
     })
 }
 
-/// The fields that mean the same letters again.
+/// The fields that mean the same dead letters again.
 fn meaning(ids: &[Uuid], fields: &Fields) -> Vec<(String, String)> {
     let field = |name: &str, value: String| (name.to_owned(), value);
     if fields.get("which") == "all" {
         return vec![field("which", "all".to_owned()), field("cause", fields.get("cause").to_owned())];
     }
-    ids.iter().map(|id| field("letter", id.to_string())).collect()
+    ids.iter().map(|id| field("dead_letter", id.to_string())).collect()
 }
 
-fn letters(count: usize) -> String {
-    if count == 1 { "1 letter".to_owned() } else { format!("{count} letters") }
+fn dead_letters(count: usize) -> String {
+    if count == 1 { "1 dead letter".to_owned() } else { format!("{count} dead letters") }
 }
 
 fn requests(count: usize) -> String {

@@ -37,7 +37,7 @@ pub const TOO_OLD_SECONDS: f64 = 4.0;
 const VANISHED_MILLIS: i64 = 300_000;
 
 /// Everything that is not as it should be, the worst first; empty if all is well.
-pub fn of(snapshot: &Snapshot) -> Vec<Finding> {
+pub fn find(snapshot: &Snapshot) -> Vec<Finding> {
     if !snapshot.is_current {
         let text = "Postgres does not answer this process. What is shown below is not current.";
         return vec![Finding { grade: Grade::Bad, text: text.to_owned() }];
@@ -92,7 +92,7 @@ fn note_standing(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
         let (count, sum) = (audit.differences, money::write(audit.difference_cents));
         note(Grade::Bad, format!("The last audit found {count} differences, {sum} in sum. See `earmark audit`."));
     }
-    match snapshot.standing.open_letters() {
+    match snapshot.standing.open_dead_letters() {
         0 => {}
         1 => note(Grade::Warn, "One dead letter waits for a person.".to_owned()),
         count => note(Grade::Warn, format!("{count} dead letters wait for a person.")),
@@ -115,7 +115,7 @@ fn note_queues(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
 
 fn note_answers(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
     let (sent, proved) =
-        (samples::of(&snapshot.totals.answers, "500"), snapshot.totals.unexpected.values().sum::<u64>());
+        (samples::count_of(&snapshot.totals.answers, "500"), snapshot.totals.unexpected.values().sum::<u64>());
     if sent > proved {
         note(Grade::Bad, format!("{} answers with 500 have no proof.", sent - proved));
     }
@@ -161,12 +161,12 @@ mod tests {
     }
 
     fn texts(snapshot: &Snapshot) -> Vec<String> {
-        of(snapshot).into_iter().map(|finding| finding.text).collect()
+        find(snapshot).into_iter().map(|finding| finding.text).collect()
     }
 
     #[test]
     fn nothing_is_found_where_nothing_is_wrong() {
-        assert_eq!(of(&fine()), []);
+        assert_eq!(find(&fine()), []);
     }
 
     #[test]
@@ -174,7 +174,7 @@ mod tests {
         let mut snapshot = fine();
         snapshot.recent_unknown = 2;
         snapshot.sample.oldest = Some(9.0);
-        let found = of(&snapshot);
+        let found = find(&snapshot);
         assert_eq!(found.iter().map(|finding| finding.grade).collect::<Vec<_>>(), [Grade::Bad, Grade::Warn]);
         assert!(found[0].text.contains("waited for 9 s"), "{found:?}");
     }
@@ -195,9 +195,9 @@ mod tests {
         let mut snapshot = fine();
         snapshot.totals.answers.insert("500".to_owned(), 3);
         snapshot.totals.unexpected.insert("inserted".to_owned(), 3);
-        assert_eq!(of(&snapshot), []);
+        assert_eq!(find(&snapshot), []);
         snapshot.totals.unexpected.insert("inserted".to_owned(), 2);
-        assert_eq!(of(&snapshot)[0].grade, Grade::Bad);
+        assert_eq!(find(&snapshot)[0].grade, Grade::Bad);
     }
 
     #[test]

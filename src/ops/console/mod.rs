@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Most bytes of a form: room for the ids of a page of selected letters.
+/// Most bytes of a form: room for the ids of a page of selected dead letters.
 const MAX_FORM: usize = 64 * 1024;
 
 /// Nothing from elsewhere, and no script or style written into a page: text that somebody smuggles in stays text.
@@ -90,8 +90,8 @@ pub fn router(console: Arc<Console>) -> Router {
         .route("/dead-letters", get(dead_letters::list))
         .route("/dead-letters/replay", post(dead_letters::replay))
         .route("/dead-letters/drop", post(dead_letters::drop))
-        .route("/dead-letters/{letter}", get(dead_letters::show))
-        .route("/dead-letters/{letter}/reveal", post(dead_letters::reveal))
+        .route("/dead-letters/{dead_letter}", get(dead_letters::show))
+        .route("/dead-letters/{dead_letter}/reveal", post(dead_letters::reveal))
         .route("/businesses", get(businesses::list))
         .route("/businesses/{business}", get(businesses::show))
         .route("/businesses/{business}/payouts", post(businesses::switch))

@@ -5,7 +5,7 @@ use super::guard::Fields;
 use super::page::{Confirm, Frame, Trouble, done, page};
 use super::samples::{self, Process, Snapshot};
 use super::{Console, money, words};
-use crate::postgres::{PgConnection, overview, partitions};
+use crate::postgres::{PgConnection, audits, partitions};
 use askama::Template;
 use axum::extract::State;
 use axum::response::Response;
@@ -64,7 +64,7 @@ impl Snapshot {
     }
 
     pub fn sent(&self, status: &str) -> u64 {
-        samples::of(&self.totals.answers, status)
+        samples::count_of(&self.totals.answers, status)
     }
 
     pub fn proved(&self) -> u64 {
@@ -84,7 +84,7 @@ impl Snapshot {
 
     /// Requests that were given up on, and had been allocated all the same: their callers got their 200 late.
     pub fn late_successes(&self) -> u64 {
-        samples::of(&self.totals.late, "allocated") + samples::of(&self.totals.late, "replayed")
+        samples::count_of(&self.totals.late, "allocated") + samples::count_of(&self.totals.late, "replayed")
     }
 
     pub fn outcomes(&self) -> Vec<Line> {
@@ -183,9 +183,9 @@ pub async fn resume(State(console): State<Arc<Console>>, frame: Frame) -> Result
 
 /// Audits the ledger now.
 pub async fn audit(State(console): State<Arc<Console>>, frame: Frame) -> Result<Response, Trouble> {
-    let audit = overview::audit(&console.postgres).await?;
+    let audit = audits::audit(&console.postgres).await?;
     let who = frame.name();
-    let writing = async |connection: &mut PgConnection| overview::write_audit(connection, &audit, who).await;
+    let writing = async |connection: &mut PgConnection| audits::write_audit(connection, &audit, who).await;
     console.postgres.session().run(writing).await?;
     frame.log("audit", &format!("{} differences", audit.differences.len()));
     let notice = match audit.differences.len() {

@@ -72,13 +72,13 @@ async fn look_up(console: &Console, frame: Frame, id: &str, is_revealed: bool) -
 fn events(found: &Timeline) -> Vec<Event> {
     let event = |at, text: &str| Event { at, text: text.to_owned() };
     let mut events = vec![event(found.minted_at, "Taken by an intake"), event(found.deadline, "Its deadline")];
-    for letter in &found.letters {
-        events.push(event(letter.arrived_at, &format!("Became a dead letter: {}", letter.reason)));
-        if let (Some(at), Some(by)) = (letter.replayed_at, &letter.replayed_by) {
+    for dead_letter in &found.dead_letters {
+        events.push(event(dead_letter.arrived_at, &format!("Became a dead letter: {}", dead_letter.reason)));
+        if let (Some(at), Some(by)) = (dead_letter.replayed_at, &dead_letter.replayed_by) {
             events.push(event(at, &format!("Replayed by {by}")));
         }
-        if let (Some(at), Some(by)) = (letter.dropped_at, &letter.dropped_by) {
-            events.push(event(at, &format!("The letter was dropped by {by}")));
+        if let (Some(at), Some(by)) = (dead_letter.dropped_at, &dead_letter.dropped_by) {
+            events.push(event(at, &format!("The dead letter was dropped by {by}")));
         }
     }
     if let Some(at) = found.decided_at {

@@ -7,7 +7,7 @@ use super::findings::{self, Finding};
 use crate::clock;
 use crate::ledger::Cause;
 use crate::ops::state::{Buckets, Counts, State};
-use crate::postgres::overview::{self, Audited};
+use crate::postgres::audits::{self, Audited};
 use crate::postgres::partitions::{self, Paused};
 use crate::postgres::processes::{self, Present};
 use crate::postgres::{Error, PgConnection, Postgres, Session, dead_letters};
@@ -132,14 +132,14 @@ pub struct Snapshot {
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
     /// Open dead letters, by cause.
-    pub letters: Vec<(Cause, i64)>,
+    pub dead_letters: Vec<(Cause, i64)>,
     pub audit: Option<Audited>,
     pub paused: Option<Paused>,
 }
 
 impl Standing {
-    pub fn open_letters(&self) -> i64 {
-        self.letters.iter().map(|(_, count)| count).sum()
+    pub fn open_dead_letters(&self) -> i64 {
+        self.dead_letters.iter().map(|(_, count)| count).sum()
     }
 }
 
@@ -210,7 +210,7 @@ impl Samples {
         snapshot.recent_unexpected = kept.iter().map(|sample| sample.unexpected).sum();
         snapshot.recent_unknown = kept.iter().map(|sample| sample.unknown).sum();
         drop(kept);
-        snapshot.findings = findings::of(&snapshot);
+        snapshot.findings = findings::find(&snapshot);
         self.latest.send_replace(Arc::new(snapshot));
     }
 }
@@ -219,10 +219,10 @@ impl Samples {
 async fn look(session: &mut Session, prefix: &str) -> Result<(Vec<Process>, Standing), Error> {
     let looking = async |connection: &mut PgConnection| {
         let rows = processes::find_present(connection).await?;
-        let letters = dead_letters::count_open(connection).await?;
-        let audit = overview::find_last_audit(connection).await?;
+        let dead_letters = dead_letters::count_open(connection).await?;
+        let audit = audits::find_last_audit(connection).await?;
         let paused = partitions::find_pause(connection, prefix).await?;
-        Ok((rows, Standing { letters, audit, paused }))
+        Ok((rows, Standing { dead_letters, audit, paused }))
     };
     let (rows, standing) = session.run(looking).await?;
     let shown = rows.into_iter().filter(|row| row.unseen_millis < SHOWN_MILLIS);
@@ -256,7 +256,7 @@ impl Tracks {
             unacknowledged: (!queues.is_empty()).then(|| queues.iter().map(|queue| queue.unacknowledged).sum()),
             oldest: has_intake.then_some(oldest as f64 / 1000.0),
             allocated: Some(
-                self.rate(|state| state.worker.as_ref().map_or(0, |worker| of(&worker.settled, "allocated"))),
+                self.rate(|state| state.worker.as_ref().map_or(0, |worker| count_of(&worker.settled, "allocated"))),
             ),
             answered: Some(self.rate(|state| state.intake.as_ref().map_or(0, |intake| intake.answers.values().sum()))),
             p50,
@@ -273,7 +273,7 @@ impl Tracks {
     fn note(&mut self, process: &Process) -> (u64, u64) {
         let track = self.0.entry(process.row.process_id).or_default();
         let errors = |state: &State| {
-            let answers = |status| state.intake.as_ref().map_or(0, |intake| of(&intake.answers, status));
+            let answers = |status| state.intake.as_ref().map_or(0, |intake| count_of(&intake.answers, status));
             (answers("500"), answers("504"))
         };
         let before = track.back().map(|(_, state)| errors(state));
@@ -315,7 +315,7 @@ impl Tracks {
 }
 
 /// A count by its label's value.
-pub fn of(counts: &Counts, value: &str) -> u64 {
+pub fn count_of(counts: &Counts, value: &str) -> u64 {
     counts.get(value).copied().unwrap_or(0)
 }
 

@@ -10,7 +10,7 @@ use crate::harness::process::Process;
 use crate::harness::proxy::{Mode, Moment, Protocol, Side, Trap};
 use crate::harness::raw::Vanishing;
 use crate::harness::servers::Servers;
-use earmark::postgres::{self, Postgres, overview};
+use earmark::postgres::{self, Postgres, audits};
 use futures_util::future::join_all;
 use lapin::options::QueueDeleteOptions;
 use rand::rngs::StdRng;
@@ -55,8 +55,8 @@ enum Fault {
     Terminate(Role),
     /// All workers: nobody works, and what was taken from the queue is not given to another.
     FreezeWorkers,
-    /// A process is replaced by one with an armed cut point.
-    Cut(Role, &'static str),
+    /// A process is replaced by one with an armed failpoint.
+    Failpoint(Role, &'static str),
     Reset(Way),
     BlackHole(Way),
     Delay(Way),
@@ -74,31 +74,31 @@ enum Fault {
     LockHotRow,
 }
 
-const CUTS: [(Role, &str); 24] = [
-    (Role::Intake, "I1=abort@20"),
-    (Role::Intake, "I2=abort@20"),
-    (Role::Intake, "I3=abort@20"),
-    (Role::Intake, "I5=abort@20"),
-    (Role::Intake, "I6=abort"),
-    (Role::Intake, "I7=abort"),
-    (Role::Intake, "I3=panic@10"),
-    (Role::Intake, "I5=panic@10"),
-    (Role::Intake, "I6=panic"),
-    (Role::Intake, "I7=panic"),
-    (Role::Intake, "I6=hold:1500ms"),
-    (Role::Worker, "W1=abort@5"),
-    (Role::Worker, "W2=abort@5"),
-    (Role::Worker, "W3=abort@5"),
-    (Role::Worker, "W4=abort@5"),
-    (Role::Worker, "W5=abort@5"),
-    (Role::Worker, "W6=abort@5"),
-    (Role::Worker, "W7=abort@5"),
-    (Role::Worker, "W2=panic@5"),
-    (Role::Worker, "W5=panic@5"),
-    (Role::Worker, "W6=panic@5"),
-    (Role::Worker, "W1=hold:2500ms@5"),
-    (Role::Worker, "W4=hold:1500ms@5"),
-    (Role::Worker, "W6=hold:2500ms@5"),
+const FAILPOINTS: [(Role, &str); 24] = [
+    (Role::Intake, "after-validation=abort@20"),
+    (Role::Intake, "before-publish=abort@20"),
+    (Role::Intake, "after-publish=abort@20"),
+    (Role::Intake, "before-answer=abort@20"),
+    (Role::Intake, "before-void=abort"),
+    (Role::Intake, "after-void=abort"),
+    (Role::Intake, "after-publish=panic@10"),
+    (Role::Intake, "before-answer=panic@10"),
+    (Role::Intake, "before-void=panic"),
+    (Role::Intake, "after-void=panic"),
+    (Role::Intake, "before-void=hold:1500ms"),
+    (Role::Worker, "after-gather=abort@5"),
+    (Role::Worker, "after-lock=abort@5"),
+    (Role::Worker, "after-write=abort@5"),
+    (Role::Worker, "before-commit=abort@5"),
+    (Role::Worker, "after-commit=abort@5"),
+    (Role::Worker, "before-reply=abort@5"),
+    (Role::Worker, "before-acknowledge=abort@5"),
+    (Role::Worker, "after-lock=panic@5"),
+    (Role::Worker, "after-commit=panic@5"),
+    (Role::Worker, "before-reply=panic@5"),
+    (Role::Worker, "after-gather=hold:2500ms@5"),
+    (Role::Worker, "before-commit=hold:1500ms@5"),
+    (Role::Worker, "before-reply=hold:2500ms@5"),
 ];
 
 /// A worker settles in one statement, which commits by itself, or step by step with a COMMIT at the end.
@@ -151,7 +151,7 @@ fn all_faults() -> Vec<Fault> {
         all.extend([Fault::Reset(way), Fault::BlackHole(way), Fault::Delay(way), Fault::Refuse(way)]);
     }
     all.extend(traps());
-    all.extend(CUTS.map(|(role, cut)| Fault::Cut(role, cut)));
+    all.extend(FAILPOINTS.map(|(role, failpoint)| Fault::Failpoint(role, failpoint)));
     all
 }
 
@@ -159,7 +159,9 @@ impl Fault {
     /// What it takes hold of: two faults of one thing cannot be had at once.
     fn subject(self) -> String {
         match self {
-            Self::Kill(role) | Self::Freeze(role) | Self::Terminate(role) | Self::Cut(role, _) => format!("{role:?}"),
+            Self::Kill(role) | Self::Freeze(role) | Self::Terminate(role) | Self::Failpoint(role, _) => {
+                format!("{role:?}")
+            }
             Self::FreezeWorkers => format!("{:?}", Role::Worker),
             Self::Reset(way) | Self::BlackHole(way) | Self::Delay(way) | Self::Refuse(way) | Self::Trap(way, _) => {
                 format!("{way:?}")
@@ -202,9 +204,9 @@ fn slot(role: Role, number: usize) -> (usize, usize) {
     (if role == Role::Intake { 0 } else { 1 }, number)
 }
 
-fn spawn(site: &Site, role: Role, number: usize, cut: Option<&str>) -> Process {
+fn spawn(site: &Site, role: Role, number: usize, failpoint: Option<&str>) -> Process {
     let is_patient = role == Role::Intake && number + 1 == EACH;
-    site.spawn_with(role, cut, if is_patient { &PATIENT } else { &[] })
+    site.spawn_with(role, failpoint, if is_patient { &PATIENT } else { &[] })
 }
 
 impl Campaign {
@@ -248,8 +250,8 @@ impl Campaign {
     }
 
     /// Puts another process in the place of one that has ended.
-    fn replace(&mut self, role: Role, number: usize, cut: Option<&str>) {
-        let process = spawn(&self.site, role, number, cut);
+    fn replace(&mut self, role: Role, number: usize, failpoint: Option<&str>) {
+        let process = spawn(&self.site, role, number, failpoint);
         if let Some(old) = self.processes.insert(slot(role, number), process) {
             self.remember(&old);
         }
@@ -285,9 +287,9 @@ impl Campaign {
             Fault::Freeze(role) => self.process(role, number).signal("STOP"),
             Fault::Terminate(role) => self.process(role, number).signal("TERM"),
             Fault::FreezeWorkers => self.signal_workers("STOP"),
-            Fault::Cut(role, cut) => {
+            Fault::Failpoint(role, failpoint) => {
                 self.process(role, number).kill().await;
-                self.replace(role, number, Some(cut));
+                self.replace(role, number, Some(failpoint));
             }
             Fault::Reset(way) => self.site.proxy(way).reset_all(),
             Fault::BlackHole(way) => self.site.proxy(way).set(Mode::BlackHole),
@@ -324,9 +326,9 @@ impl Campaign {
                 assert!(status.success(), "L3: {status}: {:#?}", self.process(role, number).log());
                 self.replace(role, number, None);
             }
-            Fault::Cut(role, cut) => {
-                if self.process(role, number).logged("cut point reached") > 0 {
-                    self.count(format!("cut {cut}"));
+            Fault::Failpoint(role, failpoint) => {
+                if self.process(role, number).logged("failpoint reached") > 0 {
+                    self.count(format!("failpoint {failpoint}"));
                 }
                 self.process(role, number).kill().await;
                 self.replace(role, number, None);
@@ -479,7 +481,7 @@ async fn watch_books(database_url: String, stop: CancellationToken, snapshots: A
     let settings = postgres::Settings { url: database_url, pool_size: 1, timeout: Duration::from_secs(2) };
     let postgres = Postgres::new(&settings, "audit").expect("a URL");
     while !stop.is_cancelled() {
-        if let Ok(audit) = overview::audit(&postgres).await {
+        if let Ok(audit) = audits::audit(&postgres).await {
             assert!(audit.differences.is_empty(), "A5: {audit:#?}");
             snapshots.fetch_add(1, Ordering::Relaxed);
         }
@@ -609,9 +611,9 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_campaign_of_faults_breaks_no_promise() {
     let mut faults = all_faults();
-    // The cut points and most traps have tests of their own, and the servers' restarts too.
+    // The failpoints and most traps have tests of their own, and the servers' restarts too.
     faults.retain(|fault| match fault {
-        Fault::Cut(..) | Fault::RestartRabbit | Fault::CrashRabbit | Fault::RestartPostgres => false,
+        Fault::Failpoint(..) | Fault::RestartRabbit | Fault::CrashRabbit | Fault::RestartPostgres => false,
         Fault::Trap(_, trap) => {
             *trap == REPLY_LOST || COMMITS_LOST_ON_THE_WAY.contains(trap) || COMMIT_ANSWERS_LOST.contains(trap)
         }

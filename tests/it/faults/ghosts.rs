@@ -248,10 +248,14 @@ async fn of_two_attempts_at_once_none_is_told_500_once_the_other_was_paid() {
     let scene = Scene::new().await;
     let mut first = scene.attempts(&["ann"], None).await.remove(0);
     // Frozen when it has given up waiting, and not voided anything yet.
-    let held = [("EARMARK_CUT", "I6=hold:1s"), ("EARMARK_REPLY_TIMEOUT", "1s"), ("EARMARK_RESOLVE_TIMEOUT", "20s")];
+    let held = [
+        ("EARMARK_FAILPOINT", "before-void=hold:1s"),
+        ("EARMARK_REPLY_TIMEOUT", "1s"),
+        ("EARMARK_RESOLVE_TIMEOUT", "20s"),
+    ];
     let third = scene.app.start_with("intake", &[&SLOW[..], &held].concat()).await;
     let mut second = scene.send(&third, "ann").await;
-    third.until_logged("cut point reached").await;
+    third.until_logged("failpoint reached").await;
     third.signal("STOP");
     let worker = scene.app.start("worker").await;
     assert_allocated(&first.hear().await.expect("an answer"));
@@ -265,9 +269,9 @@ async fn of_two_attempts_at_once_none_is_told_500_once_the_other_was_paid() {
 
 /// An attempt is received, and waits in its intake to be published. `is_frozen`: with all of the intake.
 async fn publish_late(is_frozen: bool) {
-    let scene = Scene::with(&[("EARMARK_CUT", "I1=hold:3s")]).await;
+    let scene = Scene::with(&[("EARMARK_FAILPOINT", "after-validation=hold:3s")]).await;
     let mut line = scene.send(&scene.slow, "ann").await;
-    scene.slow.until_logged("cut point reached").await;
+    scene.slow.until_logged("failpoint reached").await;
     if is_frozen {
         scene.slow.signal("STOP");
     }
@@ -398,10 +402,10 @@ async fn the_items_of_a_bulk_call_are_received_when_its_head_is() {
 #[tokio::test]
 async fn an_item_of_a_bulk_call_that_waits_for_its_turn_was_received_with_the_call() {
     // One item at a time; the answer to the first is held back, and the second with it.
-    let scene = Scene::with(&[("EARMARK_MAX_IN_FLIGHT", "2"), ("EARMARK_CUT", "I5=hold:8s")]).await;
+    let scene = Scene::with(&[("EARMARK_MAX_IN_FLIGHT", "2"), ("EARMARK_FAILPOINT", "before-answer=hold:8s")]).await;
     let worker = scene.app.start("worker").await;
     let mut line = send(&scene.bulk_request(&scene.slow), None).await;
-    scene.slow.until_logged("cut point reached").await;
+    scene.slow.until_logged("failpoint reached").await;
     worker.signal("STOP");
     // Either may be the first.
     let told = scene.create_all(&scene.quick).await;

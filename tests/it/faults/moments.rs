@@ -1,4 +1,4 @@
-//! Each cut point and each decisive message, on a deployment of its own with a little load.
+//! Each failpoint and each decisive message, on a deployment of its own with a little load.
 
 use super::load::{Habits, Load};
 use super::site::{Role, Site, Way};
@@ -18,8 +18,8 @@ const SIDE_BY_SIDE: usize = 4;
 /// What goes wrong, once.
 #[derive(Clone, Copy, Debug)]
 enum Mishap {
-    /// A process passes an armed cut point.
-    Cut(Role, &'static str),
+    /// A process passes an armed failpoint.
+    Failpoint(Role, &'static str),
     /// A connection is cut at a decisive message.
     Trap(Way, Trap),
 }
@@ -39,12 +39,12 @@ impl Scene {
 /// Plays a scene in which something goes wrong once, and sees that every promise was kept.
 async fn play(mishap: Mishap) -> Scene {
     let site = Site::new(Servers::shared().await).await;
-    let cut_of = |role| match mishap {
-        Mishap::Cut(of, cut) if of == role => Some(cut),
+    let failpoint_of = |role| match mishap {
+        Mishap::Failpoint(of, failpoint) if of == role => Some(failpoint),
         _ => None,
     };
-    let mut intake = site.spawn(Role::Intake, cut_of(Role::Intake));
-    let mut worker = site.spawn(Role::Worker, cut_of(Role::Worker));
+    let mut intake = site.spawn(Role::Intake, failpoint_of(Role::Intake));
+    let mut worker = site.spawn(Role::Worker, failpoint_of(Role::Worker));
     intake.ready().await;
     worker.ready().await;
     if let Mishap::Trap(way, trap) = mishap {
@@ -73,11 +73,11 @@ async fn happens(site: &Site, mishap: Mishap, intake: &mut Process, worker: &mut
             site.proxy(way).sprung(1).await;
             return vec![];
         }
-        Mishap::Cut(Role::Intake, cut) if cut.contains("abort") => (Role::Intake, intake),
-        Mishap::Cut(Role::Worker, cut) if cut.contains("abort") => (Role::Worker, worker),
-        Mishap::Cut(role, _) => {
+        Mishap::Failpoint(Role::Intake, failpoint) if failpoint.contains("abort") => (Role::Intake, intake),
+        Mishap::Failpoint(Role::Worker, failpoint) if failpoint.contains("abort") => (Role::Worker, worker),
+        Mishap::Failpoint(role, _) => {
             let process = if role == Role::Intake { intake } else { worker };
-            process.until_logged("cut point reached").await;
+            process.until_logged("failpoint reached").await;
             return vec![];
         }
     };
@@ -95,8 +95,8 @@ async fn play_all(mishaps: Vec<Mishap>) -> Vec<(Mishap, Scene)> {
     scenes.buffer_unordered(SIDE_BY_SIDE).collect().await
 }
 
-fn cuts(role: Role, points: &[&'static str]) -> Vec<Mishap> {
-    points.iter().map(|point| Mishap::Cut(role, point)).collect()
+fn failpoints(role: Role, points: &[&'static str]) -> Vec<Mishap> {
+    points.iter().map(|point| Mishap::Failpoint(role, point)).collect()
 }
 
 fn trap(role: Role, protocol: Protocol, at: Moment, side: Side) -> Mishap {
@@ -104,50 +104,56 @@ fn trap(role: Role, protocol: Protocol, at: Moment, side: Side) -> Mishap {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_intake_may_die_or_panic_at_every_cut_point() {
-    // I6 and I7 lie in a resolution, which is had by a worker that hangs for longer than anybody waits: see below.
+async fn an_intake_may_die_or_panic_at_every_failpoint() {
+    // before-void and after-void lie in a resolution, which is had by a worker that hangs for longer than anybody waits: see below.
     let points = [
-        "I1=abort@3",
-        "I2=abort@3",
-        "I3=abort@3",
-        "I5=abort@3",
-        "I1=panic@3",
-        "I2=panic@3",
-        "I3=panic@3",
-        "I5=panic@3",
+        "after-validation=abort@3",
+        "before-publish=abort@3",
+        "after-publish=abort@3",
+        "before-answer=abort@3",
+        "after-validation=panic@3",
+        "before-publish=panic@3",
+        "after-publish=panic@3",
+        "before-answer=panic@3",
     ];
-    for (mishap, scene) in play_all(cuts(Role::Intake, &points)).await {
+    for (mishap, scene) in play_all(failpoints(Role::Intake, &points)).await {
         assert!(scene.successes > 0, "{mishap:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_may_die_or_panic_at_every_cut_point() {
+async fn a_worker_may_die_or_panic_at_every_failpoint() {
     let points = [
-        "W1=abort",
-        "W2=abort",
-        "W3=abort",
-        "W4=abort@2",
-        "W5=abort@2",
-        "W6=abort@2",
-        "W7=abort@2",
-        "W1=panic@2",
-        "W2=panic",
-        "W4=panic@2",
-        "W5=panic@2",
-        "W6=panic@2",
-        "W7=panic@2",
+        "after-gather=abort",
+        "after-lock=abort",
+        "after-write=abort",
+        "before-commit=abort@2",
+        "after-commit=abort@2",
+        "before-reply=abort@2",
+        "before-acknowledge=abort@2",
+        "after-gather=panic@2",
+        "after-lock=panic",
+        "before-commit=panic@2",
+        "after-commit=panic@2",
+        "before-reply=panic@2",
+        "before-acknowledge=panic@2",
     ];
-    for (mishap, scene) in play_all(cuts(Role::Worker, &points)).await {
+    for (mishap, scene) in play_all(failpoints(Role::Worker, &points)).await {
         assert!(scene.successes > 0, "{mishap:?}");
         assert!(scene.logged("message redelivered") > 0, "{mishap:?}: the message came again");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_may_hang_at_every_cut_point_for_longer_than_anybody_waits() {
-    let points = ["W1=hold:2500ms@2", "W2=hold:2500ms", "W4=hold:2500ms@2", "W6=hold:2500ms@2", "W7=hold:2500ms@2"];
-    for (mishap, scene) in play_all(cuts(Role::Worker, &points)).await {
+async fn a_worker_may_hang_at_every_failpoint_for_longer_than_anybody_waits() {
+    let points = [
+        "after-gather=hold:2500ms@2",
+        "after-lock=hold:2500ms",
+        "before-commit=hold:2500ms@2",
+        "before-reply=hold:2500ms@2",
+        "before-acknowledge=hold:2500ms@2",
+    ];
+    for (mishap, scene) in play_all(failpoints(Role::Worker, &points)).await {
         let resolved = scene.logged("voided") + scene.logged("late success") + scene.logged("late replay");
         assert!(resolved > 0, "{mishap:?}: nobody waits for ever");
     }
@@ -196,10 +202,10 @@ async fn a_broken_publish_is_never_taken_for_one_that_did_not_happen() {
 }
 
 /// Loses the reply, so that the intake gives up, and then something in the giving up.
-async fn play_resolution(cut: Option<&'static str>, at: Option<Trap>) {
+async fn play_resolution(failpoint: Option<&'static str>, at: Option<Trap>) {
     let site = Site::new(Servers::shared().await).await;
     // No worker: every request is given up.
-    let mut intake = site.spawn(Role::Intake, cut);
+    let mut intake = site.spawn(Role::Intake, failpoint);
     // Declares the queues; otherwise requests are returned as unroutable, and given up at once.
     let worker = site.spawn(Role::Worker, None);
     intake.ready().await;
@@ -218,13 +224,13 @@ async fn play_resolution(cut: Option<&'static str>, at: Option<Trap>) {
         site.proxy(Way(Role::Intake, Protocol::Postgres)).sprung(1).await;
         assert!(!site.proxy(Way(Role::Intake, Protocol::Postgres)).is_armed(), "{trap:?}");
     }
-    if cut.is_some_and(|cut| cut.contains("abort")) {
+    if failpoint.is_some_and(|failpoint| failpoint.contains("abort")) {
         intake.ended().await;
         intake = site.spawn(Role::Intake, None);
         intake.ready().await;
         *load.urls.write().expect("the addresses") = vec![intake.url()];
-    } else if cut.is_some() {
-        intake.until_logged("cut point reached").await;
+    } else if failpoint.is_some() {
+        intake.until_logged("failpoint reached").await;
     }
     let operations = playing.await.expect("played");
     intake.terminate().await;
@@ -239,19 +245,19 @@ async fn giving_up_may_be_cut_off_at_every_point() {
     let after = |at| Some(Trap { at, side: Side::After });
     let void = Moment::Statement("write_voids");
     let scenes = [
-        (Some("I6=abort"), None),
-        (Some("I6=panic"), None),
-        (Some("I7=abort"), None),
-        (Some("I7=panic"), None),
-        (Some("I6=hold:2500ms"), None),
+        (Some("before-void=abort"), None),
+        (Some("before-void=panic"), None),
+        (Some("after-void=abort"), None),
+        (Some("after-void=panic"), None),
+        (Some("before-void=hold:2500ms"), None),
         (None, before(void)),
         (None, after(void)),
         (None, before(Moment::Commit)),
         (None, after(Moment::Commit)),
     ];
-    let playing = stream::iter(scenes).map(|(cut, at)| async move {
-        let playing = tokio::time::timeout(crate::harness::PATIENCE * 2, play_resolution(cut, at)).await;
-        playing.unwrap_or_else(|_| panic!("{cut:?} {at:?} did not come to an end"));
+    let playing = stream::iter(scenes).map(|(failpoint, at)| async move {
+        let playing = tokio::time::timeout(crate::harness::PATIENCE * 2, play_resolution(failpoint, at)).await;
+        playing.unwrap_or_else(|_| panic!("{failpoint:?} {at:?} did not come to an end"));
     });
     playing.buffer_unordered(SIDE_BY_SIDE).collect::<Vec<()>>().await;
 }

@@ -66,19 +66,19 @@ impl Site {
         url.replace(authority(url), &self.proxy(way).address().to_string())
     }
 
-    /// Starts a program behind the proxies. `cut` arms a cut point.
-    pub fn spawn(&self, role: Role, cut: Option<&str>) -> Process {
-        self.spawn_with(role, cut, &[])
+    /// Starts a program behind the proxies. `failpoint` arms a failpoint.
+    pub fn spawn(&self, role: Role, failpoint: Option<&str>) -> Process {
+        self.spawn_with(role, failpoint, &[])
     }
 
     /// The same, with more settings.
-    pub fn spawn_with(&self, role: Role, cut: Option<&str>, more: &[(&'static str, &str)]) -> Process {
+    pub fn spawn_with(&self, role: Role, failpoint: Option<&str>, more: &[(&'static str, &str)]) -> Process {
         let database_url = self.through(Way(role, Protocol::Postgres));
         let amqp_url = self.through(Way(role, Protocol::Amqp));
         let mut settings = vec![("DATABASE_URL", database_url.as_str()), ("AMQP_URL", amqp_url.as_str())];
         settings.extend(BUDGETS);
         settings.extend(more);
-        settings.extend(cut.map(|cut| ("EARMARK_CUT", cut)));
+        settings.extend(failpoint.map(|failpoint| ("EARMARK_FAILPOINT", failpoint)));
         self.app.spawn(if role == Role::Intake { "intake" } else { "worker" }, &settings)
     }
 

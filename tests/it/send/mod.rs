@@ -339,11 +339,11 @@ async fn an_interrupted_run_finishes_what_is_in_flight_and_says_how_to_go_on() {
     let app = App::new().await;
     let business = app.create_business(1_000_000);
     // The third answer is held back.
-    let process = app.start_with("serve", &[("EARMARK_CUT", "I5=hold:3s@3")]).await;
+    let process = app.start_with("serve", &[("EARMARK_FAILPOINT", "before-answer=hold:3s@3")]).await;
     let payer = Payer::of(&business, &process.url());
     payer.write_payouts("payouts.csv", 50);
     let mut run = payer.start("payouts.csv", &["--concurrency", "1"]);
-    process.until_logged("cut point reached").await;
+    process.until_logged("failpoint reached").await;
     let second = payer.run("payouts.csv", &["--yes"]).await;
     assert_eq!(second.code(), 2);
     assert!(second.stderr().contains("another run is sending this file"), "{}", second.stderr());

@@ -1,4 +1,4 @@
-//! Work that nobody stops half-way.
+//! Work that goes on in a detached task when its caller is gone, so that nobody stops it half-way.
 
 use futures_util::{FutureExt, TryFutureExt};
 use std::any::Any;
@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 /// lost. Only then does it cost a task.
 ///
 /// The work never learns of it, and must not care: a client can vanish in many ways that nobody notices.
-pub struct Unstoppable<T: 'static> {
+pub struct Detached<T: 'static> {
     /// `None` once it has ended.
     work: Option<Work<T>>,
 }
@@ -25,21 +25,21 @@ type Work<T> = Pin<Box<dyn Future<Output = Result<T, Died>> + Send>>;
 pub struct Died(String);
 
 impl Died {
-    pub fn of(panic: Box<dyn Any + Send>) -> Self {
+    pub fn new(panic: Box<dyn Any + Send>) -> Self {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         Self(text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_default())
     }
 }
 
-impl<T> Unstoppable<T> {
+impl<T> Detached<T> {
     /// `tracker` counts it until it has ended.
     pub fn new(tracker: &TaskTracker, work: impl Future<Output = T> + Send + 'static) -> Self {
-        let work = AssertUnwindSafe(work).catch_unwind().map_err(Died::of);
+        let work = AssertUnwindSafe(work).catch_unwind().map_err(Died::new);
         Self { work: Some(Box::pin(tracker.track_future(work))) }
     }
 }
 
-impl<T> Future for Unstoppable<T> {
+impl<T> Future for Detached<T> {
     type Output = Result<T, Died>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context) -> Poll<Self::Output> {
@@ -50,7 +50,7 @@ impl<T> Future for Unstoppable<T> {
     }
 }
 
-impl<T> Drop for Unstoppable<T> {
+impl<T> Drop for Detached<T> {
     fn drop(&mut self) {
         if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
             // Nobody asks for its result. What it did is in the ledger.
@@ -68,7 +68,7 @@ mod tests {
     async fn work_goes_on_after_its_caller_is_gone() {
         let tracker = TaskTracker::new();
         let (tell, told) = oneshot::channel();
-        let mut work = Unstoppable::new(&tracker, async {
+        let mut work = Detached::new(&tracker, async {
             tokio::task::yield_now().await;
             tell.send(()).unwrap();
         });
@@ -83,7 +83,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_a_result_and_the_work_has_ended_then() {
         let tracker = TaskTracker::new();
-        let mut work = Unstoppable::new(&tracker, async {
+        let mut work = Detached::new(&tracker, async {
             tokio::task::yield_now().await;
             panic!("at {}", 5);
         });

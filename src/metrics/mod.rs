@@ -1,10 +1,13 @@
-//! Every metric: its name, its unit, its labels. One atomic add where something happens; what can be read when somebody
+//! Every metric: its name, its unit, its labels ([`labels`]). One atomic add where something happens; what can be read when somebody
 //! asks (depths, ages, connections) is set by [`crate::ops`] then.
 //!
 //! All labels are closed lists, so every series is there from the start, as zero: a rate over one that appears with its
 //! first event would miss that event. None carries an address, a key or a business.
 
-use crate::ledger::{Cause, Verdict};
+pub mod labels;
+
+use crate::ledger::{Cause, Late, Proof, Refusal, SettledAs, Voider};
+use labels::{Label, Phase, Role, Route, Status, Trouble};
 use prometheus::core::{Collector, Metric};
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 use std::marker::PhantomData;
@@ -13,273 +16,6 @@ use std::time::Duration;
 
 /// All metrics of this process.
 pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
-
-/// A closed list of values of one label.
-pub trait Label: Copy + 'static {
-    /// The label.
-    const NAME: &'static str;
-    const ALL: &'static [Self];
-    fn as_str(self) -> &'static str;
-    /// Its place in [`Label::ALL`].
-    fn index(self) -> usize;
-}
-
-macro_rules! label {
-    ($(#[$about:meta])* $name:ident: $label:literal { $($(#[$what:meta])* $variant:ident = $text:literal,)+ }) => {
-        $(#[$about])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($(#[$what])* $variant,)+ }
-
-        impl Label for $name {
-            const NAME: &'static str = $label;
-            const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)+ }
-            }
-
-            fn index(self) -> usize {
-                self as usize
-            }
-        }
-    };
-}
-
-label! {
-    /// The endpoints of an intake.
-    Route: "route" {
-        Create = "/payout/create",
-        CreateBulk = "/payout/create/bulk",
-        Balance = "/balance",
-        PayoutUser = "/payout/user",
-        Requests = "/payout/requests",
-        RequestById = "/payout/requests/{request_id}",
-        Other = "other",
-    }
-}
-
-label! {
-    /// The statuses that an intake answers with.
-    Status: "status" {
-        Ok = "200",
-        BadRequest = "400",
-        Unauthorized = "401",
-        Forbidden = "403",
-        NotFound = "404",
-        MethodNotAllowed = "405",
-        Timeout = "408",
-        TooLarge = "413",
-        MediaType = "415",
-        Unprocessable = "422",
-        TooMany = "429",
-        Unexpected = "500",
-        Unavailable = "503",
-        Unknown = "504",
-        Other = "other",
-    }
-}
-
-impl Status {
-    pub fn of(code: u16) -> Self {
-        match code {
-            200 => Self::Ok,
-            400 => Self::BadRequest,
-            401 => Self::Unauthorized,
-            403 => Self::Forbidden,
-            404 => Self::NotFound,
-            405 => Self::MethodNotAllowed,
-            408 => Self::Timeout,
-            413 => Self::TooLarge,
-            415 => Self::MediaType,
-            422 => Self::Unprocessable,
-            429 => Self::TooMany,
-            500 => Self::Unexpected,
-            503 => Self::Unavailable,
-            504 => Self::Unknown,
-            _ => Self::Other,
-        }
-    }
-}
-
-label! {
-    /// What proves that a request which is answered with 500 never debits.
-    Proof: "proof" {
-        /// Its row was inserted as voided by the intake that gave up on it.
-        Inserted = "inserted",
-        /// Its row was there, and said voided: a worker, or a look-up, was first.
-        Found = "found",
-        /// Its row says voided, and its key's epoch was raised in the same transaction.
-        KeyRaised = "key_raised",
-        /// The row under its id is another request's, so that no worker can ever insert one for it.
-        ForeignId = "foreign_id",
-    }
-}
-
-label! {
-    /// Why a request was refused with 503, or for its API key's sake with 429: before anything was published, but for the
-    /// last.
-    Refusal: "reason" {
-        Draining = "draining",
-        PostgresDown = "postgres_down",
-        /// A read, or the look-up of an API key, that Postgres did not answer in time; nobody else is concerned.
-        PostgresSlow = "postgres_slow",
-        RabbitDown = "rabbitmq_down",
-        /// A memory or disk alarm of the broker, or a connection that was just lost.
-        RabbitBlocked = "rabbitmq_blocked",
-        TooManyInFlight = "too_many_in_flight",
-        /// Beyond EARMARK_MAX_BULK_CALLS.
-        TooManyBulkCalls = "too_many_bulk_calls",
-        /// 429: beyond EARMARK_RATE_LIMIT.
-        KeyRate = "key_rate",
-        /// 429: beyond EARMARK_MAX_IN_FLIGHT_PER_KEY.
-        KeyInFlight = "key_in_flight",
-        /// 429: beyond EARMARK_MAX_READS_PER_KEY.
-        KeyReads = "key_reads",
-        /// Its work ended by a panic before anything was published.
-        Died = "died",
-        /// It was published, and voided: a 500 was told under its key after it was received.
-        Superseded = "superseded",
-    }
-}
-
-label! {
-    /// What a request that its intake had given up on turned out to be, if not voided.
-    Late: "outcome" {
-        Allocated = "allocated",
-        Replayed = "replayed",
-        KeyReused = "key_reused",
-        PayoutsDisabled = "payouts_disabled",
-        InsufficientBalance = "insufficient_balance",
-    }
-}
-
-label! {
-    /// Who voided a request.
-    Voider: "by" {
-        /// An intake that waited in vain.
-        Intake = "intake",
-        /// Somebody who asked what became of it, after its deadline.
-        Lookup = "lookup",
-        /// A worker that took it after its deadline.
-        WorkerDeadline = "worker_deadline",
-        /// A worker, because its key had moved on, or had an allocation already.
-        WorkerKey = "worker_key",
-        /// A worker that could not apply it at all.
-        WorkerRejected = "worker_rejected",
-    }
-}
-
-label! {
-    /// What workers decided.
-    Settled: "outcome" {
-        Allocated = "allocated",
-        InsufficientBalance = "insufficient_balance",
-        PayoutsDisabled = "payouts_disabled",
-        Voided = "voided",
-        Replayed = "replayed",
-        KeyReused = "key_reused",
-        StaleEpoch = "stale_epoch",
-        /// It can never be applied.
-        Rejected = "rejected",
-        /// It had been decided before it came: what its row says was told again.
-        DecidedBefore = "decided_before",
-    }
-}
-
-impl Settled {
-    pub fn of(verdict: Verdict) -> Self {
-        use crate::ledger::Outcome;
-        match verdict {
-            Verdict::Decided(Outcome::Allocated) => Self::Allocated,
-            Verdict::Decided(Outcome::InsufficientBalance) => Self::InsufficientBalance,
-            Verdict::Decided(Outcome::PayoutsDisabled) => Self::PayoutsDisabled,
-            Verdict::Decided(Outcome::Voided) => Self::Voided,
-            Verdict::Replayed { .. } => Self::Replayed,
-            Verdict::KeyReused => Self::KeyReused,
-            Verdict::StaleEpoch { .. } => Self::StaleEpoch,
-        }
-    }
-
-    /// Who voided the request, if that was what happened to its row.
-    fn voider(self) -> Option<Voider> {
-        match self {
-            Self::Voided => Some(Voider::WorkerDeadline),
-            Self::Replayed | Self::KeyReused | Self::StaleEpoch => Some(Voider::WorkerKey),
-            Self::Allocated
-            | Self::InsufficientBalance
-            | Self::PayoutsDisabled
-            | Self::Rejected
-            | Self::DecidedBefore => None,
-        }
-    }
-}
-
-label! {
-    /// The parts of settling a batch that take time.
-    Phase: "phase" {
-        /// Everything in one statement.
-        AtOnce = "at_once",
-        /// Step by step: the transaction opened, businesses and keys locked and read.
-        Lock = "lock",
-        /// Step by step: everything written.
-        Write = "write",
-        /// Step by step: committed.
-        Commit = "commit",
-        /// Replies sent, and the batch acknowledged.
-        Reply = "reply",
-    }
-}
-
-/// Why a message ended as a dead letter.
-impl Label for Cause {
-    const NAME: &'static str = "reason";
-    const ALL: &'static [Self] = &Self::ALL;
-
-    fn as_str(self) -> &'static str {
-        Self::as_str(self)
-    }
-
-    fn index(self) -> usize {
-        self as usize
-    }
-}
-
-label! {
-    /// What Postgres answers to what it does not do.
-    Trouble: "kind" {
-        /// There is no connection.
-        Away = "away",
-        ReadOnly = "read_only",
-        /// Its disk is full.
-        Full = "full",
-        /// A deadlock, a crash of a part of it, and what else passes by itself.
-        Transient = "transient",
-        /// It gave up on a lock or a statement.
-        TooSlow = "too_slow",
-        /// It does not do this, whatever the data.
-        Refused = "refused",
-        /// The answer was lost.
-        Unknown = "unknown",
-        /// The data cannot be stored.
-        Data = "data",
-        /// What is stored does not fit this program.
-        Fatal = "fatal",
-    }
-}
-
-label! {
-    /// What a connection to the broker is for.
-    Role: "connection" {
-        IntakeReplies = "intake_replies",
-        IntakeRequests = "intake_requests",
-        WorkerRequests = "worker_requests",
-        WorkerReplies = "worker_replies",
-        /// Looks at the depth of queues.
-        Watch = "watch",
-        /// Does what a person has asked for.
-        Command = "command",
-    }
-}
 
 /// Counters of one name, one for each value of a label.
 pub struct Counters<L> {
@@ -307,7 +43,7 @@ pub struct Requests(Vec<Counters<Status>>);
 
 impl Requests {
     pub fn inc(&self, route: Route, status: u16) {
-        self.0[route.index()].inc(Status::of(status));
+        self.0[route.index()].inc(Status::from(status));
     }
 
     /// What one endpoint has answered so far, by status.
@@ -331,7 +67,7 @@ pub struct Metrics {
     pub batch_requests: Histogram,
     pub batch_duration: Histogram,
     pub settle_duration: Vec<Histogram>,
-    pub settled: Counters<Settled>,
+    pub settled: Counters<SettledAs>,
     pub commits_in_doubt: IntCounter,
     pub batch_retries: IntCounter,
     pub batch_splits: IntCounter,
@@ -433,7 +169,7 @@ impl Metrics {
     }
 
     /// Counts what a worker committed for one request.
-    pub fn settle(&self, what: Settled) {
+    pub fn settle(&self, what: SettledAs) {
         self.settled.inc(what);
         if let Some(voider) = what.voider() {
             self.voids.inc(voider);
@@ -536,6 +272,7 @@ pub fn buckets(histogram: &Histogram) -> Vec<(f64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Verdict;
 
     #[test]
     fn every_series_is_there_before_anything_has_happened() {
@@ -554,8 +291,8 @@ mod tests {
     #[test]
     fn a_void_is_counted_by_whom_and_only_once() {
         let metrics = Metrics::new();
-        metrics.settle(Settled::of(Verdict::StaleEpoch { current: 3, raise: None }));
-        metrics.settle(Settled::Rejected);
+        metrics.settle(SettledAs::from(Verdict::StaleEpoch { current: 3, raise: None }));
+        metrics.settle(SettledAs::Rejected);
         let counted: Vec<_> = metrics.voids.read().filter(|(_, count)| *count > 0).collect();
         assert_eq!(counted, [("worker_key", 1)]);
     }

@@ -5,13 +5,13 @@ use std::collections::{HashMap, VecDeque};
 
 /// Waiting items. Those of one owner stay in order.
 #[derive(Debug)]
-pub struct Turns<T> {
+pub struct FairQueue<T> {
     waiting: HashMap<u128, VecDeque<T>>,
     /// The owners with something waiting, whose turn is next in front.
     next: VecDeque<u128>,
 }
 
-impl<T> Turns<T> {
+impl<T> FairQueue<T> {
     pub fn new() -> Self {
         Self { waiting: HashMap::new(), next: VecDeque::new() }
     }
@@ -56,9 +56,9 @@ impl<T> Turns<T> {
 mod tests {
     use super::*;
 
-    fn taken(turns: &mut Turns<u32>, most: usize) -> Vec<u32> {
+    fn taken(queue: &mut FairQueue<u32>, most: usize) -> Vec<u32> {
         let (mut taken, mut left) = (vec![], most);
-        turns.take(&mut taken, |_| {
+        queue.take(&mut taken, |_| {
             left -= 1;
             left == 0
         });
@@ -67,29 +67,29 @@ mod tests {
 
     #[test]
     fn a_flood_of_one_owner_delays_the_others_by_one_item_each() {
-        let mut turns = Turns::new();
-        (0..100).for_each(|item| turns.push(1, item));
-        turns.push(2, 1_000);
-        turns.push(2, 1_001);
-        turns.push(3, 2_000);
-        assert_eq!(taken(&mut turns, 5), [0, 1_000, 2_000, 1, 1_001]);
-        turns.push(3, 2_001);
-        assert_eq!(taken(&mut turns, 3), [2, 2_001, 3]);
+        let mut queue = FairQueue::new();
+        (0..100).for_each(|item| queue.push(1, item));
+        queue.push(2, 1_000);
+        queue.push(2, 1_001);
+        queue.push(3, 2_000);
+        assert_eq!(taken(&mut queue, 5), [0, 1_000, 2_000, 1, 1_001]);
+        queue.push(3, 2_001);
+        assert_eq!(taken(&mut queue, 3), [2, 2_001, 3]);
     }
 
     #[test]
     fn all_that_was_put_in_comes_out_once_and_in_order_for_each_owner() {
-        let mut turns = Turns::new();
+        let mut queue = FairQueue::new();
         let mut left: Vec<(u128, u32)> = (0..1_000).map(|item| (u128::from(item * item % 7), item)).collect();
-        left.iter().for_each(|&(owner, item)| turns.push(owner, item));
+        left.iter().for_each(|&(owner, item)| queue.push(owner, item));
         let mut seen = HashMap::<u32, u32>::new();
-        while !turns.is_empty() {
-            for item in taken(&mut turns, 64) {
+        while !queue.is_empty() {
+            for item in taken(&mut queue, 64) {
                 let owner = item * item % 7;
                 assert!(seen.insert(owner, item).is_none_or(|before| before < item));
                 left.retain(|&(_, other)| other != item);
             }
         }
-        assert!(left.is_empty() && turns.waiting.is_empty());
+        assert!(left.is_empty() && queue.waiting.is_empty());
     }
 }

@@ -1,39 +1,28 @@
 //! Dead letters: why a message is one, and what would become of its requests if it were put back.
 
-use super::{Millis, Outcome};
+use super::{Millis, Outcome, closed_list};
 
-/// Why a message became a dead letter. A closed list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cause {
-    /// A worker could not read it.
-    Unreadable,
-    /// A worker could read it, and the ledger could not store it.
-    Rejected,
-    /// It came back too often: it ends every worker that takes it.
-    DeliveryLimit,
-    /// The broker had another reason, or somebody put it there by hand.
-    Other,
+closed_list! {
+    /// Why a message became a dead letter.
+    Cause {
+        /// A worker could not read it.
+        Unreadable = "unreadable",
+        /// A worker could read it, and the ledger could not store it.
+        Rejected = "rejected",
+        /// It came back too often: it ends every worker that takes it.
+        DeliveryLimit = "delivery_limit",
+        /// The broker had another reason, or somebody put it there by hand.
+        Other = "other",
+    }
 }
 
 impl Cause {
-    pub const ALL: [Self; 4] = [Self::Unreadable, Self::Rejected, Self::DeliveryLimit, Self::Other];
-
-    /// The name in the database, in messages and on the command line.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unreadable => "unreadable",
-            Self::Rejected => "rejected",
-            Self::DeliveryLimit => "delivery_limit",
-            Self::Other => "other",
-        }
-    }
-
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|cause| cause.as_str() == text)
+        Self::ALL.iter().copied().find(|cause| cause.as_str() == text)
     }
 }
 
-/// What a replay does for one request of a letter. It cannot do harm: the row that decided decides again.
+/// What a replay does for one request of a dead letter. It cannot do harm: the row that decided decides again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnReplay {
     /// Allocated before. Nothing moves, its reply is repeated.
@@ -61,7 +50,7 @@ impl OnReplay {
     ];
 
     /// `decided`: what the request's row says, if it has one. `now` and `deadline` are by the same clock.
-    pub fn of(decided: Option<Outcome>, deadline: Millis, now: Millis) -> Self {
+    pub fn predict(decided: Option<Outcome>, deadline: Millis, now: Millis) -> Self {
         match decided {
             Some(Outcome::Allocated) => Self::StaysAllocated,
             Some(Outcome::Voided) => Self::StaysVoided,
@@ -104,19 +93,19 @@ mod tests {
     fn a_replay_never_changes_what_was_decided_and_voids_what_is_late() {
         let (early, late) = (5, 15);
         for now in [early, late] {
-            assert_eq!(OnReplay::of(Some(Outcome::Allocated), 10, now), OnReplay::StaysAllocated);
-            assert_eq!(OnReplay::of(Some(Outcome::Voided), 10, now), OnReplay::StaysVoided);
-            assert_eq!(OnReplay::of(Some(Outcome::PayoutsDisabled), 10, now), OnReplay::StaysRefused);
-            assert_eq!(OnReplay::of(Some(Outcome::InsufficientBalance), 10, now), OnReplay::StaysRefused);
+            assert_eq!(OnReplay::predict(Some(Outcome::Allocated), 10, now), OnReplay::StaysAllocated);
+            assert_eq!(OnReplay::predict(Some(Outcome::Voided), 10, now), OnReplay::StaysVoided);
+            assert_eq!(OnReplay::predict(Some(Outcome::PayoutsDisabled), 10, now), OnReplay::StaysRefused);
+            assert_eq!(OnReplay::predict(Some(Outcome::InsufficientBalance), 10, now), OnReplay::StaysRefused);
         }
-        assert_eq!(OnReplay::of(None, 10, early), OnReplay::WillBeDecided);
-        assert_eq!(OnReplay::of(None, 10, 10), OnReplay::WillBeDecided);
-        assert_eq!(OnReplay::of(None, 10, late), OnReplay::WillBeVoided);
+        assert_eq!(OnReplay::predict(None, 10, early), OnReplay::WillBeDecided);
+        assert_eq!(OnReplay::predict(None, 10, 10), OnReplay::WillBeDecided);
+        assert_eq!(OnReplay::predict(None, 10, late), OnReplay::WillBeVoided);
     }
 
     #[test]
     fn every_cause_is_found_by_its_own_name() {
-        for cause in Cause::ALL {
+        for &cause in Cause::ALL {
             assert_eq!(Cause::parse(cause.as_str()), Some(cause));
         }
         assert_eq!(Cause::parse("bad luck"), None);

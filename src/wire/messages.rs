@@ -1,18 +1,17 @@
-//! Every serialised shape: what goes through the queues, and what the HTTP answers look like.
+//! What goes through the queues: requests to the workers, and replies to the intakes.
 //!
-//! Queue messages are JSON, so that a person can read a dead letter, and carry a version, so that intake and worker of
-//! two releases can run side by side.
+//! Messages are JSON, so that a person can read a dead letter, and carry a version, so that intake and worker of two
+//! releases can run side by side.
 
+use super::to_json;
 use crate::ledger::{
     Amount, BusinessId, Email, IdempotencyKey, KeyClaim, Millis, Outcome, RaiseCount, Reference, Request, RequestId,
     UserHash, Verdict,
 };
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 /// The version of both envelopes.
@@ -278,156 +277,6 @@ fn read_reply(item: &ReplyItem) -> Option<Reply> {
     Some(Reply { id: RequestId::from_u128(item.id.as_u128()), verdict, hash })
 }
 
-/// 200 of `POST /payout/create`: the payout user's hash, in hexadecimal.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct AllocatedBody {
-    pub hash: String,
-}
-
-/// Most of the answers that are no success: what is wrong, in words.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct ErrorBody {
-    pub error: &'static str,
-    /// 504 alone: the request to ask about.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<Uuid>,
-}
-
-/// `POST /payout/create/bulk`: what became of each item, in the order of the items.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct BulkBody {
-    pub results: Vec<BulkResult>,
-}
-
-/// One item's answer: what `POST /payout/create` would have said in status, headers and body.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct BulkResult {
-    pub status: u16,
-    /// Whether funds were debited.
-    #[schemars(extend("enum" = ["yes", "no", "unknown"]))]
-    pub debited: &'static str,
-    /// Absent if the item never became a request.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<Uuid>,
-    /// Whether the one debit is that of an earlier call under the same key.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub replayed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hash: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub errors: Option<FieldErrors>,
-}
-
-/// `GET /balance`, in cents.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct BalanceBody {
-    pub balance: i64,
-    pub payout_balance: i64,
-}
-
-/// `GET /payout/user`. Balance in cents, hash in hexadecimal.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct PayoutUserBody {
-    pub email: String,
-    pub hash: String,
-    pub balance: i64,
-    #[schemars(extend("enum" = ["active", "inactive"]))]
-    pub status: String,
-    #[serde(with = "time::serde::rfc3339")]
-    #[schemars(with = "String", extend("format" = "date-time"))]
-    pub created_at: time::OffsetDateTime,
-}
-
-/// `GET /payout/requests/{request_id}`. Amount in cents. What is not known is left out.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct RequestBody {
-    pub request_id: Uuid,
-    #[schemars(extend("enum" = ["allocated", "insufficient_balance", "payouts_disabled", "voided", "pending"]))]
-    pub state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub email: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub amount: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hash: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reference: Option<String>,
-    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
-    pub decided_at: Option<time::OffsetDateTime>,
-}
-
-/// `GET /payout/requests`: a page of the history.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct HistoryBody {
-    pub requests: Vec<RequestBody>,
-    /// Where the next page begins; null if this was the last.
-    pub next_cursor: Option<String>,
-}
-
-/// The columns of the history as CSV.
-pub const CSV_HEADER: &str = "request_id,state,email,amount,hash,reference,decided_at\r\n";
-
-impl RequestBody {
-    /// A line of CSV. What is not known is empty.
-    pub fn write_csv(&self, line: &mut String) {
-        let decided_at = self.decided_at.and_then(|time| time.format(&Rfc3339).ok());
-        let cells = [
-            self.email.as_deref().map(Cow::from),
-            self.amount.map(|cents| cents.to_string().into()),
-            self.hash.as_deref().map(Cow::from),
-            self.reference.as_deref().map(Cow::from),
-            decided_at.map(Cow::from),
-        ];
-        line.push_str(&format!("{},{}", self.request_id, self.state));
-        for cell in cells {
-            line.push(',');
-            push_cell(line, &cell.unwrap_or_default());
-        }
-        line.push_str("\r\n");
-    }
-}
-
-/// What a formula begins with, also in full width, and what is put before it.
-const FORMULA_STARTS: [char; 9] = ['=', '+', '-', '@', '＝', '＋', '－', '＠', '\''];
-
-/// Quotes as RFC 4180 wants it. A text that a spreadsheet would take for a formula gets an apostrophe before it: clients
-/// choose addresses and references, and somebody else opens the file. So does one that begins with an apostrophe, so that a
-/// reader who takes one off always has what was sent.
-fn push_cell(line: &mut String, cell: &str) {
-    let guard = if cell.starts_with(FORMULA_STARTS) { "'" } else { "" };
-    if cell.contains(['"', ',', '\r', '\n']) {
-        line.push_str(&format!("\"{guard}{}\"", cell.replace('"', "\"\"")));
-    } else {
-        line.push_str(guard);
-        line.push_str(cell);
-    }
-}
-
-/// What is wrong with the list of `POST /payout/create/bulk` itself.
-#[derive(Debug, Serialize, JsonSchema)]
-pub struct ListErrors {
-    pub allocations: [&'static str; 1],
-}
-
-/// The messages of each field that failed.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct FieldErrors {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub email: Option<[&'static str; 1]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub amount: Option<[&'static str; 1]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reference: Option<[&'static str; 1]>,
-}
-
-/// Serialises a shape of this module. They hold text and numbers only, which JSON always can.
-pub fn to_json<T: Serialize>(shape: &T) -> Vec<u8> {
-    serde_json::to_vec(shape).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -507,35 +356,6 @@ mod tests {
         assert!(read_requests(b"nonsense").unwrap_err().starts_with("not a message"));
         let newer = read_requests(b"{\"version\":2,\"reply_to\":\"r\",\"requests\":[]}").unwrap_err();
         assert_eq!(newer, "message version 2, this worker reads 1");
-    }
-
-    #[test]
-    fn a_line_of_csv_is_quoted_and_no_formula() {
-        let cell = |text: &str| {
-            let mut line = String::new();
-            push_cell(&mut line, text);
-            line
-        };
-        assert_eq!(cell("plain text"), "plain text");
-        assert_eq!(cell("a,\"b\""), "\"a,\"\"b\"\"\"");
-        assert_eq!(cell("=1+1"), "'=1+1");
-        assert_eq!(cell("@SUM(A1,A2)"), "\"'@SUM(A1,A2)\"");
-        assert_eq!(cell("'=1+1"), "''=1+1");
-        assert_eq!(cell("o'neil"), "o'neil");
-        let (request_id, decided_at) = (Uuid::nil(), Some(time::OffsetDateTime::UNIX_EPOCH));
-        let body = RequestBody {
-            request_id,
-            state: "voided",
-            email: None,
-            amount: Some(5),
-            hash: None,
-            reference: Some("-7".to_owned()),
-            decided_at,
-        };
-        let mut line = String::new();
-        body.write_csv(&mut line);
-        assert_eq!(line, "00000000-0000-0000-0000-000000000000,voided,,5,,'-7,1970-01-01T00:00:00Z\r\n");
-        assert_eq!(line.split(',').count(), CSV_HEADER.split(',').count());
     }
 
     #[test]

@@ -1,46 +1,50 @@
-//! Dead letters, from their queue into rows, where a person can choose among them. A look at a letter in the queue would
+//! Dead letters, from their queue into rows, where a person can choose among them. A look at a dead letter in the queue would
 //! count as a delivery, and the broker drops what was delivered too often.
 //!
-//! A channel, a connection to Postgres and a task of its own: nothing here holds up a lane. While Postgres is away letters
+//! A channel, a connection to Postgres and a task of its own: nothing here holds up a lane. While Postgres is away dead letters
 //! stay with the broker.
 
 use super::Worker;
 use crate::ledger::{Cause, RequestId};
 use crate::metrics::METRICS;
-use crate::postgres::dead_letters::{self, NewLetter};
+use crate::postgres::dead_letters::{self, NewDeadLetter};
 use crate::postgres::{PgConnection, Session};
-use crate::rabbit::dead_letters::{Letter, Letters};
+use crate::rabbit::dead_letters::{DeadLetterMessage, DeadLetterReceiver};
 use crate::retry::Backoff;
-use crate::wire;
+use crate::wire::messages;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Most letters that are taken from the queue and not yet stored. Few, as each of them counts as delivered once more when
+/// Most dead letters that are taken from the queue and not yet stored. Few, as each of them counts as delivered once more when
 /// this worker goes.
 pub const PREFETCH: u16 = 8;
 /// Where the broker notes that a message came back too often.
 const DELIVERY_LIMIT: &str = "delivery_limit";
 
-/// Stores letters until the session ends. Gives them back then, as who drops them loses the link that the lanes still use.
-pub async fn store_all(mut letters: Letters, worker: Arc<Worker>, session: CancellationToken) -> Letters {
-    let acknowledger = letters.acknowledger();
+/// Stores dead letters until the session ends. Gives them back then, as who drops them loses the link that the lanes still use.
+pub async fn store_all(
+    mut dead_letters: DeadLetterReceiver,
+    worker: Arc<Worker>,
+    ending: CancellationToken,
+) -> DeadLetterReceiver {
+    let acknowledger = dead_letters.acknowledger();
     let mut ledger = worker.settings.postgres.session();
     loop {
-        let next = tokio::select! { letter = letters.next() => letter, () = session.cancelled() => None };
-        let Some(letter) = next else { return letters };
-        let tag = letter.tag;
-        let stored = store(&mut ledger, &row_of(letter), &session).await;
+        let next = tokio::select! { dead_letter = dead_letters.next() => dead_letter, () = ending.cancelled() => None };
+        let Some(dead_letter) = next else { return dead_letters };
+        let tag = dead_letter.tag;
+        let stored = store(&mut ledger, &row_of(dead_letter), &ending).await;
         if !stored || acknowledger.ack_through(tag).await.is_err() {
-            return letters;
+            return dead_letters;
         }
     }
 }
 
 /// Tries until it is stored; false if the session ended first.
-async fn store(ledger: &mut Session, row: &NewLetter, session: &CancellationToken) -> bool {
+async fn store(ledger: &mut Session, row: &NewDeadLetter, ending: &CancellationToken) -> bool {
     let mut backoff = Backoff::for_connections();
     loop {
         let writing = async |connection: &mut PgConnection| dead_letters::write_new(connection, row).await;
@@ -52,46 +56,46 @@ async fn store(ledger: &mut Session, row: &NewLetter, session: &CancellationToke
                 return true;
             }
             Err(error) if error.is_retryable() => {
-                tracing::warn!(letter_id = %row.letter_id, %error, "dead letter not stored yet")
+                tracing::warn!(dead_letter_id = %row.dead_letter_id, %error, "dead letter not stored yet")
             }
             Err(error) => {
-                tracing::error!(letter_id = %row.letter_id, %error, "dead letter not stored: this needs a person")
+                tracing::error!(dead_letter_id = %row.dead_letter_id, %error, "dead letter not stored: this needs a person")
             }
         }
-        tokio::select! { () = backoff.wait() => {}, () = session.cancelled() => return false }
+        tokio::select! { () = backoff.wait() => {}, () = ending.cancelled() => return false }
     }
 }
 
-fn row_of(letter: Letter) -> NewLetter {
-    let cause = cause_of(&letter);
-    let reason = letter.reason.unwrap_or_else(|| match cause {
+fn row_of(dead_letter: DeadLetterMessage) -> NewDeadLetter {
+    let cause = cause_of(&dead_letter);
+    let reason = dead_letter.reason.unwrap_or_else(|| match cause {
         Cause::DeliveryLimit => format!("came back more than {} times", crate::rabbit::topology::DELIVERY_LIMIT),
         Cause::Unreadable | Cause::Rejected | Cause::Other => "nobody said why".to_owned(),
     });
-    NewLetter {
-        letter_id: id_of(letter.message_id.as_deref().unwrap_or_default(), &letter.body),
-        requests: readable(&letter.body),
-        body: letter.body,
-        queue: letter.queue.map(without_nul),
+    NewDeadLetter {
+        dead_letter_id: id_of(dead_letter.message_id.as_deref().unwrap_or_default(), &dead_letter.body),
+        requests: readable(&dead_letter.body),
+        body: dead_letter.body,
+        queue: dead_letter.queue.map(without_nul),
         cause,
         reason: without_nul(reason),
-        deaths: letter.deaths,
-        died_at: letter
+        deaths: dead_letter.deaths,
+        died_at: dead_letter
             .died_at
             .and_then(|seconds| OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()),
     }
 }
 
-/// The broker's word comes first: it also gives up on letters that a worker put.
-fn cause_of(letter: &Letter) -> Cause {
-    match (letter.death.as_deref(), letter.cause.as_deref().and_then(Cause::parse)) {
+/// The broker's word comes first: it also gives up on dead letters that a worker put.
+fn cause_of(dead_letter: &DeadLetterMessage) -> Cause {
+    match (dead_letter.death.as_deref(), dead_letter.cause.as_deref().and_then(Cause::parse)) {
         (Some(DELIVERY_LIMIT), _) => Cause::DeliveryLimit,
         (None, Some(cause)) => cause,
         (Some(_), _) | (None, None) => Cause::Other,
     }
 }
 
-/// The same for a letter that is delivered again.
+/// The same for a dead letter that is delivered again.
 fn id_of(message_id: &str, body: &[u8]) -> Uuid {
     let digest: [u8; 32] =
         Sha256::new().chain_update(message_id).chain_update([0]).chain_update(body).finalize().into();
@@ -101,7 +105,7 @@ fn id_of(message_id: &str, body: &[u8]) -> Uuid {
 }
 
 fn readable(body: &[u8]) -> Vec<RequestId> {
-    wire::read_requests(body).map_or_else(|_| vec![], |message| message.requests.iter().map(|one| one.id).collect())
+    messages::read_requests(body).map_or_else(|_| vec![], |message| message.requests.iter().map(|one| one.id).collect())
 }
 
 /// Postgres has no text with this character.
@@ -113,9 +117,9 @@ fn without_nul(text: String) -> String {
 mod tests {
     use super::*;
 
-    fn letter(death: Option<&str>, cause: Option<&str>) -> Letter {
+    fn dead_letter(death: Option<&str>, cause: Option<&str>) -> DeadLetterMessage {
         let own = |text: Option<&str>| text.map(str::to_owned);
-        Letter {
+        DeadLetterMessage {
             tag: 1,
             body: b"no message".to_vec(),
             message_id: own(Some("m")),
@@ -140,12 +144,12 @@ mod tests {
             (None, None, Cause::Other),
         ];
         for (death, cause, expected) in rows {
-            assert_eq!(row_of(letter(death, cause)).cause, expected, "{death:?} {cause:?}");
+            assert_eq!(row_of(dead_letter(death, cause)).cause, expected, "{death:?} {cause:?}");
         }
     }
 
     #[test]
-    fn a_letter_is_known_again_by_its_message_and_its_body() {
+    fn a_dead_letter_is_known_again_by_its_message_and_its_body() {
         assert_eq!(id_of("m", b"body"), id_of("m", b"body"));
         assert_ne!(id_of("m", b"body"), id_of("n", b"body"));
         assert_ne!(id_of("m", b"body"), id_of("m", b"other"));
@@ -153,7 +157,7 @@ mod tests {
 
     #[test]
     fn whatever_stands_in_the_headers_can_be_stored() {
-        let row = row_of(letter(None, None));
+        let row = row_of(dead_letter(None, None));
         assert_eq!((row.queue.as_deref(), row.died_at), (Some("ab"), None));
     }
 }

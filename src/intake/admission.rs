@@ -1,0 +1,175 @@
+//! Who is let in: a request needs Postgres, a session with RabbitMQ, and a place among what is in flight.
+
+use super::auth::KeyDigest;
+use super::limits::{Bounds, KeyLimits};
+use super::room::{Full, Places, Room};
+use super::session::{Session, Sessions};
+use crate::ledger::Refusal;
+use crate::postgres::Health;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How much is let in at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most requests between admission and decision.
+    pub in_flight: usize,
+    /// Most calls of bulk that are worked on or wait.
+    pub bulk_calls: usize,
+    /// What one API key may ask for.
+    pub of_key: Bounds,
+}
+
+/// Places in flight, among all and among those of their key. One, once the request has begun.
+pub struct Permit {
+    of_all: Places,
+    of_key: Option<Places>,
+}
+
+impl Permit {
+    /// Takes one place out; `None` if there is none.
+    pub fn split(&mut self) -> Option<Self> {
+        Some(Self { of_all: self.of_all.split()?, of_key: self.of_key.as_mut().and_then(Places::split) })
+    }
+}
+
+/// What a request was admitted with, or why it was not.
+pub type Admitted = Result<(Arc<Session>, Permit), Refusal>;
+
+/// Admits requests, or refuses them.
+pub struct Admission {
+    sessions: Arc<Sessions>,
+    postgres: Health,
+    room: Room,
+    of_keys: KeyLimits,
+    /// One for each call of bulk that is worked on or waits.
+    bulk_calls: Semaphore,
+    /// Cancelled when no new request is taken any more.
+    draining: CancellationToken,
+    /// How many requests were refused since then.
+    refused_in_draining: AtomicU64,
+}
+
+impl Admission {
+    pub fn new(limits: Limits, sessions: Arc<Sessions>, postgres: Health) -> Self {
+        Self {
+            sessions,
+            postgres,
+            room: Room::new(limits.in_flight),
+            of_keys: KeyLimits::new(limits.of_key),
+            bulk_calls: Semaphore::new(limits.bulk_calls),
+            draining: CancellationToken::new(),
+            refused_in_draining: AtomicU64::new(0),
+        }
+    }
+
+    /// What one API key may ask for.
+    pub fn of_keys(&self) -> &KeyLimits {
+        &self.of_keys
+    }
+
+    /// Admits a request, or not: everything it needs must be there, and there must be room.
+    pub fn admit(&self, key: KeyDigest) -> Admitted {
+        let session = self.working_session()?;
+        let of_key =
+            self.of_keys.room(key).map(|room| room.enter()).transpose().map_err(|Full| Refusal::KeyInFlight)?;
+        let of_all = self.room.enter().map_err(|Full| Refusal::TooManyInFlight)?;
+        Ok((session, Permit { of_all, of_key }))
+    }
+
+    /// A place among the calls of bulk, if one is free.
+    pub fn begin_bulk(&self) -> Result<SemaphorePermit<'_>, Refusal> {
+        self.bulk_calls.try_acquire().map_err(|_| Refusal::TooManyBulkCalls)
+    }
+
+    /// Admits so many items of bulk, not more than [`Self::turn`]. They wait for room, until `end`.
+    pub async fn admit_in_turn(&self, key: KeyDigest, items: u32, end: Instant) -> Admitted {
+        self.working_session()?;
+        let of_key = match self.of_keys.room(key) {
+            Some(room) => Some(self.wait(&room, items, end, Refusal::KeyInFlight).await?),
+            None => None,
+        };
+        let of_all = self.wait(&self.room, items, end, Refusal::TooManyInFlight).await?;
+        Ok((self.working_session()?, Permit { of_all, of_key }))
+    }
+
+    /// Waits for so many places, until `end`.
+    async fn wait(&self, room: &Room, items: u32, end: Instant, full: Refusal) -> Result<Places, Refusal> {
+        tokio::select! {
+            biased;
+            () = self.draining.cancelled() => Err(self.refuse_in_draining()),
+            entered = tokio::time::timeout_at(end, room.enter_in_turn(items)) => entered.ok().and_then(Result::ok).ok_or(full),
+        }
+    }
+
+    /// Most items of a call of bulk that are admitted at a time, so that it takes turns with the other calls.
+    pub fn turn(&self, key: KeyDigest) -> usize {
+        let of_key = self.of_keys.room(key).map_or(usize::MAX, |room| room.turn());
+        self.room.turn().min(of_key)
+    }
+
+    /// How many items of bulk would not have to wait now.
+    pub fn left_for_bulk(&self, key: KeyDigest) -> usize {
+        let of_key = self.of_keys.room(key).map_or(usize::MAX, |room| room.left_for_bulk());
+        self.room.left_for_bulk().min(of_key)
+    }
+
+    /// Requests between admission and decision.
+    pub fn in_flight(&self) -> usize {
+        self.room.taken()
+    }
+
+    /// The session with the broker, if everything is there that a new request needs.
+    fn working_session(&self) -> Result<Arc<Session>, Refusal> {
+        if self.draining.is_cancelled() {
+            return Err(self.refuse_in_draining());
+        }
+        if !self.postgres.is_up() {
+            return Err(Refusal::PostgresDown);
+        }
+        let session = self.sessions.current().ok_or(Refusal::RabbitDown)?;
+        if session.is_blocked() || session.is_lost() { Err(Refusal::RabbitBlocked) } else { Ok(session) }
+    }
+
+    fn refuse_in_draining(&self) -> Refusal {
+        self.refused_in_draining.fetch_add(1, Ordering::Relaxed);
+        Refusal::Draining
+    }
+
+    /// Takes no new request from now on.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Cancelled once no new request is taken any more.
+    pub fn draining(&self) -> &CancellationToken {
+        &self.draining
+    }
+
+    /// Waits until so long has passed in which nobody was refused because of the draining, or until `end`.
+    pub async fn until_nobody_comes_for(&self, pause: Duration, end: Instant) {
+        let mut refused = u64::MAX;
+        while refused != self.refused_in_draining.load(Ordering::Relaxed) && Instant::now() < end {
+            refused = self.refused_in_draining.load(Ordering::Relaxed);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// What keeps new requests out, in words; empty if nothing does.
+    pub fn impediments(&self) -> Vec<String> {
+        let (session, postgres) = (self.sessions.current(), self.postgres.impediment());
+        let is = |what: fn(&Session) -> bool| session.as_deref().is_some_and(what);
+        let checks = [
+            (self.draining.is_cancelled(), "draining"),
+            (postgres.is_some(), postgres.unwrap_or_default()),
+            (session.is_none(), "rabbitmq is not connected"),
+            (is(Session::is_blocked) || is(Session::is_lost), "rabbitmq accepts no messages"),
+            (is(Session::is_deaf), "replies are not received"),
+        ];
+        checks.iter().filter(|(is_so, _)| *is_so).map(|(_, what)| format!("intake: {what}")).collect()
+    }
+}

@@ -1,0 +1,183 @@
+//! What the HTTP answers look like.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::borrow::Cow;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+/// 200 of `POST /payout/create`: the payout user's hash, in hexadecimal.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct AllocatedBody {
+    pub hash: String,
+}
+
+/// Most of the answers that are no success: what is wrong, in words.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ErrorBody {
+    pub error: &'static str,
+    /// 504 alone: the request to ask about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Uuid>,
+}
+
+/// `POST /payout/create/bulk`: what became of each item, in the order of the items.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BulkBody {
+    pub results: Vec<BulkResult>,
+}
+
+/// One item's answer: what `POST /payout/create` would have said in status, headers and body.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BulkResult {
+    pub status: u16,
+    /// Whether funds were debited.
+    #[schemars(extend("enum" = ["yes", "no", "unknown"]))]
+    pub debited: &'static str,
+    /// Absent if the item never became a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Uuid>,
+    /// Whether the one debit is that of an earlier call under the same key.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub replayed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors: Option<FieldErrors>,
+}
+
+/// `GET /balance`, in cents.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BalanceBody {
+    pub balance: i64,
+    pub payout_balance: i64,
+}
+
+/// `GET /payout/user`. Balance in cents, hash in hexadecimal.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct PayoutUserBody {
+    pub email: String,
+    pub hash: String,
+    pub balance: i64,
+    #[schemars(extend("enum" = ["active", "inactive"]))]
+    pub status: String,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub created_at: time::OffsetDateTime,
+}
+
+/// `GET /payout/requests/{request_id}`. Amount in cents. What is not known is left out.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct RequestBody {
+    pub request_id: Uuid,
+    #[schemars(extend("enum" = ["allocated", "insufficient_balance", "payouts_disabled", "voided", "pending"]))]
+    pub state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub amount: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub decided_at: Option<time::OffsetDateTime>,
+}
+
+/// `GET /payout/requests`: a page of the history.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct HistoryBody {
+    pub requests: Vec<RequestBody>,
+    /// Where the next page begins; null if this was the last.
+    pub next_cursor: Option<String>,
+}
+
+/// The columns of the history as CSV.
+pub const CSV_COLUMNS: [&str; 7] = ["request_id", "state", "email", "amount", "hash", "reference", "decided_at"];
+
+impl RequestBody {
+    /// Writes a line of CSV. What is not known is empty.
+    pub fn write_csv(&self, csv: &mut csv::Writer<Vec<u8>>) -> csv::Result<()> {
+        let decided_at = self.decided_at.and_then(|time| time.format(&Rfc3339).ok());
+        let text = |text: Option<&str>| guarded(text.unwrap_or_default()).into_owned();
+        csv.write_record([
+            self.request_id.to_string(),
+            self.state.to_owned(),
+            text(self.email.as_deref()),
+            self.amount.map(|cents| cents.to_string()).unwrap_or_default(),
+            text(self.hash.as_deref()),
+            text(self.reference.as_deref()),
+            decided_at.unwrap_or_default(),
+        ])
+    }
+}
+
+/// A writer of the history's CSV, with lines that end as RFC 4180 wants it.
+pub fn csv_writer() -> csv::Writer<Vec<u8>> {
+    csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(vec![])
+}
+
+/// What a formula begins with, also in full width, and what is put before it.
+const FORMULA_STARTS: [char; 9] = ['=', '+', '-', '@', '＝', '＋', '－', '＠', '\''];
+
+/// A text that a spreadsheet would take for a formula gets an apostrophe before it: clients choose addresses and
+/// references, and somebody else opens the file. So does one that begins with an apostrophe, so that a reader who takes one
+/// off always has what was sent.
+fn guarded(text: &str) -> Cow<'_, str> {
+    if text.starts_with(FORMULA_STARTS) { Cow::from(format!("'{text}")) } else { Cow::from(text) }
+}
+
+/// What is wrong with the items of `POST /payout/create/bulk` itself.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BulkErrors {
+    pub allocations: [&'static str; 1],
+}
+
+/// The messages of each field that failed.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct FieldErrors {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<[&'static str; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub amount: Option<[&'static str; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<[&'static str; 1]>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_csv_is_quoted_and_no_formula() {
+        let cell = |text: &str| {
+            let mut csv = csv_writer();
+            csv.write_record(["", guarded(text).as_ref()]).unwrap();
+            String::from_utf8(csv.into_inner().unwrap()).unwrap()
+        };
+        assert_eq!(cell("plain text"), ",plain text\r\n");
+        assert_eq!(cell("a,\"b\""), ",\"a,\"\"b\"\"\"\r\n");
+        assert_eq!(cell("=1+1"), ",'=1+1\r\n");
+        assert_eq!(cell("@SUM(A1,A2)"), ",\"'@SUM(A1,A2)\"\r\n");
+        assert_eq!(cell("'=1+1"), ",''=1+1\r\n");
+        assert_eq!(cell("o'neil"), ",o'neil\r\n");
+        let (request_id, decided_at) = (Uuid::nil(), Some(time::OffsetDateTime::UNIX_EPOCH));
+        let body = RequestBody {
+            request_id,
+            state: "voided",
+            email: None,
+            amount: Some(5),
+            hash: None,
+            reference: Some("-7".to_owned()),
+            decided_at,
+        };
+        let mut csv = csv_writer();
+        body.write_csv(&mut csv).unwrap();
+        let line = String::from_utf8(csv.into_inner().unwrap()).unwrap();
+        assert_eq!(line, "00000000-0000-0000-0000-000000000000,voided,,5,,'-7,1970-01-01T00:00:00Z\r\n");
+        assert_eq!(line.split(',').count(), CSV_COLUMNS.len());
+    }
+}

@@ -1,0 +1,248 @@
+//! One attempt at settling requests in one transaction. A failed attempt leaves nothing behind, unless the answer to its
+//! commit was lost.
+//!
+//! | | statements |
+//! |---|---|
+//! | at once: decide on the balances of the last commit, write everything if they still hold | 1 |
+//! | step by step: lock, read, decide, write, commit | 5 to 8 |
+
+use crate::failpoint::{self, Failpoint};
+use crate::ledger::{
+    Accounts, BusinessId, Credit, Decision, Email, IdempotencyKey, Keys, Millis, Outcome, Request, RequestId, UserHash,
+    Verdict, decide,
+};
+use crate::metrics::METRICS;
+use crate::metrics::labels::Phase;
+use crate::postgres::allocations::{self, Decided};
+use crate::postgres::{self, Error, PgConnection, batches, businesses, keys, users};
+use crate::secret::HashSecret;
+use std::collections::{BTreeSet, HashMap};
+use std::time::Instant;
+
+/// What became of one request.
+#[derive(Clone, Debug)]
+pub enum Settled {
+    /// Committed, with the payout user's hash if it is a success.
+    Decided(Verdict, Option<UserHash>),
+    /// It can never be applied, and why.
+    Rejected(String),
+}
+
+/// What one attempt came to.
+pub enum Attempt {
+    /// Committed: one result for each request.
+    Committed(Vec<Settled>),
+    /// Rolled back, because these had been decided before.
+    Known(HashMap<(BusinessId, RequestId), Decided>),
+}
+
+/// Attempts at settling, with what is known from the last one.
+pub struct Attempts {
+    secret: HashSecret,
+    /// How the businesses stood after the last commit. Somebody else may have changed them since.
+    known: Accounts,
+}
+
+/// Most businesses whose balances are remembered.
+const MOST_KNOWN: usize = 100_000;
+
+impl Attempts {
+    pub fn new(secret: HashSecret) -> Self {
+        Self { secret, known: Accounts::new() }
+    }
+
+    /// One try at settling: at once if the balances are known, else, or if that fails, step by step.
+    ///
+    /// What was known of the batch's businesses is forgotten until it is committed: whatever fails, nobody can say what
+    /// it did.
+    pub async fn make(
+        &mut self,
+        connection: &mut PgConnection,
+        requests: &[Request],
+        now: Millis,
+    ) -> Result<Attempt, Error> {
+        let named: BTreeSet<BusinessId> = requests.iter().map(|request| request.business).collect();
+        let known: Accounts =
+            named.iter().filter_map(|business| Some((*business, self.known.remove(business)?))).collect();
+        if known.len() == named.len()
+            && let Some(attempt) = self.at_once(connection, &known, requests, now).await?
+        {
+            return Ok(attempt);
+        }
+        self.step_by_step(connection, &Vec::from_iter(named), requests, now).await
+    }
+
+    /// Decides on what is known, and writes in one statement that does nothing if anything is otherwise. `None` if so.
+    async fn at_once(
+        &mut self,
+        connection: &mut PgConnection,
+        accounts: &Accounts,
+        requests: &[Request],
+        now: Millis,
+    ) -> Result<Option<Attempt>, Error> {
+        let decision = decide(accounts, &Keys::new(), requests, now);
+        if !writes_every_key(requests, &decision) {
+            return Ok(None);
+        }
+        let hashes = self.hashes(&decision);
+        failpoint::pass(Failpoint::BeforeCommit).await;
+        let since = Instant::now();
+        let settled = batches::settle(connection, accounts, requests, &decision, &hashes).await?;
+        METRICS.observe(Phase::AtOnce, since.elapsed());
+        failpoint::pass(Failpoint::AfterCommit).await;
+        let Some(stored) = settled else { return Ok(None) };
+        self.remember(accounts, &decision);
+        let hashes = stored_hashes(connection, &decision, hashes, &stored).await?;
+        // Whoever succeeds in this batch is credited in it: no key has a row from before.
+        let hash = |request: &Request| {
+            let name = |credit: &Credit| (credit.business, &credit.email).cmp(&(request.business, &request.email));
+            decision.credits.binary_search_by(name).ok().map(|index| hashes[index])
+        };
+        Ok(Some(Attempt::Committed(results(requests, &decision, hash))))
+    }
+
+    /// Locks, reads, decides, writes, commits: for whatever is not known, or was decided before.
+    async fn step_by_step(
+        &mut self,
+        connection: &mut PgConnection,
+        sorted: &[BusinessId],
+        requests: &[Request],
+        now: Millis,
+    ) -> Result<Attempt, Error> {
+        let since = Instant::now();
+        let mut transaction = postgres::begin(connection).await?;
+        let locked = businesses::lock_many(&mut transaction, sorted).await?;
+        failpoint::pass(Failpoint::AfterLock).await;
+        let stored = lock_keys(&mut transaction, requests).await?;
+        let locked_at = Instant::now();
+        METRICS.observe(Phase::Lock, locked_at - since);
+        let decision = decide(locked.accounts(), &stored, requests, now);
+        let written = batches::write(&mut transaction, &locked, requests, &decision, &self.hashes(&decision)).await?;
+        failpoint::pass(Failpoint::AfterWrite).await;
+        if written.rows != requests.len() as u64 {
+            postgres::rollback(transaction).await?;
+            return find_known(connection, requests).await;
+        }
+        write_keys(&mut transaction, &decision).await?;
+        let mut hashes = written.hashes;
+        hashes.extend(replayed_hashes(&mut transaction, requests, &decision).await?);
+        let written_at = Instant::now();
+        METRICS.observe(Phase::Write, written_at - locked_at);
+        failpoint::pass(Failpoint::BeforeCommit).await;
+        postgres::commit(transaction).await?;
+        METRICS.observe(Phase::Commit, written_at.elapsed());
+        failpoint::pass(Failpoint::AfterCommit).await;
+        self.remember(locked.accounts(), &decision);
+        let hash = |request: &Request| hashes.get(&(request.business, request.email.clone())).copied();
+        Ok(Attempt::Committed(results(requests, &decision, hash)))
+    }
+
+    /// The hash to store for each credit, should its user be new.
+    fn hashes(&self, decision: &Decision) -> Vec<UserHash> {
+        decision.credits.iter().map(|credit| self.secret.user_hash(credit.business, &credit.email)).collect()
+    }
+
+    fn remember(&mut self, accounts: &Accounts, decision: &Decision) {
+        if self.known.len() + accounts.len() > MOST_KNOWN {
+            self.known.clear();
+        }
+        self.known.extend(accounts);
+        for (business, payout_balance) in &decision.balances {
+            if let Some(account) = self.known.get_mut(business) {
+                account.payout_balance = *payout_balance;
+            }
+        }
+    }
+}
+
+/// Whether the insert of its key's row would tell for each keyed request that the key had one before. A refusal writes
+/// none, so its key has to be read; and a void raises the key's epoch, which needs its row first.
+fn writes_every_key(requests: &[Request], decision: &Decision) -> bool {
+    let mut keyed = requests.iter().filter_map(|request| Some((request.business, request.key.as_ref()?)));
+    keyed.all(|(business, claim)| {
+        let written =
+            decision.keys.binary_search_by(|change| (change.business, &change.key).cmp(&(business, &claim.key)));
+        claim.epoch == 0 && written.is_ok_and(|index| !decision.keys[index].is_raised())
+    })
+}
+
+/// The rows that were in the way.
+async fn find_known(connection: &mut PgConnection, requests: &[Request]) -> Result<Attempt, Error> {
+    let names: Vec<_> = requests.iter().map(|request| (request.business, request.id)).collect();
+    let known = allocations::find_decided(connection, &names).await?;
+    if known.is_empty() {
+        return Err(Error::Transient("a row that was in the way is gone".to_owned()));
+    }
+    Ok(Attempt::Known(known))
+}
+
+/// `hash` knows the users of those that succeed.
+fn results(requests: &[Request], decision: &Decision, hash: impl Fn(&Request) -> Option<UserHash>) -> Vec<Settled> {
+    let settled = requests.iter().zip(&decision.verdicts).map(|(request, &verdict)| {
+        let success = matches!(verdict, Verdict::Replayed { .. } | Verdict::Decided(Outcome::Allocated));
+        Settled::Decided(verdict, if success { hash(request) } else { None })
+    });
+    settled.collect()
+}
+
+/// After the businesses and before anything is written: whoever gives up on a keyed request takes its key first as well.
+async fn lock_keys(connection: &mut PgConnection, requests: &[Request]) -> Result<Keys, Error> {
+    let name = |request: &Request| Some((request.business, request.key.as_ref()?.key.clone()));
+    let sorted: BTreeSet<(BusinessId, IdempotencyKey)> = requests.iter().filter_map(name).collect();
+    if sorted.is_empty() {
+        return Ok(Keys::new());
+    }
+    keys::lock_many(connection, &Vec::from_iter(sorted)).await
+}
+
+/// After the rows: the count of raises is held to the commit, and nobody who holds it waits for anything else.
+async fn write_keys(connection: &mut PgConnection, decision: &Decision) -> Result<(), Error> {
+    let allocated: Vec<_> = decision.keys.iter().filter(|change| change.state.allocated.is_some()).collect();
+    if !allocated.is_empty() {
+        keys::write_allocated(connection, &allocated).await?;
+    }
+    let raised = decision.keys.iter().filter(|change| change.is_raised());
+    let raised: Vec<_> = raised.map(|change| (change.business, &change.key, change.state.epoch)).collect();
+    if !raised.is_empty() {
+        keys::raise(connection, &raised).await?;
+    }
+    Ok(())
+}
+
+/// The hash of each credit's user, as it was stored when the user was new. It differs from `made` only if the secret was
+/// another one then, or if Postgres answers in another order than it was asked: then the hashes are read by name. The batch
+/// stands already; if this fails, its rows are found when it is tried again.
+async fn stored_hashes(
+    connection: &mut PgConnection,
+    decision: &Decision,
+    made: Vec<UserHash>,
+    stored: &[UserHash],
+) -> Result<Vec<UserHash>, Error> {
+    if made == stored {
+        return Ok(made);
+    }
+    let users: Vec<_> = decision.credits.iter().map(|credit| (credit.business, &credit.email)).collect();
+    let found = users::find_hashes(connection, &users).await?;
+    let hash = |(business, email): (_, &Email)| found.get(&(business, email.clone())).copied();
+    let hashes: Option<Vec<_>> = users.into_iter().map(hash).collect();
+    hashes.ok_or_else(|| Error::Transient("a user that was credited is gone".to_owned()))
+}
+
+/// The hashes for those whose success is an earlier one's.
+async fn replayed_hashes(
+    connection: &mut PgConnection,
+    requests: &[Request],
+    decision: &Decision,
+) -> Result<users::Hashes, Error> {
+    let replayed = |(request, verdict): (_, &Verdict)| matches!(verdict, Verdict::Replayed { .. }).then_some(request);
+    let wanted: Vec<(BusinessId, &Email)> = requests
+        .iter()
+        .zip(&decision.verdicts)
+        .filter_map(replayed)
+        .map(|request: &Request| (request.business, &request.email))
+        .collect();
+    if wanted.is_empty() {
+        return Ok(users::Hashes::new());
+    }
+    users::find_hashes(connection, &wanted).await
+}
