@@ -43,9 +43,5 @@ bench: ## Measure side by side, on private servers (about a quarter of an hour, 
 bench-quick: ## The same in three minutes, without growth
 	@scripts/bench --quick
 
-lint: ## Check formatting, clippy, the SQL queries, that the mutants apply and, with cargo-deny installed, the dependencies
-	cargo fmt --all --check
-	SQLX_OFFLINE=true cargo clippy --all-targets -- -D warnings
-	scripts/check-queries
-	@for mutant in tests/mutants/*.patch; do git apply --check "$$mutant" || exit 1; done
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "lint: cargo-deny is not installed, its check is skipped"; fi
+lint: ## Check formatting, scripts, clippy, documentation, SQL queries and dependencies, and that the mutants apply
+	@scripts/lint

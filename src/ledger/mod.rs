@@ -4,7 +4,7 @@
 //! Unicode's tables, so that a decision can be tested with a table, and read without knowing where its inputs come from.
 //!
 //! Reading order: [`amount`], [`email`], [`reference`](mod@reference), [`ids`] (values that cannot be wrong), [`request`],
-//! [`outcome`], [`reasons`], [`decide`], [`dead_letters`].
+//! [`outcome`], [`reasons`], [`mod@decide`], [`dead_letters`].
 
 pub mod amount;
 pub mod dead_letters;

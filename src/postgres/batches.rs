@@ -1,7 +1,7 @@
 //! What a batch writes: payout balances, payout users, keys, allocation rows.
 //!
 //! Two ways. [`settle`] does everything in one statement, which commits by itself: one round trip and one fsync. It
-//! needs to know the balances beforehand, and does nothing if they are not what was expected. [`write`] is one step of a
+//! needs to know the balances beforehand, and does nothing if they are not what was expected. [`write()`] is one step of a
 //! transaction that has locked and read first.
 
 use super::Error;

@@ -8,7 +8,7 @@
 //!   what the lines were, and refuses a file that was changed. It also saves asking again for what is paid.
 //! - [`client`]: only an answer that decides ends a line. Everything else is tried again under the same key.
 //!
-//! [`file`] reads and checks, [`progress`] shows, [`results`] sums up. This room speaks HTTP and knows nothing of the service
+//! [`mod@file`] reads and checks, [`progress`] shows, [`results`] sums up. This room speaks HTTP and knows nothing of the service
 //! but the rules for an email and an amount.
 
 pub mod client;
