@@ -1,6 +1,7 @@
 use super::print_json;
 use crate::config::{Database, Operator};
 use crate::postgres::audits;
+use crate::wire::operator;
 use clap::Args;
 use std::process::ExitCode;
 
@@ -25,7 +26,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         eprintln!("the audit is not noted: {error}");
     }
     if arguments.json {
-        print_json(&audit)?;
+        print_json(&operator::Audit::from(&audit))?;
     } else {
         print_for_people(&audit);
     }
@@ -55,5 +56,28 @@ fn print_for_people(audit: &audits::Audit) {
     match audit.differences.len() {
         0 => println!("every balance is what the rows say"),
         count => println!("{count} differences"),
+    }
+}
+
+impl From<&audits::Audit> for operator::Audit {
+    fn from(audit: &audits::Audit) -> Self {
+        let audit = audit.clone();
+        Self {
+            businesses: audit.businesses,
+            payout_users: audit.payout_users,
+            allocations: audit.allocations,
+            deposited: audit.deposited,
+            allocated: audit.allocated,
+            payout_balances: audit.payout_balances,
+            user_balances: audit.user_balances,
+            differences: audit.differences.into_iter().map(operator::Difference::from).collect(),
+        }
+    }
+}
+
+impl From<audits::Difference> for operator::Difference {
+    fn from(row: audits::Difference) -> Self {
+        let audits::Difference { kind, business_id, subject, expected, found } = row;
+        Self { kind, business_id, subject, expected, found }
     }
 }

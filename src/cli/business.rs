@@ -3,6 +3,7 @@ use crate::api_key::{self, Kind};
 use crate::clock;
 use crate::config::Database;
 use crate::postgres::{self, Error, Postgres, api_keys, businesses};
+use crate::wire::operator;
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use uuid::Uuid;
@@ -81,10 +82,14 @@ async fn create(postgres: &Postgres, new: New, json: bool) -> anyhow::Result<()>
     }
     let businesses::Business { business_id, name, payout_balance, payouts_enabled, .. } = business;
     if json {
-        return print_json(&serde_json::json!({
-            "business_id": business_id, "name": name, "payout_balance": payout_balance,
-            "payouts_enabled": payouts_enabled, "secret_key": secret, "public_key": public,
-        }));
+        return print_json(&operator::NewBusiness {
+            business_id,
+            name,
+            payout_balance,
+            payouts_enabled,
+            secret_key: secret,
+            public_key: public,
+        });
     }
     println!("business        {business_id}\nname            {name}\npayout balance  {payout_balance} cents");
     println!("payouts         {}", if payouts_enabled { "enabled" } else { "disabled" });
@@ -113,7 +118,7 @@ async fn write(postgres: &Postgres, business: &businesses::Business, secret: &st
 async fn list(postgres: &Postgres, json: bool) -> anyhow::Result<()> {
     let rows = postgres.read(async |connection| businesses::read_all(connection).await).await?;
     if json {
-        return print_json(&rows);
+        return print_json(&rows.into_iter().map(operator::Business::from).collect::<Vec<_>>());
     }
     println!("{:<36}  {:>20}  {:<8}  NAME", "BUSINESS", "PAYOUT BALANCE", "PAYOUTS");
     for row in rows {
@@ -132,7 +137,7 @@ async fn fund(postgres: &Postgres, business: Uuid, amount: i64, note: &str, json
         written => written?.with_context(|| no_business(business))?,
     };
     if json {
-        return print_json(&serde_json::json!({ "business_id": business, "payout_balance": balance }));
+        return print_json(&operator::Funded { business_id: business, payout_balance: balance });
     }
     println!("payout balance: {balance} cents");
     Ok(())
@@ -148,4 +153,11 @@ async fn switch(postgres: &Postgres, business: Uuid, enabled: bool) -> anyhow::R
     ensure!(writing.await?, no_business(business));
     eprintln!("payouts of {business} are {}", if enabled { "enabled" } else { "disabled" });
     Ok(())
+}
+
+impl From<businesses::Business> for operator::Business {
+    fn from(row: businesses::Business) -> Self {
+        let businesses::Business { business_id, name, balance, payout_balance, payouts_enabled, created_at } = row;
+        Self { business_id, name, balance, payout_balance, payouts_enabled, created_at }
+    }
 }

@@ -1,10 +1,11 @@
 use super::{moment, print_json};
 use crate::config::{Database, Operator, Queues};
 use crate::ledger::Cause;
-use crate::ops::dead_letters::{self, Shown, ShownRequest};
+use crate::ops::dead_letters;
 use crate::postgres::Postgres;
-use crate::postgres::dead_letters::{Filter, find_open_ids};
+use crate::postgres::dead_letters::{DeadLetterFilter, find_open_ids};
 use crate::rabbit::topology::Topology;
+use crate::wire::operator::{DeadLetter, DeadLetterRequest};
 use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
@@ -97,7 +98,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let postgres = database.open()?;
     match command {
         Command::List { reason, text, after, limit } => {
-            let filter = Filter { cause: reason, text, until: None, after };
+            let filter = DeadLetterFilter { cause: reason, text, until: None, after };
             let dead_letters = dead_letters::list(&postgres, &filter, limit, reveal).await?;
             if json { print_json(&dead_letters)? } else { print_list(&dead_letters) }
         }
@@ -147,7 +148,7 @@ fn confirm(count: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_list(dead_letters: &[Shown]) {
+fn print_list(dead_letters: &[DeadLetter]) {
     println!("{:<36}  {:<20}  {:<14}  REQUESTS", "LETTER", "ARRIVED", "CAUSE");
     for dead_letter in dead_letters {
         let (count, unreadable) = (dead_letter.requests.len(), dead_letter.unreadable.len());
@@ -165,12 +166,12 @@ fn print_list(dead_letters: &[Shown]) {
     }
 }
 
-fn print_request(request: &ShownRequest) {
+fn print_request(request: &DeadLetterRequest) {
     println!("    {}  {} cents to {}", request.request_id, request.amount, request.email);
     println!("        {}", request.on_replay_in_words);
 }
 
-fn print_one(dead_letter: &Shown) {
+fn print_one(dead_letter: &DeadLetter) {
     println!(
         "dead letter    {}\ncause     {}\nreason    {}",
         dead_letter.dead_letter_id, dead_letter.cause, dead_letter.reason

@@ -3,8 +3,9 @@
 use crate::clock;
 use crate::intake::Intake;
 use crate::ops::queues::Depths;
-use crate::ops::state::{self, Describe, State};
+use crate::ops::state::{Describe, counted_by_intake, counted_by_worker};
 use crate::postgres::processes::Presence;
+use crate::wire::state::{IntakeState, State, WorkerState};
 use crate::worker::Worker;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -36,26 +37,26 @@ pub fn describe(intake: Option<Arc<Intake>>, worker: Option<Arc<Worker>>, depths
     })
 }
 
-fn of_intake(intake: &Intake) -> state::Intake {
+fn of_intake(intake: &Intake) -> IntakeState {
     let status = intake.status();
-    state::Intake {
+    IntakeState {
         draining: status.draining,
         postgres_up: status.postgres_up,
         rabbitmq_up: status.broker_up,
         rabbitmq_blocked: status.broker_blocked,
         in_flight: status.in_flight as u64,
         oldest_millis: status.oldest_millis,
-        ..state::Intake::counted()
+        ..counted_by_intake()
     }
 }
 
-fn of_worker(worker: &Worker) -> state::Worker {
+fn of_worker(worker: &Worker) -> WorkerState {
     let status = worker.status();
-    state::Worker {
+    WorkerState {
         postgres_up: status.postgres_up,
         consuming: status.consuming,
         paused: status.paused,
         unacknowledged: status.unacknowledged.into_iter().collect(),
-        ..state::Worker::counted()
+        ..counted_by_worker()
     }
 }

@@ -3,6 +3,7 @@ use crate::api_key::{self, Kind};
 use crate::clock;
 use crate::config::Database;
 use crate::postgres::{Error, Postgres, api_keys};
+use crate::wire::operator;
 use anyhow::{bail, ensure};
 use clap::{Args, Subcommand};
 use uuid::Uuid;
@@ -54,8 +55,8 @@ async fn create(postgres: &Postgres, business: Uuid, kind: Kind, json: bool) -> 
         written => written?,
     }
     if json {
-        let shown = serde_json::json!({ "key_id": row.key_id, "business_id": business, "kind": row.kind, "key": key });
-        return print_json(&shown);
+        let api_keys::ApiKey { key_id, kind, .. } = row;
+        return print_json(&operator::NewApiKey { key_id, business_id: business, kind, key });
     }
     println!("{key}");
     eprintln!("key {}; it is stored nowhere and not shown again", row.key_id);
@@ -77,7 +78,7 @@ pub fn new_row(business_id: Uuid, kind: Kind, key: &str) -> api_keys::ApiKey {
 async fn list(postgres: &Postgres, business: Uuid, json: bool) -> anyhow::Result<()> {
     let rows = postgres.read(async |connection| api_keys::read_all(connection, business).await).await?;
     if json {
-        return print_json(&rows);
+        return print_json(&rows.into_iter().map(operator::ApiKey::from).collect::<Vec<_>>());
     }
     println!("{:<36}  {:<6}  {:<5}  STATE", "KEY", "KIND", "ENDS");
     for row in rows {
@@ -92,4 +93,11 @@ async fn revoke(postgres: &Postgres, key: Uuid) -> anyhow::Result<()> {
     ensure!(revoked, "there is no working key {key}: see `earmark key list`");
     eprintln!("key {key} is revoked");
     Ok(())
+}
+
+impl From<api_keys::ApiKey> for operator::ApiKey {
+    fn from(row: api_keys::ApiKey) -> Self {
+        let api_keys::ApiKey { key_id, business_id, kind, hint, created_at, revoked_at } = row;
+        Self { key_id, business_id, kind, hint, created_at, revoked_at }
+    }
 }

@@ -55,7 +55,7 @@ pub enum Command {
     Workers(workers::Arguments),
     /// Show what became of a request, by its id alone
     Request(request::Arguments),
-    /// Check settings, servers, queues, clocks and processes, and say how to mend each; exits with 1 on a failure
+    /// Check settings, servers, queues, clocks and processes, and say how to fix each; exits with 1 on a failure
     Doctor(doctor::Arguments),
     /// Pay every line of a file once, over HTTP, however often it is run
     Send(send::Arguments),

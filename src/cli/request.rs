@@ -1,7 +1,8 @@
 use super::{moment, print_json};
 use crate::config::{Database, parse_duration};
 use crate::ledger::RequestId;
-use crate::ops::requests::{self, Timeline};
+use crate::ops::requests;
+use crate::wire::operator::RequestTimeline;
 use anyhow::ensure;
 use clap::Args;
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print(timeline: &Timeline) {
+fn print(timeline: &RequestTimeline) {
     println!("request   {}", timeline.request_id);
     if let Some(business) = timeline.business_id {
         println!("business  {business} {}", timeline.business_name.as_deref().unwrap_or_default());

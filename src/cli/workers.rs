@@ -1,7 +1,9 @@
 use super::print_json;
 use crate::config::{Database, Operator, Prefix};
-use crate::ops::processes::{self, Running};
-use crate::postgres::{Postgres, partitions};
+use crate::ops::deployment;
+use crate::postgres::processes::Present;
+use crate::postgres::{PgConnection, Postgres, partitions};
+use crate::wire::operator;
 use anyhow::ensure;
 use clap::{Args, Subcommand};
 
@@ -53,11 +55,14 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 async fn show(postgres: &Postgres, prefix: &str, json: bool) -> anyhow::Result<()> {
-    let paused = postgres.read(async |connection| partitions::find_pause(connection, prefix).await).await?;
-    let mut workers = processes::list(postgres).await?;
+    let reading = async |connection: &mut PgConnection| {
+        Ok((partitions::find_pause(connection, prefix).await?, deployment::find_processes(connection).await?))
+    };
+    let (paused, mut workers) = postgres.read(reading).await?;
     workers.retain(|process| process.state.worker.is_some());
     if json {
-        return print_json(&serde_json::json!({ "prefix": prefix, "paused": paused, "workers": workers }));
+        let workers = workers.into_iter().map(operator::Process::from).collect();
+        return print_json(&operator::Workers { prefix: prefix.to_owned(), paused: paused.map(Into::into), workers });
     }
     match paused {
         Some(paused) => println!("paused by {} since {}", paused.paused_by, super::moment(paused.paused_at)),
@@ -65,7 +70,7 @@ async fn show(postgres: &Postgres, prefix: &str, json: bool) -> anyhow::Result<(
     }
     println!("{:<7}  {:<24}  {:>8}  {:<9}  {:<20}  STATE", "KIND", "HOST", "PID", "VERSION", "STARTED");
     for worker in workers {
-        let Running { kind, host, pid, version, started_at, .. } = &worker;
+        let Present { kind, host, pid, version, started_at, .. } = &worker.row;
         let (started, state) = (super::moment(*started_at), worker.in_words());
         println!("{kind:<7}  {host:<24}  {pid:>8}  {version:<9}  {started:<20}  {state}");
     }

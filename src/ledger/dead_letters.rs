@@ -16,12 +16,6 @@ closed_list! {
     }
 }
 
-impl Cause {
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|cause| cause.as_str() == text)
-    }
-}
-
 /// What a replay does for one request of a dead letter. It cannot do harm: the row that decided decides again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnReplay {

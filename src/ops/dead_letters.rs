@@ -7,74 +7,23 @@ use crate::clock;
 use crate::ledger::{BusinessId, OnReplay, Outcome, Request, RequestId};
 use crate::metrics::labels::Role;
 use crate::postgres::allocations::{self, Decided};
-use crate::postgres::dead_letters::{self, DeadLetter, Filter};
+use crate::postgres::dead_letters::{self, DeadLetterFilter};
 use crate::postgres::{Error, PgConnection, Postgres};
 use crate::rabbit::confirmed::Confirmed;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{self, Broker};
 use crate::wire::messages;
-use serde::Serialize;
+use crate::wire::operator::{DeadLetter, DeadLetterRequest};
 use std::collections::HashMap;
-use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// A dead letter as people and programs see it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Shown {
-    pub dead_letter_id: Uuid,
-    pub cause: String,
-    pub reason: String,
-    /// The work queue it came from.
-    pub queue: Option<String>,
-    /// How often it died and when first, by the broker's account.
-    pub deaths: i64,
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub died_at: Option<OffsetDateTime>,
-    #[serde(with = "time::serde::rfc3339")]
-    pub arrived_at: OffsetDateTime,
-    pub replays: i32,
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub replayed_at: Option<OffsetDateTime>,
-    pub replayed_by: Option<String>,
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub dropped_at: Option<OffsetDateTime>,
-    pub dropped_by: Option<String>,
-    /// What can be read of it.
-    pub requests: Vec<ShownRequest>,
-    /// Why the rest cannot be read. It comes back as a dead letter, however often it is replayed.
-    pub unreadable: Vec<String>,
-    /// The message as it is. Only where addresses are revealed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub body: Option<String>,
-}
-
-/// One request in a dead letter, with the ledger's verdict. Amount in cents.
-#[derive(Clone, Debug, Serialize)]
-pub struct ShownRequest {
-    pub request_id: Uuid,
-    pub business_id: Uuid,
-    /// Masked, unless addresses are revealed.
-    pub email: String,
-    pub amount: i64,
-    #[serde(with = "time::serde::rfc3339")]
-    pub deadline: OffsetDateTime,
-    /// Only where addresses are revealed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    /// Of the key, if it has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub epoch: Option<i64>,
-    /// One of the outcomes, or `undecided`.
-    pub state: &'static str,
-    #[serde(with = "time::serde::rfc3339::option")]
-    pub decided_at: Option<OffsetDateTime>,
-    /// What a replay would do: for programs, and in words.
-    pub on_replay: &'static str,
-    pub on_replay_in_words: &'static str,
-}
-
 /// A page of open dead letters, the newest first. `reveal`: with whole addresses.
-pub async fn list(postgres: &Postgres, filter: &Filter, limit: u32, reveal: bool) -> Result<Vec<Shown>, Error> {
+pub async fn list(
+    postgres: &Postgres,
+    filter: &DeadLetterFilter,
+    limit: u32,
+    reveal: bool,
+) -> Result<Vec<DeadLetter>, Error> {
     let reading = async |connection: &mut PgConnection| {
         let dead_letters = dead_letters::find_open(connection, filter, limit).await?;
         show_all(connection, dead_letters, reveal).await
@@ -83,7 +32,7 @@ pub async fn list(postgres: &Postgres, filter: &Filter, limit: u32, reveal: bool
 }
 
 /// One dead letter, open or not.
-pub async fn show(postgres: &Postgres, dead_letter: Uuid, reveal: bool) -> Result<Option<Shown>, Error> {
+pub async fn show(postgres: &Postgres, dead_letter: Uuid, reveal: bool) -> Result<Option<DeadLetter>, Error> {
     let reading = async |connection: &mut PgConnection| {
         let dead_letters = Vec::from_iter(dead_letters::find_one(connection, dead_letter).await?);
         Ok(show_all(connection, dead_letters, reveal).await?.pop())
@@ -92,7 +41,11 @@ pub async fn show(postgres: &Postgres, dead_letter: Uuid, reveal: bool) -> Resul
 }
 
 /// Every dead letter that holds a request.
-pub async fn holding(connection: &mut PgConnection, request: RequestId, reveal: bool) -> Result<Vec<Shown>, Error> {
+pub async fn holding(
+    connection: &mut PgConnection,
+    request: RequestId,
+    reveal: bool,
+) -> Result<Vec<DeadLetter>, Error> {
     let dead_letters = dead_letters::find_holding(connection, request).await?;
     show_all(connection, dead_letters, reveal).await
 }
@@ -100,9 +53,9 @@ pub async fn holding(connection: &mut PgConnection, request: RequestId, reveal: 
 /// Joins dead letters with what the ledger says of their requests.
 async fn show_all(
     connection: &mut PgConnection,
-    dead_letters: Vec<DeadLetter>,
+    dead_letters: Vec<dead_letters::DeadLetter>,
     reveal: bool,
-) -> Result<Vec<Shown>, Error> {
+) -> Result<Vec<DeadLetter>, Error> {
     let read: Vec<_> =
         dead_letters.into_iter().map(|dead_letter| (messages::read_requests(&dead_letter.body), dead_letter)).collect();
     let readable = read.iter().filter_map(|(message, _)| message.as_ref().ok());
@@ -113,17 +66,17 @@ async fn show_all(
 }
 
 fn shown(
-    dead_letter: DeadLetter,
+    dead_letter: dead_letters::DeadLetter,
     message: Result<messages::RequestMessage, String>,
     decided: &HashMap<(BusinessId, RequestId), Decided>,
     reveal: bool,
-) -> Shown {
+) -> DeadLetter {
     let (requests, unreadable) = match message {
         Ok(message) => (message.requests, message.unreadable.into_iter().map(|part| part.reason).collect()),
         Err(reason) => (vec![], vec![reason]),
     };
     let row = |request: &Request| decided.get(&(request.business, request.id));
-    Shown {
+    DeadLetter {
         requests: requests.iter().map(|request| shown_request(request, row(request), reveal)).collect(),
         unreadable,
         body: reveal.then(|| String::from_utf8_lossy(&dead_letter.body).into_owned()),
@@ -142,13 +95,13 @@ fn shown(
     }
 }
 
-fn shown_request(request: &Request, decided: Option<&Decided>, reveal: bool) -> ShownRequest {
+fn shown_request(request: &Request, decided: Option<&Decided>, reveal: bool) -> DeadLetterRequest {
     let on_replay = match decided {
         Some(row) if !row.is_of(request) => OnReplay::ComesBack,
         row => OnReplay::predict(row.map(|row| row.outcome), request.deadline, clock::now_millis()),
     };
     let claim = request.key.as_ref();
-    ShownRequest {
+    DeadLetterRequest {
         request_id: Uuid::from_u128(request.id.as_u128()),
         business_id: Uuid::from_u128(request.business.as_u128()),
         email: if reveal { request.email.as_str().to_owned() } else { request.email.masked() },

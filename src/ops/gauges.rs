@@ -1,8 +1,8 @@
 //! The gauges that are read when somebody asks. What a process does not have, or cannot see, has no series: no figure is
 //! better than an old one.
 
-use super::state::State;
 use crate::metrics::METRICS;
+use crate::wire::state::State;
 use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts};
 use std::sync::{LazyLock, Mutex, PoisonError};
 

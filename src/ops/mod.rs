@@ -4,9 +4,9 @@
 
 pub mod console;
 pub mod dead_letters;
+pub mod deployment;
 mod gauges;
 pub mod presence;
-pub mod processes;
 pub mod queues;
 pub mod requests;
 pub mod state;

@@ -1,11 +1,11 @@
 //! The depth of the deployment's queues, asked for every second.
 
-use super::state::Queue;
 use crate::metrics::labels::Role;
 use crate::rabbit::depth::{Depth, Gauge};
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{Broker, Error};
 use crate::retry::Backoff;
+use crate::wire::state::QueueDepth;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -14,15 +14,15 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The depths as they were when last asked for. Clones are one.
 #[derive(Clone, Debug, Default)]
-pub struct Depths(Arc<RwLock<Vec<Queue>>>);
+pub struct Depths(Arc<RwLock<Vec<QueueDepth>>>);
 
 impl Depths {
     /// Nothing while the broker cannot be asked.
-    pub fn latest(&self) -> Vec<Queue> {
+    pub fn latest(&self) -> Vec<QueueDepth> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, queues: Vec<Queue>) {
+    fn set(&self, queues: Vec<QueueDepth>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = queues;
     }
 
@@ -60,6 +60,6 @@ impl Depths {
     }
 }
 
-fn shown(depth: Depth) -> Queue {
-    Queue { name: depth.queue, ready: depth.ready, consumers: depth.consumers }
+fn shown(depth: Depth) -> QueueDepth {
+    QueueDepth { name: depth.queue, ready: depth.ready, consumers: depth.consumers }
 }

@@ -1,47 +1,14 @@
 //! One request, from its minting to its end, as far as anybody knows: for people who were given its id.
 
-use super::dead_letters::{self, Shown};
+use super::dead_letters;
 use crate::clock;
 use crate::ledger::{Email, Outcome, RequestId};
 use crate::postgres::allocations::{self, Found};
 use crate::postgres::{Error, PgConnection, Postgres, keys};
 use crate::secret;
-use serde::Serialize;
+use crate::wire::operator::{DeadLetter, RequestTimeline};
 use std::time::Duration;
-use time::OffsetDateTime;
 use uuid::Uuid;
-
-/// What is known of a request. Amount in cents; what is not known is left out.
-#[derive(Clone, Debug, Serialize)]
-pub struct Timeline {
-    pub request_id: Uuid,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub business_id: Option<Uuid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub business_name: Option<String>,
-    /// Masked, unless addresses are revealed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub email: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub amount: Option<i64>,
-    /// Its id says so.
-    #[serde(with = "time::serde::rfc3339")]
-    pub minted_at: OffsetDateTime,
-    /// As a dead letter that holds it says, or else as the intake's setting has it.
-    #[serde(with = "time::serde::rfc3339")]
-    pub deadline: OffsetDateTime,
-    /// One of the outcomes, or `undecided`: then it was never published, waits in a queue, or was never issued at all.
-    pub state: &'static str,
-    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
-    pub decided_at: Option<OffsetDateTime>,
-    /// The idempotency key that it was allocated under, only where addresses are revealed, and the key's epoch.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub epoch: Option<i64>,
-    /// Every dead letter that holds it.
-    pub dead_letters: Vec<Shown>,
-}
 
 /// Looks up a request without knowing its business. `reply_timeout`: the intake's setting, for the deadline.
 pub async fn timeline(
@@ -49,7 +16,7 @@ pub async fn timeline(
     request: RequestId,
     reply_timeout: Duration,
     reveal: bool,
-) -> Result<Timeline, Error> {
+) -> Result<RequestTimeline, Error> {
     let reading = async |connection: &mut PgConnection| {
         let found = allocations::find_anywhere(connection, request).await?;
         Ok((found, dead_letters::holding(connection, request, reveal).await?))
@@ -58,9 +25,9 @@ pub async fn timeline(
     let mut timeline = from_dead_letters(request, dead_letters, reply_timeout);
     if let Some(found) = found {
         if found.decided.outcome == Outcome::Allocated {
-            timeline.note_key(find_key(postgres, &found, request).await, reveal);
+            note_key(&mut timeline, find_key(postgres, &found, request).await, reveal);
         }
-        timeline.note_row(found, reveal);
+        note_row(&mut timeline, found, reveal);
     }
     Ok(timeline)
 }
@@ -75,7 +42,7 @@ async fn find_key(postgres: &Postgres, found: &Found, request: RequestId) -> Opt
 }
 
 /// What its id and the dead letters say.
-fn from_dead_letters(request: RequestId, dead_letters: Vec<Shown>, reply_timeout: Duration) -> Timeline {
+fn from_dead_letters(request: RequestId, dead_letters: Vec<DeadLetter>, reply_timeout: Duration) -> RequestTimeline {
     let request_id = Uuid::from_u128(request.as_u128());
     let minted = secret::minted_at(request);
     let wait = i64::try_from(reply_timeout.as_millis()).unwrap_or(i64::MAX);
@@ -84,7 +51,7 @@ fn from_dead_letters(request: RequestId, dead_letters: Vec<Shown>, reply_timeout
         .flat_map(|dead_letter| &dead_letter.requests)
         .find(|one| one.request_id == request_id)
         .cloned();
-    Timeline {
+    RequestTimeline {
         request_id,
         business_id: held.as_ref().map(|one| one.business_id),
         business_name: None,
@@ -100,22 +67,20 @@ fn from_dead_letters(request: RequestId, dead_letters: Vec<Shown>, reply_timeout
     }
 }
 
-impl Timeline {
-    /// The row knows better than any dead letter.
-    fn note_row(&mut self, found: Found, reveal: bool) {
-        let shown = |email: String| if reveal { email } else { Email::stored(email).masked() };
-        self.business_id = Some(Uuid::from_u128(found.business.as_u128()));
-        self.business_name = Some(found.business_name);
-        self.email = found.decided.email.map(shown).or(self.email.take());
-        self.amount = found.decided.cents.or(self.amount);
-        self.state = found.decided.outcome.as_str();
-        self.decided_at = Some(found.decided.decided_at);
-    }
+/// The row knows better than any dead letter.
+fn note_row(timeline: &mut RequestTimeline, found: Found, reveal: bool) {
+    let shown = |email: String| if reveal { email } else { Email::stored(email).masked() };
+    timeline.business_id = Some(Uuid::from_u128(found.business.as_u128()));
+    timeline.business_name = Some(found.business_name);
+    timeline.email = found.decided.email.map(shown).or(timeline.email.take());
+    timeline.amount = found.decided.cents.or(timeline.amount);
+    timeline.state = found.decided.outcome.as_str();
+    timeline.decided_at = Some(found.decided.decided_at);
+}
 
-    fn note_key(&mut self, key: Option<(String, i64)>, reveal: bool) {
-        if let Some((key, epoch)) = key {
-            self.key = reveal.then_some(key);
-            self.epoch = Some(epoch);
-        }
+fn note_key(timeline: &mut RequestTimeline, key: Option<(String, i64)>, reveal: bool) {
+    if let Some((key, epoch)) = key {
+        timeline.key = reveal.then_some(key);
+        timeline.epoch = Some(epoch);
     }
 }

@@ -2,14 +2,13 @@
 
 use super::Error;
 use crate::ledger::BusinessId;
-use serde::Serialize;
 use sqlx::PgConnection;
 use std::collections::HashMap;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// A stored key. The key itself is stored nowhere.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct ApiKey {
     pub key_id: Uuid,
     pub business_id: Uuid,
@@ -17,9 +16,7 @@ pub struct ApiKey {
     pub kind: String,
     /// The key's last four characters.
     pub hint: String,
-    #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
 }
 

@@ -1,14 +1,13 @@
 //! What the whole ledger says: the audit.
 
 use super::{Error, PgConnection, Postgres};
-use serde::Serialize;
 use sqlx::{Connection, Executor};
 use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// The books, added up in one snapshot. Money in cents; sums may be larger than 64 bits hold.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Audit {
     pub businesses: i64,
     pub payout_users: i64,
@@ -31,7 +30,7 @@ impl Audit {
 }
 
 /// One balance, or one row, that is not what the rows say.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Difference {
     pub kind: String,
     pub business_id: Uuid,
@@ -78,9 +77,8 @@ async fn is_due(connection: &mut PgConnection, interval: Duration) -> Result<boo
 }
 
 /// One audit, as it was noted. Differences in cents, each without its sign.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Audited {
-    #[serde(with = "time::serde::rfc3339")]
     pub audited_at: OffsetDateTime,
     pub audited_by: String,
     pub businesses: i64,

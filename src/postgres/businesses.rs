@@ -2,7 +2,6 @@
 
 use super::{Error, Postgres, begin, commit};
 use crate::ledger::{Account, Accounts, BusinessId};
-use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -41,14 +40,13 @@ pub async fn lock_many(connection: &mut PgConnection, sorted: &[BusinessId]) -> 
 }
 
 /// A business as people see it. Money in cents.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Business {
     pub business_id: Uuid,
     pub name: String,
     pub balance: i64,
     pub payout_balance: i64,
     pub payouts_enabled: bool,
-    #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
 

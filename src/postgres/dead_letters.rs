@@ -44,7 +44,7 @@ pub struct DeadLetter {
 
 /// Which open dead letters.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct DeadLetterFilter {
     pub cause: Option<Cause>,
     /// Only those with this text in their reason, whatever its case, or with a request of this id.
     pub text: Option<String>,
@@ -76,7 +76,11 @@ pub async fn write_new(connection: &mut PgConnection, dead_letter: &NewDeadLette
 }
 
 /// A page of open dead letters, the newest first.
-pub async fn find_open(connection: &mut PgConnection, filter: &Filter, limit: u32) -> Result<Vec<DeadLetter>, Error> {
+pub async fn find_open(
+    connection: &mut PgConnection,
+    filter: &DeadLetterFilter,
+    limit: u32,
+) -> Result<Vec<DeadLetter>, Error> {
     Ok(sqlx::query_as!(
         DeadLetter,
         "/* find_open_dead_letters */

@@ -1,18 +1,16 @@
 //! What a check of the whole asks the server: how it is set, what time it has, what this program may do there.
 
 use super::Error;
-use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 /// How the server is.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Server {
     /// In words, such as `15.4`.
     pub version: String,
     /// Such as 150004.
     pub version_number: i32,
-    #[serde(with = "time::serde::rfc3339")]
     pub clock: OffsetDateTime,
     pub fsync: String,
     pub full_page_writes: String,

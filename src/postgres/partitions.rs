@@ -1,7 +1,6 @@
 //! What holds for a whole deployment: how many work queues it has ever had, and whether its workers are paused.
 
 use super::Error;
-use serde::Serialize;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -30,9 +29,8 @@ pub async fn find_most(connection: &mut PgConnection, prefix: &str) -> Result<u1
 }
 
 /// Since when workers are paused, and by whom.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Paused {
-    #[serde(with = "time::serde::rfc3339")]
     pub paused_at: OffsetDateTime,
     pub paused_by: String,
 }

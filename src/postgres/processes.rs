@@ -30,7 +30,7 @@ pub struct Present {
     pub seen_at: OffsetDateTime,
     /// How long ago that was, in milliseconds. Beyond a few seconds the process is gone, or cannot reach the database.
     pub unseen_millis: i64,
-    /// How it was then: JSON, see `ops::state::State`.
+    /// How it was then: JSON, see `wire::state::State`.
     pub state: String,
 }
 

@@ -171,8 +171,8 @@ mod tests {
     fn lines_with_references_may_change_and_others_may_not() {
         let begun = [line(2, 5, None), line(3, 6, None), line(4, 7, Some("a")), line(5, 8, Some("b"))];
         assert_eq!(admitted(&begun, &begun), Ok(()));
-        let mended = [line(2, 5, None), line(3, 6, None), line(4, 9, Some("b")), line(5, 1, Some("c"))];
-        assert_eq!(admitted(&begun, &mended), Ok(()));
+        let fixed = [line(2, 5, None), line(3, 6, None), line(4, 9, Some("b")), line(5, 1, Some("c"))];
+        assert_eq!(admitted(&begun, &fixed), Ok(()));
         let changes: [(&[Line], &str); 5] = [
             (&[line(2, 4, None), line(3, 6, None)], "line 2."),
             (&[line(2, 6, None), line(3, 5, None)], "line 2, 3."),

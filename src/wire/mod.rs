@@ -1,7 +1,10 @@
-//! Every serialised shape: [`messages`] go through the queues, [`answers`] are told over HTTP.
+//! Every serialised shape: [`messages`] go through the queues, [`answers`] are told over HTTP, [`operator`] is what commands
+//! print with `--json`, [`state`] what processes say of themselves.
 
 pub mod answers;
 pub mod messages;
+pub mod operator;
+pub mod state;
 
 use serde::Serialize;
 

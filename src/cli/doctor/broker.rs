@@ -1,10 +1,11 @@
 //! The broker: there, new enough, with the queues as this program declares them, and messages go through.
 
-use super::Check;
+use super::{failure, ok, warning};
 use crate::postgres::{Postgres, partitions};
 use crate::rabbit::depth::Depth;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{Broker, Error};
+use crate::wire::operator::Check;
 
 /// The oldest RabbitMQ with everything that the queues ask for (at-least-once dead letters).
 const OLDEST: (u32, u32) = (3, 10);
@@ -18,7 +19,7 @@ pub async fn check(broker: &Broker, postgres: &Postgres, prefix: &str, partition
         Err(error) => return vec![unreachable(&error)],
     };
     let mut checks = vec![
-        Check::ok("rabbitmq", format!("a message went through in {} ms", took.as_millis())),
+        ok("rabbitmq", format!("a message went through in {} ms", took.as_millis())),
         version(broker.version().await.as_deref()),
     ];
     checks.extend(queues(broker, &topology).await);
@@ -26,20 +27,20 @@ pub async fn check(broker: &Broker, postgres: &Postgres, prefix: &str, partition
 }
 
 fn unreachable(error: &Error) -> Check {
-    let mend = "start the broker, correct AMQP_URL, give its user all rights to EARMARK_QUEUE_PREFIX, or end its alarm";
-    Check::failure("rabbitmq", error.to_string(), mend)
+    let fix = "start the broker, correct AMQP_URL, give its user all rights to EARMARK_QUEUE_PREFIX, or end its alarm";
+    failure("rabbitmq", error.to_string(), fix)
 }
 
 fn version(found: Option<&str>) -> Check {
     let Some(text) = found else {
-        return Check::ok("rabbitmq", "its version is not asked for over TLS");
+        return ok("rabbitmq", "its version is not asked for over TLS");
     };
     let mut numbers = text.split('.').map(|part| part.parse().unwrap_or(0));
     let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if number < OLDEST {
-        return Check::failure("rabbitmq", format!("{text} is older than 3.10"), "upgrade the broker");
+        return failure("rabbitmq", format!("{text} is older than 3.10"), "upgrade the broker");
     }
-    Check::ok("rabbitmq", format!("version {text}"))
+    ok("rabbitmq", format!("version {text}"))
 }
 
 /// Nothing is declared that is not there: this may be the wrong prefix.
@@ -48,21 +49,21 @@ async fn queues(broker: &Broker, topology: &Topology) -> Vec<Check> {
     let depths = match broker.find_queues(&names).await {
         Ok(depths) => depths,
         Err(error) => {
-            let mend = "look at the nodes that lead the queues: `rabbitmq-queues quorum_status`";
-            return vec![Check::failure("queues", error.to_string(), mend)];
+            let fix = "look at the nodes that lead the queues: `rabbitmq-queues quorum_status`";
+            return vec![failure("queues", error.to_string(), fix)];
         }
     };
     if let Some((name, _)) = names.iter().zip(&depths).find(|(_, depth)| depth.is_none()) {
-        let mend = "correct EARMARK_QUEUE_PREFIX, or start a worker, which declares it";
-        return vec![Check::warning("queues", format!("{name} is not there"), mend)];
+        let fix = "correct EARMARK_QUEUE_PREFIX, or start a worker, which declares it";
+        return vec![warning("queues", format!("{name} is not there"), fix)];
     }
     let found = |depth: Depth| format!("{}: {} ready, {} consumers", depth.queue, depth.ready, depth.consumers);
-    let mut checks: Vec<Check> = depths.into_iter().flatten().map(|depth| Check::ok("queue", found(depth))).collect();
+    let mut checks: Vec<Check> = depths.into_iter().flatten().map(|depth| ok("queue", found(depth))).collect();
     checks.push(match broker.check_declared(topology).await {
-        Ok(()) => Check::ok("queues", "declared as this program declares them"),
+        Ok(()) => ok("queues", "declared as this program declares them"),
         Err(error) => {
-            let mend = "empty the queue, delete it, and let a worker declare it again";
-            Check::failure("queues", error.to_string(), mend)
+            let fix = "empty the queue, delete it, and let a worker declare it again";
+            failure("queues", error.to_string(), fix)
         }
     });
     checks

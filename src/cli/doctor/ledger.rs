@@ -1,9 +1,10 @@
 //! The database: there, set as it must be, with our schema, our rights and our time.
 
-use super::Check;
+use super::{failure, ok, warning};
 use crate::clock;
 use crate::postgres::inspection::{self, Server};
 use crate::postgres::{Error, PgConnection, Postgres};
+use crate::wire::operator::Check;
 
 /// The oldest Postgres that this program is tried with.
 const OLDEST: i32 = 150_000;
@@ -25,7 +26,7 @@ pub async fn check(postgres: &Postgres) -> Vec<Check> {
     };
     let (now, took) = (clock::now_millis(), clock::now_millis() - before);
     let mut checks = vec![
-        Check::ok("postgres", format!("{} answers, connecting took {took} ms", server.version)),
+        ok("postgres", format!("{} answers, connecting took {took} ms", server.version)),
         version(&server),
         durability(&server),
         connections(&server),
@@ -37,9 +38,9 @@ pub async fn check(postgres: &Postgres) -> Vec<Check> {
 }
 
 fn unreachable(error: &Error) -> Check {
-    let mend = match error {
+    let fix = match error {
         Error::Refused(_) => {
-            "mend what it says: the password, the rights, the server's settings, or what stands in between"
+            "fix what it says: the password, the rights, the server's settings, or what stands in between"
         }
         Error::ReadOnly(_) => "let DATABASE_URL lead to a server that takes writes",
         Error::Full(_) => "give the server disk space",
@@ -51,14 +52,14 @@ fn unreachable(error: &Error) -> Check {
         | Error::Data(_)
         | Error::Fatal(_) => "start the server, or correct DATABASE_URL",
     };
-    Check::failure("postgres", error.to_string(), mend)
+    failure("postgres", error.to_string(), fix)
 }
 
 fn version(server: &Server) -> Check {
     if server.version_number < OLDEST {
-        return Check::warning("postgres", format!("{} is older than 15", server.version), "upgrade the server");
+        return warning("postgres", format!("{} is older than 15", server.version), "upgrade the server");
     }
-    Check::ok("postgres", "the version is one that is tested")
+    ok("postgres", "the version is one that is tested")
 }
 
 fn durability(server: &Server) -> Check {
@@ -67,17 +68,17 @@ fn durability(server: &Server) -> Check {
         server.fsync, server.full_page_writes, server.synchronous_commit
     );
     if server.fsync == "on" && server.full_page_writes == "on" && server.synchronous_commit != "off" {
-        return Check::ok("durability", found);
+        return ok("durability", found);
     }
-    Check::failure("durability", found, "switch all three on, else a committed debit may be forgotten")
+    failure("durability", found, "switch all three on, else a committed debit may be forgotten")
 }
 
 fn connections(server: &Server) -> Check {
     let found = format!("{} connections can still be opened", server.connections_left);
     if server.connections_left < FEW_CONNECTIONS {
-        return Check::warning("connections", found, "raise max_connections, or lower EARMARK_READ_CONNECTIONS");
+        return warning("connections", found, "raise max_connections, or lower EARMARK_READ_CONNECTIONS");
     }
-    Check::ok("connections", found)
+    ok("connections", found)
 }
 
 fn postgres_clock(server: &Server, now: i64) -> Check {
@@ -89,9 +90,9 @@ fn postgres_clock(server: &Server, now: i64) -> Check {
 pub fn time(check: &'static str, of: &str, ahead: i128) -> Check {
     let found = format!("{} ms {} {of}", ahead.abs(), if ahead < 0 { "behind" } else { "ahead of" });
     if ahead.abs() > i128::from(CLOCK_MILLIS) {
-        return Check::warning(check, found, "synchronise the clocks (NTP): with wrong ones requests are voided");
+        return warning(check, found, "synchronise the clocks (NTP): with wrong ones requests are voided");
     }
-    Check::ok(check, found)
+    ok(check, found)
 }
 
 async fn schema(postgres: &Postgres) -> Vec<Check> {
@@ -99,11 +100,11 @@ async fn schema(postgres: &Postgres) -> Vec<Check> {
         Ok(0) => {}
         Ok(missing) => {
             let found = format!("{missing} migrations of this program are missing");
-            return vec![Check::failure("schema", found, "run `earmark migrate`")];
+            return vec![failure("schema", found, "run `earmark migrate`")];
         }
-        Err(error) => return vec![Check::failure("schema", error.to_string(), "run the newest earmark")],
+        Err(error) => return vec![failure("schema", error.to_string(), "run the newest earmark")],
     }
-    let mut checks = vec![Check::ok("schema", "up to date")];
+    let mut checks = vec![ok("schema", "up to date")];
     let looking = async |connection: &mut PgConnection| {
         Ok((inspection::find_missing_privileges(connection).await?, inspection::find_unguarded(connection).await?))
     };
@@ -116,16 +117,16 @@ async fn schema(postgres: &Postgres) -> Vec<Check> {
 
 fn rights(missing: &[String]) -> Check {
     if missing.is_empty() {
-        return Check::ok("permissions", "everything that the program does");
+        return ok("permissions", "everything that the program does");
     }
     let found = format!("missing: {}", missing.join(", "));
-    Check::failure("permissions", found, "GRANT them to the user in DATABASE_URL")
+    failure("permissions", found, "GRANT them to the user in DATABASE_URL")
 }
 
 fn guards(unguarded: &[String]) -> Check {
     if unguarded.is_empty() {
-        return Check::ok("append-only", "decisions and deposits are guarded");
+        return ok("append-only", "decisions and deposits are guarded");
     }
     let found = format!("nothing guards {}", unguarded.join(" and "));
-    Check::failure("append-only", found, "ALTER TABLE … ENABLE TRIGGER …_append_only, then run `earmark audit`")
+    failure("append-only", found, "ALTER TABLE … ENABLE TRIGGER …_append_only, then run `earmark audit`")
 }

@@ -1,4 +1,4 @@
-//! One line for each thing that must be as it should be: found, and how to mend it if it is not.
+//! One line for each thing that must be as it should be: found, and how to fix it if it is not.
 
 mod broker;
 mod ledger;
@@ -6,8 +6,8 @@ mod processes;
 
 use super::print_json;
 use crate::config::Process;
+use crate::wire::operator::{Check, Doctor, Level};
 use clap::Args;
-use serde::Serialize;
 use std::process::ExitCode;
 
 #[derive(Args)]
@@ -19,37 +19,16 @@ pub struct Arguments {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Level {
-    Ok,
-    Warning,
-    Failure,
+fn ok(check: &'static str, found: impl Into<String>) -> Check {
+    Check { check, level: Level::Ok, found: found.into(), fix: None }
 }
 
-/// What was checked, and what was found.
-#[derive(Debug, Serialize)]
-struct Check {
-    check: &'static str,
-    level: Level,
-    found: String,
-    /// How to mend it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mend: Option<&'static str>,
+fn warning(check: &'static str, found: impl Into<String>, fix: &'static str) -> Check {
+    Check { check, level: Level::Warning, found: found.into(), fix: Some(fix) }
 }
 
-impl Check {
-    fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, level: Level::Ok, found: found.into(), mend: None }
-    }
-
-    fn warning(check: &'static str, found: impl Into<String>, mend: &'static str) -> Self {
-        Self { check, level: Level::Warning, found: found.into(), mend: Some(mend) }
-    }
-
-    fn failure(check: &'static str, found: impl Into<String>, mend: &'static str) -> Self {
-        Self { check, level: Level::Failure, found: found.into(), mend: Some(mend) }
-    }
+fn failure(check: &'static str, found: impl Into<String>, fix: &'static str) -> Check {
+    Check { check, level: Level::Failure, found: found.into(), fix: Some(fix) }
 }
 
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -65,7 +44,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     let failed = checks.iter().any(|check| check.level == Level::Failure);
     if arguments.json {
-        print_json(&serde_json::json!({ "ok": !failed, "checks": checks }))?;
+        print_json(&Doctor { ok: !failed, checks })?;
     } else {
         checks.iter().for_each(print);
     }
@@ -83,9 +62,9 @@ fn settings(process: &Process) -> Vec<Check> {
     let failures: Vec<Check> = results
         .into_iter()
         .filter_map(Result::err)
-        .map(|error| Check::failure("settings", format!("{error:#}"), "see `earmark serve --help`"))
+        .map(|error| failure("settings", format!("{error:#}"), "see `earmark serve --help`"))
         .collect();
-    if failures.is_empty() { vec![Check::ok("settings", "they fit together")] } else { failures }
+    if failures.is_empty() { vec![ok("settings", "they fit together")] } else { failures }
 }
 
 fn print(check: &Check) {
@@ -95,7 +74,7 @@ fn print(check: &Check) {
         Level::Failure => "FAILURE",
     };
     println!("{level:<8} {:<14} {}", check.check, check.found);
-    if let Some(mend) = check.mend {
-        println!("{:<24}{mend}", "");
+    if let Some(fix) = check.fix {
+        println!("{:<24}{fix}", "");
     }
 }

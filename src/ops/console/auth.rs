@@ -12,6 +12,8 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use subtle::ConstantTimeEq;
 
+/// The cookie of a session.
+pub const SESSION: &str = "earmark_session";
 /// How long a session lasts: a working day and a night, in milliseconds.
 pub const SESSION_MILLIS: i64 = 12 * 60 * 60 * 1000;
 /// A token that can be guessed is none.

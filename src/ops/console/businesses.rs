@@ -18,7 +18,7 @@ const MAX_NOTE_CHARS: usize = 200;
 
 /// What the address of the list says.
 #[derive(Deserialize)]
-pub struct Filter {
+pub struct BusinessQuery {
     /// Part of a name, or a whole id.
     #[serde(default)]
     q: String,
@@ -38,7 +38,7 @@ struct List {
 pub async fn list(
     State(console): State<Arc<Console>>,
     frame: Frame,
-    Query(filter): Query<Filter>,
+    Query(filter): Query<BusinessQuery>,
 ) -> Result<Response, Trouble> {
     let search = filter.q.trim().to_owned();
     let finding = console

@@ -5,9 +5,10 @@ use super::page::{Confirm, Frame, Trouble, done, page};
 use super::{Console, words};
 use crate::clock;
 use crate::ledger::{Cause, OnReplay};
-use crate::ops::dead_letters::{self, Failure, Shown};
+use crate::ops::dead_letters::{self, Failure};
 use crate::postgres::PgConnection;
 use crate::postgres::dead_letters as rows;
+use crate::wire::operator::DeadLetter;
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
@@ -22,7 +23,7 @@ const DROP: &str = "drop";
 
 /// What the address of the list says.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct Filter {
+pub struct DeadLetterQuery {
     /// A cause's name; empty for all.
     #[serde(default)]
     cause: String,
@@ -36,10 +37,10 @@ pub struct Filter {
     after: Option<Uuid>,
 }
 
-impl Filter {
-    fn rows(&self) -> rows::Filter {
+impl DeadLetterQuery {
+    fn rows(&self) -> rows::DeadLetterFilter {
         let minutes: Option<i64> = self.older.parse().ok();
-        rows::Filter {
+        rows::DeadLetterFilter {
             cause: Cause::parse(&self.cause),
             text: Some(self.q.trim().to_owned()).filter(|text| !text.is_empty()),
             until: minutes.map(|minutes| clock::now_utc() - time::Duration::minutes(minutes.clamp(0, 1_000_000))),
@@ -56,16 +57,16 @@ impl Filter {
 #[template(path = "dead_letters.html")]
 struct List {
     frame: Frame,
-    filter: Filter,
+    filter: DeadLetterQuery,
     causes: Vec<(&'static str, i64)>,
-    dead_letters: Vec<Shown>,
+    dead_letters: Vec<DeadLetter>,
     next: Option<Uuid>,
 }
 
 pub async fn list(
     State(console): State<Arc<Console>>,
     frame: Frame,
-    Query(filter): Query<Filter>,
+    Query(filter): Query<DeadLetterQuery>,
 ) -> Result<Response, Trouble> {
     let wanted = u32::try_from(PAGE + 1).unwrap_or(u32::MAX);
     let mut dead_letters = dead_letters::list(&console.postgres, &filter.rows(), wanted, false).await?;
@@ -82,7 +83,7 @@ pub async fn list(
 #[template(path = "dead_letter.html")]
 struct One {
     frame: Frame,
-    dead_letter: Shown,
+    dead_letter: DeadLetter,
     is_revealed: bool,
 }
 
@@ -106,7 +107,7 @@ pub async fn reveal(
     Ok(page(&One { frame, dead_letter, is_revealed: true }))
 }
 
-async fn find(console: &Console, id: Uuid, reveal: bool) -> Result<Shown, Trouble> {
+async fn find(console: &Console, id: Uuid, reveal: bool) -> Result<DeadLetter, Trouble> {
     dead_letters::show(&console.postgres, id, reveal).await?.ok_or(Trouble::Missing("There is no such dead letter."))
 }
 

@@ -1,33 +1,9 @@
 //! What a glance must say: whether all is well, and if not, what is wrong, in words and the worst first.
 
 use super::money;
-use super::samples::{self, Process, Snapshot};
+use super::snapshot::{self, Finding, Grade, Snapshot};
 use super::words::{moment, span};
-
-/// How grave something is, the gravest last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Grade {
-    Good,
-    Warn,
-    Bad,
-}
-
-impl Grade {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Good => "good",
-            Self::Warn => "warn",
-            Self::Bad => "bad",
-        }
-    }
-}
-
-/// One thing that somebody should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    pub grade: Grade,
-    pub text: String,
-}
+use crate::ops::deployment::Process;
 
 /// Requests are answered within milliseconds; one that waits for so long waits for something.
 pub const OLD_SECONDS: f64 = 2.0;
@@ -53,7 +29,7 @@ pub fn find(snapshot: &Snapshot) -> Vec<Finding> {
 }
 
 fn note_processes(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
-    let live: Vec<&Process> = snapshot.processes.iter().filter(|process| process.is_live()).collect();
+    let live: Vec<&Process> = snapshot.processes.iter().filter(|process| !process.is_silent()).collect();
     if !live.iter().any(|process| process.state.worker.is_some()) {
         note(Grade::Bad, "No worker is running: nothing that is asked for is applied.".to_owned());
     }
@@ -67,7 +43,7 @@ fn note_processes(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
             note(grade, format!("{impediment} (process {} on {}).", process.row.pid, process.row.host));
         }
     }
-    let vanished = |process: &&Process| !process.is_live() && process.row.unseen_millis < VANISHED_MILLIS;
+    let vanished = |process: &&Process| process.is_silent() && process.row.unseen_millis < VANISHED_MILLIS;
     for Process { row, .. } in snapshot.processes.iter().filter(vanished) {
         let text = format!(
             "The {} {} on {} has not been heard of for {}.",
@@ -115,7 +91,7 @@ fn note_queues(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
 
 fn note_answers(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
     let (sent, proved) =
-        (samples::count_of(&snapshot.totals.answers, "500"), snapshot.totals.unexpected.values().sum::<u64>());
+        (snapshot::count_of(&snapshot.totals.answers, "500"), snapshot.totals.unexpected.values().sum::<u64>());
     if sent > proved {
         note(Grade::Bad, format!("{} answers with 500 have no proof.", sent - proved));
     }
@@ -131,9 +107,10 @@ fn note_answers(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::state::State;
+    use crate::ops::deployment;
     use crate::postgres::partitions::Paused;
     use crate::postgres::processes::Present;
+    use crate::wire::state::State;
     use time::OffsetDateTime;
     use uuid::Uuid;
 
@@ -183,7 +160,7 @@ mod tests {
     fn a_pause_is_said_once_with_its_author() {
         let mut snapshot = fine();
         snapshot.processes[0].state.impediments = vec![PAUSED.to_owned()];
-        snapshot.queues = vec![samples::Queue { name: "q".to_owned(), ready: 3, unacknowledged: 0, consumers: 0 }];
+        snapshot.queues = vec![snapshot::Queue { name: "q".to_owned(), ready: 3, unacknowledged: 0, consumers: 0 }];
         snapshot.standing.paused = Some(Paused { paused_at: OffsetDateTime::UNIX_EPOCH, paused_by: "ann".to_owned() });
         let found = texts(&snapshot);
         assert_eq!(found.len(), 1, "{found:?}");
@@ -203,7 +180,7 @@ mod tests {
     #[test]
     fn a_process_that_vanished_is_named_and_counts_no_more() {
         let mut snapshot = fine();
-        snapshot.processes[0].row.unseen_millis = samples::STALE_MILLIS;
+        snapshot.processes[0].row.unseen_millis = deployment::SILENCE_MILLIS;
         let found = texts(&snapshot);
         assert!(found.iter().any(|text| text.starts_with("No worker is running")), "{found:?}");
         assert!(found.iter().any(|text| text.contains("has not been heard of for 5 s")), "{found:?}");

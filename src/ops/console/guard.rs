@@ -2,7 +2,7 @@
 
 use super::auth::{self, Role, Visitor};
 use super::page::Trouble;
-use super::{Console, page, sign_in};
+use super::{Console, page};
 use crate::clock;
 use axum::extract::{ConnectInfo, Form, FromRequest, FromRequestParts, Request, State};
 use axum::http::request::Parts;
@@ -66,7 +66,7 @@ pub async fn check(State(console): State<Arc<Console>>, request: Request, next: 
     request.extensions_mut().insert(visitor);
     let mut response = if is_look { next.run(request).await } else { act(next, request).await };
     if let Some(cookie) = cookie {
-        page::set_cookie(&mut response, sign_in::SESSION, &cookie, auth::SESSION_MILLIS / 1000);
+        page::set_cookie(&mut response, auth::SESSION, &cookie, auth::SESSION_MILLIS / 1000);
     }
     let is_page =
         response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
@@ -91,7 +91,7 @@ fn identify(console: &Console, request: &Request) -> Result<(Visitor, Option<Str
     if let Some(token) = bearer(headers) {
         return identify_program(console, request, token, now).map(|visitor| (visitor, None));
     }
-    let cookie = page::cookie(headers, sign_in::SESSION);
+    let cookie = page::cookie(headers, auth::SESSION);
     if let Some(visitor) = cookie.and_then(|cookie| console.access.visitor(cookie, now)) {
         return Ok((visitor, None));
     }

@@ -4,7 +4,7 @@
 use super::Console;
 use super::overview::Parts;
 use super::page::Frame;
-use super::samples::Snapshot;
+use super::snapshot::Snapshot;
 use askama::Template;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};

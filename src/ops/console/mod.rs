@@ -16,9 +16,11 @@ mod live;
 mod money;
 mod overview;
 mod page;
+pub mod rates;
 mod requests;
-pub mod samples;
+mod samples;
 mod sign_in;
+mod snapshot;
 mod words;
 
 use crate::postgres::Postgres;

@@ -1,11 +1,13 @@
 //! The first page: whether all is well, in one glance, and what people do about it: pause, resume, audit.
 
-use super::findings::Grade;
 use super::guard::Fields;
 use super::page::{Confirm, Frame, Trouble, done, page};
-use super::samples::{self, Process, Snapshot};
+use super::snapshot::{Grade, Snapshot, count_of};
 use super::{Console, money, words};
+use crate::ledger::{Proof, SettledAs};
+use crate::ops::deployment::Process;
 use crate::postgres::{PgConnection, audits, partitions};
+use crate::wire::state::Counts;
 use askama::Template;
 use axum::extract::State;
 use axum::response::Response;
@@ -64,7 +66,7 @@ impl Snapshot {
     }
 
     pub fn sent(&self, status: &str) -> u64 {
-        samples::count_of(&self.totals.answers, status)
+        count_of(&self.totals.answers, status)
     }
 
     pub fn proved(&self) -> u64 {
@@ -73,33 +75,16 @@ impl Snapshot {
 
     /// 500s by what proves them.
     pub fn proofs(&self) -> Vec<Line> {
-        lines(&self.totals.unexpected, |proof| match proof {
-            "inserted" => "its row was inserted as voided",
-            "found" => "its row already said voided",
-            "key_raised" => "voided, and its key's epoch raised",
-            "foreign_id" => "its id belongs to another request",
-            other => other,
-        })
+        lines(&self.totals.unexpected, |proof| Proof::parse(proof).map_or(proof, |proof| words::proof(proof)))
     }
 
     /// Requests that were given up on, and had been allocated all the same: their callers got their 200 late.
     pub fn late_successes(&self) -> u64 {
-        samples::count_of(&self.totals.late, "allocated") + samples::count_of(&self.totals.late, "replayed")
+        count_of(&self.totals.late, "allocated") + count_of(&self.totals.late, "replayed")
     }
 
     pub fn outcomes(&self) -> Vec<Line> {
-        lines(&self.totals.settled, |outcome| match outcome {
-            "allocated" => "Allocated",
-            "insufficient_balance" => "Refused: balance",
-            "payouts_disabled" => "Refused: payouts off",
-            "voided" => "Voided: too late",
-            "replayed" => "Success repeated (key)",
-            "key_reused" => "Key used before",
-            "stale_epoch" => "Voided: key moved on",
-            "rejected" => "Cannot be applied",
-            "decided_before" => "Decided before",
-            other => other,
-        })
+        lines(&self.totals.settled, |how| SettledAs::parse(how).map_or(how, |how| words::settled_as(how)))
     }
 
     pub fn answers(&self) -> Vec<Line> {
@@ -107,14 +92,14 @@ impl Snapshot {
     }
 }
 
-fn lines(counts: &crate::ops::state::Counts, name: impl Fn(&str) -> &str) -> Vec<Line> {
+fn lines(counts: &Counts, name: impl for<'a> Fn(&'a str) -> &'a str) -> Vec<Line> {
     counts.iter().map(|(value, count)| Line { name: name(value).to_owned(), count: *count }).collect()
 }
 
 impl Process {
     /// How it is, in words, and with which look.
     pub fn condition(&self) -> (&'static str, String) {
-        if !self.is_live() {
+        if self.is_silent() {
             return ("bad", format!("not heard of for {}", words::span(self.row.unseen_millis)));
         }
         match self.state.impediments.as_slice() {

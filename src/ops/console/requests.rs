@@ -3,8 +3,9 @@
 use super::guard::Fields;
 use super::page::{Frame, Trouble, page};
 use super::{Console, words};
-use crate::ledger::RequestId;
-use crate::ops::requests::{self, Timeline};
+use crate::ledger::{Outcome, RequestId};
+use crate::ops::requests;
+use crate::wire::operator::RequestTimeline;
 use askama::Template;
 use axum::extract::{Query, State};
 use axum::response::Response;
@@ -25,7 +26,7 @@ struct LookUp {
     frame: Frame,
     id: String,
     wrong: Option<&'static str>,
-    found: Option<Timeline>,
+    found: Option<RequestTimeline>,
     events: Vec<Event>,
     is_revealed: bool,
 }
@@ -69,7 +70,7 @@ async fn look_up(console: &Console, frame: Frame, id: &str, is_revealed: bool) -
 }
 
 /// In the order in which they happened.
-fn events(found: &Timeline) -> Vec<Event> {
+fn events(found: &RequestTimeline) -> Vec<Event> {
     let event = |at, text: &str| Event { at, text: text.to_owned() };
     let mut events = vec![event(found.minted_at, "Taken by an intake"), event(found.deadline, "Its deadline")];
     for dead_letter in &found.dead_letters {
@@ -90,14 +91,9 @@ fn events(found: &Timeline) -> Vec<Event> {
 
 /// What a state means for the money.
 fn meaning(state: &str) -> &'static str {
-    match state {
-        "allocated" => "The amount was debited and credited, once.",
-        "voided" => "It was never debited, and never will be.",
-        "insufficient_balance" => "The payout balance did not cover it. It was not debited, and never will be.",
-        "payouts_disabled" => "Payouts were switched off. It was not debited, and never will be.",
-        _ => {
-            "Nothing is decided: it waits in a queue or in a dead letter, was never published, or was never issued at all. \
-             Past its deadline it can only be voided, which happens when its caller asks for it."
-        }
-    }
+    Outcome::parse(state).map_or(
+        "Nothing is decided: it waits in a queue or in a dead letter, was never published, or was never issued at all. \
+         Past its deadline it can only be voided, which happens when its caller asks for it.",
+        words::outcome,
+    )
 }

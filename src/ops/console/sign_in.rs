@@ -1,7 +1,7 @@
 //! The way in and out.
 
 use super::Console;
-use super::auth::{self, Visitor};
+use super::auth::{self, SESSION, Visitor};
 use super::guard::{self, Fields};
 use super::page::{self, Frame, Trouble, page, set_cookie};
 use crate::clock;
@@ -11,9 +11,6 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use std::sync::Arc;
-
-/// The cookie of a session.
-pub const SESSION: &str = "earmark_session";
 
 #[derive(Template)]
 #[template(path = "sign_in.html")]

@@ -2,7 +2,7 @@
 
 use super::money;
 use crate::clock;
-use crate::ledger::Cause;
+use crate::ledger::{Cause, Outcome, Proof, SettledAs};
 use std::borrow::Borrow;
 use time::OffsetDateTime;
 
@@ -75,6 +75,41 @@ pub fn cause(name: &str) -> &str {
         Some(Cause::DeliveryLimit) => "came back too often",
         Some(Cause::Other) => "no known cause",
         None => name,
+    }
+}
+
+/// What proves a 500.
+pub fn proof(proof: Proof) -> &'static str {
+    match proof {
+        Proof::Inserted => "its row was inserted as voided",
+        Proof::Found => "its row already said voided",
+        Proof::KeyRaised => "voided, and its key's epoch raised",
+        Proof::ForeignId => "its id belongs to another request",
+    }
+}
+
+/// How workers settled requests.
+pub fn settled_as(how: SettledAs) -> &'static str {
+    match how {
+        SettledAs::Allocated => "Allocated",
+        SettledAs::InsufficientBalance => "Refused: balance",
+        SettledAs::PayoutsDisabled => "Refused: payouts off",
+        SettledAs::Voided => "Voided: too late",
+        SettledAs::Replayed => "Success repeated (key)",
+        SettledAs::KeyReused => "Key used before",
+        SettledAs::StaleEpoch => "Voided: key moved on",
+        SettledAs::Rejected => "Cannot be applied",
+        SettledAs::DecidedBefore => "Decided before",
+    }
+}
+
+/// What an outcome means for the money.
+pub fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Allocated => "The amount was debited and credited, once.",
+        Outcome::Voided => "It was never debited, and never will be.",
+        Outcome::InsufficientBalance => "The payout balance did not cover it. It was not debited, and never will be.",
+        Outcome::PayoutsDisabled => "Payouts were switched off. It was not debited, and never will be.",
     }
 }
 

@@ -1,0 +1,110 @@
+//! A deployment as one: its processes as they say they are, its queues, and what waits for a person.
+
+use crate::ledger::{Cause, Millis};
+use crate::postgres::audits::{self, Audited};
+use crate::postgres::partitions::{self, Paused};
+use crate::postgres::processes::{self, Present};
+use crate::postgres::{Error, PgConnection, dead_letters};
+use crate::wire::operator;
+use crate::wire::state::State;
+use std::collections::HashMap;
+
+/// A process that was not heard of for so long is gone, or cannot reach the database. It says something every second.
+pub const SILENCE_MILLIS: i64 = 5_000;
+
+/// One process of the deployment, with its state read.
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub row: Present,
+    /// As it said itself.
+    pub state: State,
+}
+
+/// All processes, the oldest first.
+pub async fn find_processes(connection: &mut PgConnection) -> Result<Vec<Process>, Error> {
+    let present = processes::find_present(connection).await?;
+    // A newer process may say more, an older one less.
+    let read = |row: Present| Process { state: serde_json::from_str(&row.state).unwrap_or_default(), row };
+    Ok(present.into_iter().map(read).collect())
+}
+
+impl Process {
+    /// It has not been heard of for some seconds: what it said of itself may not hold any more.
+    pub fn is_silent(&self) -> bool {
+        self.row.unseen_millis >= SILENCE_MILLIS
+    }
+
+    /// How far its clock is ahead of the database's, in milliseconds.
+    pub fn clock_ahead(&self) -> Millis {
+        let seen = i64::try_from(self.row.seen_at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX);
+        self.state.clock_millis.saturating_sub(seen)
+    }
+
+    /// What it does, in a few words.
+    pub fn in_words(&self) -> String {
+        match self.state.impediments.as_slice() {
+            _ if self.is_silent() => "silent".to_owned(),
+            [] => "works".to_owned(),
+            impediments => impediments.join(", "),
+        }
+    }
+}
+
+impl From<Process> for operator::Process {
+    fn from(process: Process) -> Self {
+        let is_silent = process.is_silent();
+        let Process { row, state } = process;
+        Self {
+            process_id: row.process_id,
+            kind: row.kind,
+            host: row.host,
+            pid: row.pid,
+            version: row.version,
+            started_at: row.started_at,
+            seen_at: row.seen_at,
+            is_silent,
+            state,
+        }
+    }
+}
+
+/// How many messages all workers together have taken and not yet acknowledged, by queue.
+pub fn unacknowledged<'a>(processes: impl Iterator<Item = &'a Process>) -> HashMap<&'a str, u64> {
+    let mut held = HashMap::new();
+    for (queue, count) in
+        processes.filter_map(|process| process.state.worker.as_ref()).flat_map(|worker| &worker.unacknowledged)
+    {
+        *held.entry(queue.as_str()).or_default() += count;
+    }
+    held
+}
+
+/// What the database knows besides: what people did, or have to do.
+#[derive(Clone, Debug, Default)]
+pub struct Standing {
+    /// Open dead letters, by cause.
+    pub dead_letters: Vec<(Cause, i64)>,
+    pub audit: Option<Audited>,
+    pub paused: Option<Paused>,
+}
+
+impl Standing {
+    pub fn open_dead_letters(&self) -> i64 {
+        self.dead_letters.iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// Reads it.
+pub async fn find_standing(connection: &mut PgConnection, prefix: &str) -> Result<Standing, Error> {
+    Ok(Standing {
+        dead_letters: dead_letters::count_open(connection).await?,
+        audit: audits::find_last_audit(connection).await?,
+        paused: partitions::find_pause(connection, prefix).await?,
+    })
+}
+
+impl From<Paused> for operator::Paused {
+    fn from(paused: Paused) -> Self {
+        Self { paused_at: paused.paused_at, paused_by: paused.paused_by }
+    }
+}
