@@ -93,6 +93,7 @@ fn allowed(room: &str) -> &'static [&'static str] {
             "shutdown",
             "telemetry",
             "trace",
+            "wire",
             "worker",
         ],
         other => panic!("{other} is a new room: say here what it may know"),

@@ -3,7 +3,7 @@
 use crate::allocate::publish;
 use crate::harness::process::Process;
 use crate::harness::{App, assert_allocated, eventually};
-use earmark::ops::state::State;
+use earmark::wire::state::State;
 use sqlx::Row;
 
 async fn until(process: &Process, series: &str, holds: impl Fn(f64) -> bool) {

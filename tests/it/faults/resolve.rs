@@ -108,10 +108,10 @@ async fn when_the_broker_is_lost_every_keyed_request_in_flight_is_answered_and_n
     site.app.start("worker").await.terminate().await;
     // Nobody gives up by the clock: what ends the wait is the loss of the broker. The resolve timeout is the default.
     let settings = [
-        ("EARMARK_REPLY_TIMEOUT", "60s"),
+        ("EARMARK_REPLY_TIMEOUT", "300s"),
         ("EARMARK_SETTLE_TIMEOUT", "3s"),
         ("EARMARK_RESOLVE_TIMEOUT", "5s"),
-        ("EARMARK_SHUTDOWN_GRACE", "70s"),
+        ("EARMARK_SHUTDOWN_GRACE", "310s"),
     ];
     let intake = site.spawn_with(Role::Intake, None, &settings);
     intake.ready().await;

@@ -1,5 +1,6 @@
 //! The API as a client sees it.
 
+use super::PATIENCE;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -48,7 +49,7 @@ impl Answer {
 
 impl Client {
     pub fn new(url: String, key: &str) -> Self {
-        Self { url, key: key.to_owned(), http: http_client(Duration::from_secs(40)) }
+        Self { url, key: key.to_owned(), http: http_client(2 * PATIENCE) }
     }
 
     /// The same caller at another process.
