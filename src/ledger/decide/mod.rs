@@ -83,21 +83,25 @@ pub type Keys = BTreeMap<(BusinessId, IdempotencyKey), KeyState>;
 /// `accounts` holds every business that `requests` names; a request of any other business is voided, as nobody could pay
 /// for it. `keys` holds the keys that have a row. No request id may appear twice.
 pub fn decide(accounts: &Accounts, keys: &Keys, requests: &[Request], now: Millis) -> Decision {
-    let mut book =
-        Book { accounts: accounts.clone(), debited: BTreeMap::new(), credits: BTreeMap::new(), keys: BTreeMap::new() };
-    let verdicts = requests.iter().map(|request| book.decide_one(keys, request, now)).collect();
-    book.close(verdicts)
+    let mut copy = WorkingCopy {
+        accounts: accounts.clone(),
+        debited: BTreeMap::new(),
+        credits: BTreeMap::new(),
+        keys: BTreeMap::new(),
+    };
+    let verdicts = requests.iter().map(|request| copy.decide_one(keys, request, now)).collect();
+    copy.close(verdicts)
 }
 
 /// The batch's working copy of everything it may change.
-struct Book {
+struct WorkingCopy {
     accounts: Accounts,
     debited: BTreeMap<BusinessId, i64>,
     credits: BTreeMap<(BusinessId, Email), i64>,
     keys: Keys,
 }
 
-impl Book {
+impl WorkingCopy {
     fn decide_one(&mut self, stored: &Keys, request: &Request, now: Millis) -> Verdict {
         let Some(claim) = &request.key else {
             return Verdict::Decided(self.apply(request, now));
