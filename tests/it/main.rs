@@ -19,6 +19,7 @@ mod letters;
 mod limits;
 mod manifests;
 mod metrics;
+mod migrations;
 mod observability;
 mod openapi;
 mod outages;
