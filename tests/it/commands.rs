@@ -128,13 +128,13 @@ async fn the_audit_finds_every_row_that_was_tampered_with() {
         ("UPDATE idempotency_keys SET amount = 11", "UPDATE idempotency_keys SET amount = 10", "idempotency_key"),
     ];
     let mut database = app.database().await;
-    for (tamper, mend, kind) in tampering {
+    for (tamper, fix, kind) in tampering {
         sqlx::query(tamper).execute(&mut database).await.expect("tampered");
         let audit = app.audit();
         assert_eq!(audit["differences"].as_array().map(Vec::len), Some(1), "{audit}");
         assert_eq!(audit["differences"][0]["kind"], kind);
         assert!(app.run(&["audit"]).stdout().contains("DIFFERENCE"));
-        sqlx::query(mend).execute(&mut database).await.expect("mended");
+        sqlx::query(fix).execute(&mut database).await.expect("fixed");
         app.assert_clean_audit();
     }
     app.finish([]).await;

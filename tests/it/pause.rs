@@ -94,7 +94,7 @@ async fn every_audit_is_noted_with_who_made_it_and_what_it_found() {
     sqlx::query("UPDATE businesses SET payout_balance = payout_balance - 7")
         .execute(&mut database)
         .await
-        .expect("mended");
+        .expect("fixed");
     let noted: Vec<(String, i64, i64, i64)> =
         sqlx::query_as("SELECT audited_by, businesses, differences, difference_cents FROM audits ORDER BY audited_at")
             .fetch_all(&mut database)
@@ -121,7 +121,7 @@ async fn workers_audit_by_themselves_one_at_a_time_and_say_so_when_the_books_do_
     sqlx::query("UPDATE businesses SET payout_balance = payout_balance - 7")
         .execute(&mut database)
         .await
-        .expect("mended");
+        .expect("fixed");
     eventually("one says so", async || workers.iter().any(|worker| worker.logged("the books balance") > 0)).await;
     let gaps = "SELECT count(*) FROM (SELECT audited_at - lag(audited_at) OVER (ORDER BY audited_at) AS gap FROM audits) AS a WHERE gap < '1s'";
     let too_close: i64 = sqlx::query_scalar(gaps).fetch_one(&mut database).await.expect("a count");

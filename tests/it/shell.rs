@@ -118,7 +118,7 @@ async fn a_request_is_told_from_its_minting_to_its_end_by_its_id_alone() {
 }
 
 #[tokio::test]
-async fn an_undecided_request_is_told_with_the_letter_that_holds_it() {
+async fn an_undecided_request_is_told_with_the_dead_letter_that_holds_it() {
     let app = App::new().await;
     let business = app.create_business(1_000);
     let worker = app.start("worker").await;
@@ -142,7 +142,7 @@ fn diagnosis(run: &Run) -> (i32, Vec<(String, String)>) {
     let text = |value: &Value| value.as_str().expect("text").to_owned();
     let checks = shown["checks"].as_array().expect("checks");
     for check in checks {
-        assert_eq!(check["level"] == "ok", check["mend"].is_null(), "whatever is wrong can be mended: {check}");
+        assert_eq!(check["level"] == "ok", check["mend"].is_null(), "whatever is wrong can be fixed: {check}");
     }
     assert_eq!(shown["ok"] == true, run.code() == 0, "{shown}");
     let found =
@@ -180,7 +180,7 @@ async fn the_doctor_finds_nothing_wrong_where_nothing_is() {
 }
 
 #[tokio::test]
-async fn the_doctor_names_what_is_wrong_and_how_to_mend_it() {
+async fn the_doctor_names_what_is_wrong_and_how_to_fix_it() {
     let app = App::new().await;
     app.create_business(1_000);
     let doctor = |settings: &[(&'static str, &str)]| diagnosis(&app.run_with(&["doctor", "--json"], settings));

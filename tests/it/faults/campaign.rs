@@ -55,8 +55,8 @@ enum Fault {
     Terminate(Role),
     /// All workers: nobody works, and what was taken from the queue is not given to another.
     FreezeWorkers,
-    /// A process is replaced by one with an armed cut point.
-    Cut(Role, &'static str),
+    /// A process is replaced by one with an armed failpoint.
+    Failpoint(Role, &'static str),
     Reset(Way),
     BlackHole(Way),
     Delay(Way),
@@ -74,7 +74,7 @@ enum Fault {
     LockHotRow,
 }
 
-const CUTS: [(Role, &str); 24] = [
+const FAILPOINTS: [(Role, &str); 24] = [
     (Role::Intake, "I1=abort@20"),
     (Role::Intake, "I2=abort@20"),
     (Role::Intake, "I3=abort@20"),
@@ -151,7 +151,7 @@ fn all_faults() -> Vec<Fault> {
         all.extend([Fault::Reset(way), Fault::BlackHole(way), Fault::Delay(way), Fault::Refuse(way)]);
     }
     all.extend(traps());
-    all.extend(CUTS.map(|(role, cut)| Fault::Cut(role, cut)));
+    all.extend(FAILPOINTS.map(|(role, cut)| Fault::Failpoint(role, cut)));
     all
 }
 
@@ -159,7 +159,9 @@ impl Fault {
     /// What it takes hold of: two faults of one thing cannot be had at once.
     fn subject(self) -> String {
         match self {
-            Self::Kill(role) | Self::Freeze(role) | Self::Terminate(role) | Self::Cut(role, _) => format!("{role:?}"),
+            Self::Kill(role) | Self::Freeze(role) | Self::Terminate(role) | Self::Failpoint(role, _) => {
+                format!("{role:?}")
+            }
             Self::FreezeWorkers => format!("{:?}", Role::Worker),
             Self::Reset(way) | Self::BlackHole(way) | Self::Delay(way) | Self::Refuse(way) | Self::Trap(way, _) => {
                 format!("{way:?}")
@@ -285,7 +287,7 @@ impl Campaign {
             Fault::Freeze(role) => self.process(role, number).signal("STOP"),
             Fault::Terminate(role) => self.process(role, number).signal("TERM"),
             Fault::FreezeWorkers => self.signal_workers("STOP"),
-            Fault::Cut(role, cut) => {
+            Fault::Failpoint(role, cut) => {
                 self.process(role, number).kill().await;
                 self.replace(role, number, Some(cut));
             }
@@ -324,9 +326,9 @@ impl Campaign {
                 assert!(status.success(), "L3: {status}: {:#?}", self.process(role, number).log());
                 self.replace(role, number, None);
             }
-            Fault::Cut(role, cut) => {
+            Fault::Failpoint(role, cut) => {
                 if self.process(role, number).logged("cut point reached") > 0 {
-                    self.count(format!("cut {cut}"));
+                    self.count(format!("failpoint {cut}"));
                 }
                 self.process(role, number).kill().await;
                 self.replace(role, number, None);
@@ -574,7 +576,7 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
     operations.extend(balances.iter().filter(|(email, _)| email.starts_with("probe-")).map(|(email, &amount)| {
         Operation { email: email.clone(), amount, key: None, attempts: vec![Attempt::default()] }
     }));
-    let letters = campaign.site.verify(operations).await;
+    let dead_letters = campaign.site.verify(operations).await;
     let ghosts = count_ghosts(&campaign.superseded, operations, &campaign.site.ledger().await);
     println!("operations: {}, answers: {:?}", operations.len(), statuses(operations));
     println!("faults: {:#?}", campaign.counts);
@@ -598,7 +600,7 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
     for (what, count) in evidence {
         println!("{what}: {count}");
     }
-    println!("dead letters: {letters}");
+    println!("dead letters: {dead_letters}");
     for (what, count) in evidence {
         assert!(count > 0, "a campaign without {what} has proved nothing");
     }
@@ -609,9 +611,9 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_campaign_of_faults_breaks_no_promise() {
     let mut faults = all_faults();
-    // The cut points and most traps have tests of their own, and the servers' restarts too.
+    // The failpoints and most traps have tests of their own, and the servers' restarts too.
     faults.retain(|fault| match fault {
-        Fault::Cut(..) | Fault::RestartRabbit | Fault::CrashRabbit | Fault::RestartPostgres => false,
+        Fault::Failpoint(..) | Fault::RestartRabbit | Fault::CrashRabbit | Fault::RestartPostgres => false,
         Fault::Trap(_, trap) => {
             *trap == REPLY_LOST || COMMITS_LOST_ON_THE_WAY.contains(trap) || COMMIT_ANSWERS_LOST.contains(trap)
         }

@@ -1,4 +1,4 @@
-//! Each cut point and each decisive message, on a deployment of its own with a little load.
+//! Each failpoint and each decisive message, on a deployment of its own with a little load.
 
 use super::load::{Habits, Load};
 use super::site::{Role, Site, Way};
@@ -18,8 +18,8 @@ const SIDE_BY_SIDE: usize = 4;
 /// What goes wrong, once.
 #[derive(Clone, Copy, Debug)]
 enum Mishap {
-    /// A process passes an armed cut point.
-    Cut(Role, &'static str),
+    /// A process passes an armed failpoint.
+    Failpoint(Role, &'static str),
     /// A connection is cut at a decisive message.
     Trap(Way, Trap),
 }
@@ -40,7 +40,7 @@ impl Scene {
 async fn play(mishap: Mishap) -> Scene {
     let site = Site::new(Servers::shared().await).await;
     let cut_of = |role| match mishap {
-        Mishap::Cut(of, cut) if of == role => Some(cut),
+        Mishap::Failpoint(of, failpoint) if of == role => Some(failpoint),
         _ => None,
     };
     let mut intake = site.spawn(Role::Intake, cut_of(Role::Intake));
@@ -73,9 +73,9 @@ async fn happens(site: &Site, mishap: Mishap, intake: &mut Process, worker: &mut
             site.proxy(way).sprung(1).await;
             return vec![];
         }
-        Mishap::Cut(Role::Intake, cut) if cut.contains("abort") => (Role::Intake, intake),
-        Mishap::Cut(Role::Worker, cut) if cut.contains("abort") => (Role::Worker, worker),
-        Mishap::Cut(role, _) => {
+        Mishap::Failpoint(Role::Intake, failpoint) if failpoint.contains("abort") => (Role::Intake, intake),
+        Mishap::Failpoint(Role::Worker, failpoint) if failpoint.contains("abort") => (Role::Worker, worker),
+        Mishap::Failpoint(role, _) => {
             let process = if role == Role::Intake { intake } else { worker };
             process.until_logged("cut point reached").await;
             return vec![];
@@ -95,8 +95,8 @@ async fn play_all(mishaps: Vec<Mishap>) -> Vec<(Mishap, Scene)> {
     scenes.buffer_unordered(SIDE_BY_SIDE).collect().await
 }
 
-fn cuts(role: Role, points: &[&'static str]) -> Vec<Mishap> {
-    points.iter().map(|point| Mishap::Cut(role, point)).collect()
+fn failpoints(role: Role, points: &[&'static str]) -> Vec<Mishap> {
+    points.iter().map(|point| Mishap::Failpoint(role, point)).collect()
 }
 
 fn trap(role: Role, protocol: Protocol, at: Moment, side: Side) -> Mishap {
@@ -104,7 +104,7 @@ fn trap(role: Role, protocol: Protocol, at: Moment, side: Side) -> Mishap {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_intake_may_die_or_panic_at_every_cut_point() {
+async fn an_intake_may_die_or_panic_at_every_failpoint() {
     // I6 and I7 lie in a resolution, which is had by a worker that hangs for longer than anybody waits: see below.
     let points = [
         "I1=abort@3",
@@ -116,13 +116,13 @@ async fn an_intake_may_die_or_panic_at_every_cut_point() {
         "I3=panic@3",
         "I5=panic@3",
     ];
-    for (mishap, scene) in play_all(cuts(Role::Intake, &points)).await {
+    for (mishap, scene) in play_all(failpoints(Role::Intake, &points)).await {
         assert!(scene.successes > 0, "{mishap:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_may_die_or_panic_at_every_cut_point() {
+async fn a_worker_may_die_or_panic_at_every_failpoint() {
     let points = [
         "W1=abort",
         "W2=abort",
@@ -138,18 +138,18 @@ async fn a_worker_may_die_or_panic_at_every_cut_point() {
         "W6=panic@2",
         "W7=panic@2",
     ];
-    for (mishap, scene) in play_all(cuts(Role::Worker, &points)).await {
+    for (mishap, scene) in play_all(failpoints(Role::Worker, &points)).await {
         assert!(scene.successes > 0, "{mishap:?}");
         assert!(scene.logged("message redelivered") > 0, "{mishap:?}: the message came again");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_may_hang_at_every_cut_point_for_longer_than_anybody_waits() {
+async fn a_worker_may_hang_at_every_failpoint_for_longer_than_anybody_waits() {
     let points = ["W1=hold:2500ms@2", "W2=hold:2500ms", "W4=hold:2500ms@2", "W6=hold:2500ms@2", "W7=hold:2500ms@2"];
-    for (mishap, scene) in play_all(cuts(Role::Worker, &points)).await {
+    for (mishap, scene) in play_all(failpoints(Role::Worker, &points)).await {
         let resolved = scene.logged("voided") + scene.logged("late success") + scene.logged("late replay");
-        assert!(resolved > 0, "{mishap:?}: nobody waits for ever");
+        assert!(resolved > 0, "{mishap:?}: every wait has an end");
     }
 }
 
