@@ -3,7 +3,7 @@
 use crate::ledger::Millis;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-#[allow(clippy::disallowed_methods, reason = "this is the clock")]
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn now() -> SystemTime {
     SystemTime::now()
 }

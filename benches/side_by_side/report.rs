@@ -1,4 +1,4 @@
-//! What was measured: a table for people, JSON for programs, a picture for the README.
+//! What was measured: a table for people, JSON for programs, a picture for docs/performance.md.
 
 use super::processes::folder;
 use serde::Serialize;

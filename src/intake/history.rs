@@ -28,6 +28,9 @@ pub const USUAL_LIMIT: usize = 50;
 /// Most requests in a page of JSON. For CSV this many are read at a time.
 pub const MOST: usize = 1_000;
 
+/// The message for a limit that is not valid.
+pub const WRONG_LIMIT: &str = "The limit must be an integer between 1 and 1000.";
+
 /// The checked parameters of a query.
 #[derive(Debug)]
 pub struct HistoryQuery {
@@ -40,7 +43,7 @@ pub fn read_query(parameters: &[(String, String)]) -> Result<HistoryQuery, BTree
     let mut reading = Reading { parameters, errors: BTreeMap::new() };
     let limit = reading.one("limit", |text| {
         let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
-        limit.ok_or("The limit must be an integer between 1 and 1000.")
+        limit.ok_or(WRONG_LIMIT)
     });
     let cursor = reading.one("cursor", |text| read_cursor(text).ok_or("The cursor is not valid."));
     let outcome = reading.one("state", |text| {

@@ -2,9 +2,11 @@
 //! from the ledger and the checks; the endpoints are written here. A test compares the document with the committed
 //! `docs/openapi.json` and with the routes.
 
-use super::history::{MOST, USUAL_LIMIT};
+use super::history::{MOST, USUAL_LIMIT, WRONG_LIMIT};
 use super::problem::said;
-use super::validate::MOST_ITEMS;
+use super::validate::{
+    ALLOCATION_LIMIT, AMOUNT_TOO_SMALL, BULK_LIMIT, BodyLimit, MOST_ITEMS, NO_ALLOCATIONS, NO_EMAIL,
+};
 use crate::ledger::{Amount, Email, IdempotencyKey, Outcome, Reference};
 use crate::wire::answers::{
     AllocatedBody, BalanceBody, BulkBody, BulkErrors, ErrorBody, FieldErrors, HistoryBody, PayoutUserBody, RequestBody,
@@ -153,9 +155,9 @@ impl Answers {
     }
 
     /// Adds the answers of an endpoint that takes a body.
-    fn of_a_body(self, shapes: &mut Shapes) -> Self {
+    fn of_a_body(self, shapes: &mut Shapes, limit: &BodyLimit) -> Self {
         self.error(shapes, 408, "The body took too long to arrive.", said::BODY_TOO_LATE)
-            .error(shapes, 413, "The body is too large.", "The request body must not be larger than 8192 bytes.")
+            .error(shapes, 413, "The body is too large.", limit.message)
             .error(shapes, 415, "The body is not `application/json` in UTF-8.", said::UNSUPPORTED_MEDIA_TYPE)
             .error(shapes, 429, "The API key is beyond its limits. Try again after `Retry-After`.", said::TOO_MANY)
     }
@@ -230,7 +232,7 @@ fn json_body(schema: Value) -> Value {
 }
 
 fn create(shapes: &mut Shapes) -> Value {
-    let invalid = json!({ "amount": ["The amount must be at least 1."] });
+    let invalid = json!({ "amount": [AMOUNT_TOO_SMALL] });
     let unknown = json!({ "error": said::UNKNOWN, "request_id": REQUEST });
     let answers = Answers::new(Headers::Allocating)
         .with(200, "Debited, once.", shapes.schema::<AllocatedBody>(), json!({ "hash": HASH }))
@@ -244,7 +246,7 @@ fn create(shapes: &mut Shapes) -> Value {
         .error(shapes, 422, "Not debited: the key belongs to another email or amount.", said::KEY_REUSED)
         .error(shapes, 500, "Never debited, and never will be. Send it again, under the same key.", said::UNEXPECTED)
         .with(504, "Not known yet. Ask about the request.", shapes.schema::<ErrorBody>(), unknown)
-        .of_a_body(shapes)
+        .of_a_body(shapes, &ALLOCATION_LIMIT)
         .usual(shapes);
     let mut answers = answers.by_status;
     if let Some(allocated) = answers.get_mut("200") {
@@ -265,19 +267,19 @@ fn create(shapes: &mut Shapes) -> Value {
 fn create_bulk(shapes: &mut Shapes) -> Value {
     let results = json!({ "results": [
         { "status": 200, "debited": "yes", "request_id": REQUEST, "hash": HASH },
-        { "status": 400, "debited": "no", "errors": { "amount": ["The amount must be at least 1."] } },
+        { "status": 400, "debited": "no", "errors": { "amount": [AMOUNT_TOO_SMALL] } },
     ]});
     let unknown = json!({ "results": [
         { "status": 504, "debited": "unknown", "request_id": REQUEST, "error": said::UNKNOWN },
     ]});
-    let invalid = json!({ "allocations": ["The allocations field is required."] });
+    let invalid = json!({ "allocations": [NO_ALLOCATIONS] });
     let answers = Answers::new(Headers::Allocating)
         .with(200, "The outcome of every item is known: see `results`.", shapes.schema::<BulkBody>(), results)
-        .with(400, "The call cannot be read.", shapes.either::<BulkErrors, ErrorBody>(), invalid)
+        .with(400, "No allocations that can be read.", shapes.either::<BulkErrors, ErrorBody>(), invalid)
         .with(504, "The outcome of an item is not known yet: see `results`.", shapes.schema::<BulkBody>(), unknown)
-        .of_a_body(shapes)
+        .of_a_body(shapes, &BULK_LIMIT)
         .usual(shapes);
-    let list = json!({
+    let call = json!({
         "type": "object",
         "required": ["allocations"],
         "properties": {
@@ -291,10 +293,10 @@ fn create_bulk(shapes: &mut Shapes) -> Value {
         "operationId": "createPayouts",
         "summary": "Allocate to many payout users in one call",
         "description": "Each item is decided on its own, exactly as if it were posted alone, and answered in order. Under \
-            an `Idempotency-Key` each item of the call has a key of its own: a repeat of the call finishes what is \
+            an `Idempotency-Key` each place in the call has a key of its own: a repeat of the call finishes what is \
             missing and repeats nothing.",
         "parameters": [idempotency_key()],
-        "requestBody": json_body(list),
+        "requestBody": json_body(call),
         "responses": answers.by_status,
     })
 }
@@ -311,7 +313,7 @@ fn payout_user(shapes: &mut Shapes) -> Value {
         "email": "ann@example.com", "hash": HASH, "balance": 10_000, "status": "active",
         "created_at": "2026-01-01T12:00:00Z",
     });
-    let invalid = json!({ "email": ["The email field is required."] });
+    let invalid = json!({ "email": [NO_EMAIL] });
     let answers = Answers::new(Headers::Reading)
         .with(200, "The payout user.", shapes.schema::<PayoutUserBody>(), example)
         .with(400, "The email is missing or not valid.", shapes.schema::<FieldErrors>(), invalid)
@@ -347,7 +349,7 @@ fn requests(shapes: &mut Shapes) -> Value {
     });
     let limit = json!({ "type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL_LIMIT });
     let page = json!({ "requests": [request_example()], "next_cursor": null });
-    let invalid = json!({ "limit": ["The limit must be an integer between 1 and 1000."] });
+    let invalid = json!({ "limit": [WRONG_LIMIT] });
     let mut answers = Answers::new(Headers::Reading)
         .with(
             200,

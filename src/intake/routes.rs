@@ -16,7 +16,9 @@ use super::problem::{self, Answer};
 use super::publication::Unpublished;
 use super::reads::Failure;
 use super::submit::{self, Submission};
-use super::validate::{Invalid, InvalidBulk, NewAllocation, read_allocation, read_bulk};
+use super::validate::{
+    ALLOCATION_LIMIT, BULK_LIMIT, BodyLimit, Invalid, InvalidBulk, NewAllocation, read_allocation, read_bulk,
+};
 use crate::ledger::{IdempotencyKey, Receipt, Refusal, RequestId};
 use crate::metrics::{METRICS, labels::Route};
 use crate::trace;
@@ -32,17 +34,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// The largest request body, and the message for a larger one.
-struct BodyLimit {
-    bytes: usize,
-    message: &'static str,
-}
-
-/// The limit for one allocation.
-const ONE: BodyLimit = BodyLimit { bytes: 8 * 1024, message: "The request body must not be larger than 8192 bytes." };
-/// The limit for a bulk call: one kibibyte for each item, several times what an item needs.
-const MANY: BodyLimit =
-    BodyLimit { bytes: 1024 * 1024, message: "The request body must not be larger than 1048576 bytes." };
 /// How long a request body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -104,7 +95,7 @@ fn read_trace(headers: &HeaderMap) -> Option<trace::Context> {
 }
 
 async fn read_submission(headers: &HeaderMap, body: Body) -> Result<(NewAllocation, Option<IdempotencyKey>), Answer> {
-    let body = read_json(headers, body, &ONE).await?;
+    let body = read_json(headers, body, &ALLOCATION_LIMIT).await?;
     let allocation = read_allocation(&body).map_err(|invalid| match invalid {
         Invalid::NotAnObject => problem::not_an_object(),
         Invalid::Fields(errors) => problem::invalid_fields(errors),
@@ -130,7 +121,7 @@ async fn read_bulk_call(
 ) -> Result<Result<BulkSubmission, Answer>, Failure> {
     let (parts, body) = request.into_parts();
     let caller = auth::caller(intake, &parts.headers).await?;
-    let body = match read_json(&parts.headers, body, &MANY).await {
+    let body = match read_json(&parts.headers, body, &BULK_LIMIT).await {
         Ok(body) => body,
         Err(answer) => return Ok(Err(answer)),
     };

@@ -8,6 +8,19 @@ use crate::ledger::{Amount, Email, Reference};
 use crate::wire::answers::FieldErrors;
 use serde_json::value::RawValue;
 
+/// The largest body of a request, and the message for a larger one.
+pub struct BodyLimit {
+    pub bytes: usize,
+    pub message: &'static str,
+}
+
+/// The limit for one allocation.
+pub const ALLOCATION_LIMIT: BodyLimit =
+    BodyLimit { bytes: 8 * 1024, message: "The request body must not be larger than 8192 bytes." };
+/// The limit for a bulk call: one kibibyte for each item, several times what an item needs.
+pub const BULK_LIMIT: BodyLimit =
+    BodyLimit { bytes: 1024 * 1024, message: "The request body must not be larger than 1048576 bytes." };
+
 /// What a valid body asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NewAllocation {
@@ -59,11 +72,11 @@ pub fn read_bulk(body: &[u8]) -> Result<Items, InvalidBulk> {
         [] => None,
         _ => read_items(body).map_err(|_| InvalidBulk::NotAnObject)?,
     };
-    let Some(items) = items else { return Err(InvalidBulk::Items("The allocations field is required.")) };
+    let Some(items) = items else { return Err(InvalidBulk::Items(NO_ALLOCATIONS)) };
     let items: Vec<&RawValue> =
         serde_json::from_str(items).map_err(|_| InvalidBulk::Items("The allocations must be an array."))?;
     match items.len() {
-        0 => Err(InvalidBulk::Items("The allocations field is required.")),
+        0 => Err(InvalidBulk::Items(NO_ALLOCATIONS)),
         1..=MOST_ITEMS => Ok(items.into_iter().map(|item| read_allocation(item.get().as_bytes())).collect()),
         _ => Err(InvalidBulk::Items("The allocations must not have more than 1000 items.")),
     }
@@ -78,9 +91,15 @@ fn read_items(body: &[u8]) -> Result<Option<&str>, serde_json::Error> {
 }
 
 const INVALID_EMAIL: &str = "The email must be a valid email address.";
+/// The message for a missing email.
+pub const NO_EMAIL: &str = "The email field is required.";
+/// The message for a bulk call without items.
+pub const NO_ALLOCATIONS: &str = "The allocations field is required.";
+/// The message for an amount below the minimum.
+pub const AMOUNT_TOO_SMALL: &str = "The amount must be at least 1.";
 
 fn check_email(value: Option<&RawValue>) -> Result<Email, &'static str> {
-    let Some(value) = present(value) else { return Err("The email field is required.") };
+    let Some(value) = present(value) else { return Err(NO_EMAIL) };
     let text: String = serde_json::from_str(value).map_err(|_| INVALID_EMAIL)?;
     check_address(&text)
 }
@@ -88,7 +107,7 @@ fn check_email(value: Option<&RawValue>) -> Result<Email, &'static str> {
 /// Checks an address; the error is the message for its sender.
 pub fn check_address(text: &str) -> Result<Email, &'static str> {
     Email::parse(text).map_err(|error| match error {
-        EmailError::Empty => "The email field is required.",
+        EmailError::Empty => NO_EMAIL,
         EmailError::TooLong => "The email must not be greater than 255 characters.",
         EmailError::Invalid => INVALID_EMAIL,
     })
@@ -105,7 +124,6 @@ pub fn check_queried_address(text: &str) -> Result<Email, &'static str> {
 
 fn check_amount(value: Option<&RawValue>) -> Result<Amount, &'static str> {
     const TOO_LARGE: &str = "The amount must not be greater than 100000000.";
-    const TOO_SMALL: &str = "The amount must be at least 1.";
     let Some(value) = present(value) else { return Err("The amount field is required.") };
     let (negative, digits) = value.strip_prefix('-').map_or((false, value), |digits| (true, digits));
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -114,7 +132,7 @@ fn check_amount(value: Option<&RawValue>) -> Result<Amount, &'static str> {
     // An integer beyond every machine type is still an integer, too large or too small.
     let cents = value.parse().unwrap_or(if negative { i64::MIN } else { i64::MAX });
     Amount::from_cents(cents).map_err(|error| match error {
-        AmountError::BelowMinimum => TOO_SMALL,
+        AmountError::BelowMinimum => AMOUNT_TOO_SMALL,
         AmountError::AboveMaximum => TOO_LARGE,
     })
 }

@@ -202,14 +202,19 @@ async fn what_cannot_be_read_is_dead_lettered_with_its_reason_and_its_neighbours
     let (ann, bob) = (request(&business, "ann@example.com", 10), request(&business, "bob@example.com", 20));
     publish(&app, b"no message at all").await;
     publish(&app, &message(&[&ann, &bob], &[br#"{"id":"not an id"}"#])).await;
-    let letters = app.until_dead_letters(2).await;
+    let dead_letters = app.until_dead_letters(2).await;
     assert_allocated(&client.create("carl@example.com", 1).await);
     assert_eq!((client.user_balance("ann@example.com").await, client.user_balance("bob@example.com").await), (10, 20));
-    let reasons: Vec<&str> = letters.iter().rev().map(|letter| letter["reason"].as_str().expect("a reason")).collect();
+    let reasons: Vec<&str> =
+        dead_letters.iter().rev().map(|dead_letter| dead_letter["reason"].as_str().expect("a reason")).collect();
     assert!(reasons[0].contains("not a message"), "{reasons:?}");
     assert!(reasons[1].contains("not a request"), "{reasons:?}");
-    for letter in &letters {
-        assert_eq!((&letter["cause"], &letter["queue"]), (&json!("unreadable"), &json!(app.work_queue())), "{letter}");
+    for dead_letter in &dead_letters {
+        assert_eq!(
+            (&dead_letter["cause"], &dead_letter["queue"]),
+            (&json!("unreadable"), &json!(app.work_queue())),
+            "{dead_letter}"
+        );
     }
     app.drop_dead_letters();
     app.finish([process]).await;
@@ -229,14 +234,14 @@ async fn what_cannot_be_stored_is_split_off_dead_lettered_and_voided_and_its_nei
     let emails = ["ann@example.com", "bob@example.com", "full@example.com", "carl@example.com"];
     let requests = emails.map(|email| request(&business, email, 10));
     publish(&app, &message(&requests.each_ref(), &[])).await;
-    let letters = app.until_dead_letters(1).await;
+    let dead_letters = app.until_dead_letters(1).await;
     assert_allocated(&client.create("dora@example.com", 1).await);
     for email in ["ann@example.com", "bob@example.com", "carl@example.com"] {
         assert_eq!(client.user_balance(email).await, 10, "{email}");
     }
-    assert!(letters[0]["reason"].as_str().expect("a reason").contains("out of range"), "{letters:?}");
+    assert!(dead_letters[0]["reason"].as_str().expect("a reason").contains("out of range"), "{dead_letters:?}");
     assert_eq!(
-        (&letters[0]["cause"], &letters[0]["requests"][0]["on_replay"]),
+        (&dead_letters[0]["cause"], &dead_letters[0]["requests"][0]["on_replay"]),
         (&json!("rejected"), &json!("stays_voided"))
     );
     app.drop_dead_letters();
@@ -318,9 +323,9 @@ async fn a_message_that_kills_every_worker_is_given_up_on_and_none_of_its_neighb
         worker = app.spawn("worker", &[]);
     }
     eventually("the others are applied", async || app.count("allocated").await == 3).await;
-    let letters = app.until_dead_letters(1).await;
+    let dead_letters = app.until_dead_letters(1).await;
     assert_eq!(
-        (&letters[0]["cause"], letters[0]["requests"].as_array().map(Vec::len)),
+        (&dead_letters[0]["cause"], dead_letters[0]["requests"].as_array().map(Vec::len)),
         (&json!("delivery_limit"), Some(1))
     );
     app.drop_dead_letters();

@@ -36,7 +36,7 @@ fn assert_outer(answer: &Answer, status: u16, debited: &str) {
 }
 
 #[tokio::test]
-async fn each_item_of_a_list_is_decided_as_if_it_were_posted_alone() {
+async fn each_item_of_a_bulk_call_is_decided_as_if_it_were_posted_alone() {
     let (app, process, _, client) = serving(1_000).await;
     let answer = client
         .create_all(&json!([
@@ -78,16 +78,16 @@ async fn each_item_of_a_list_is_decided_as_if_it_were_posted_alone() {
 #[tokio::test]
 async fn a_repeat_under_the_same_key_finishes_what_is_missing_and_repeats_nothing() {
     let (app, process, business, client) = serving(150).await;
-    let list = json!([
+    let items = json!([
         {"email": "ann@example.com", "amount": 100},
         {"email": "bob@example.com", "amount": 10_000},
         {"email": "ann@example.com", "amount": 50},
     ]);
-    let first = client.create_all_with_key("friday", &list).await;
+    let first = client.create_all_with_key("friday", &items).await;
     assert_outer(&first, 200, "partial");
     assert_eq!(told(&first).iter().map(|item| item.0).collect::<Vec<_>>(), [200, 400, 200]);
     app.run(&["business", "fund", &business.id, "--amount", "20000"]).expect_success();
-    let again = client.create_all_with_key("friday", &list).await;
+    let again = client.create_all_with_key("friday", &items).await;
     assert_outer(&again, 200, "yes");
     assert_eq!(told(&again).iter().map(|item| item.0).collect::<Vec<_>>(), [200, 200, 200]);
     let (before, after) = (first.json()["results"].clone(), again.json()["results"].clone());
@@ -96,8 +96,8 @@ async fn a_repeat_under_the_same_key_finishes_what_is_missing_and_repeats_nothin
         assert_eq!(after[place]["request_id"], before[place]["request_id"], "the request that was allocated");
     }
     assert_eq!(after[1].get("replayed"), None);
-    // Another list under the key: what changed is refused, what is the same is told again.
-    let mut other = list.clone();
+    // Other items under the key: what changed is refused, what is the same is told again.
+    let mut other = items.clone();
     other[0]["amount"] = json!(101);
     other[1]["reference"] = json!("named later");
     assert_eq!(
@@ -120,7 +120,7 @@ async fn a_repeat_under_the_same_key_finishes_what_is_missing_and_repeats_nothin
 }
 
 #[tokio::test]
-async fn a_list_is_an_array_of_one_to_a_thousand_items_in_at_most_a_mebibyte() {
+async fn a_bulk_call_is_an_array_of_one_to_a_thousand_items_in_at_most_a_mebibyte() {
     let (app, process, _, client) = serving(1_000_000).await;
     let items = |count: usize| Value::from(vec![json!({"email": "ann@example.com", "amount": 3}); count]);
     let answer = client.create_all(&items(1_000)).await;
@@ -132,13 +132,13 @@ async fn a_list_is_an_array_of_one_to_a_thousand_items_in_at_most_a_mebibyte() {
         .map(|item| item["request_id"].to_string())
         .collect();
     assert_eq!((ids.len(), client.user_balance("ann@example.com").await), (1_000, 3_000));
-    for (list, message) in [
+    for (items, message) in [
         (items(1_001), "The allocations must not have more than 1000 items."),
         (items(0), "The allocations field is required."),
         (Value::Null, "The allocations field is required."),
         (json!("x"), "The allocations must be an array."),
     ] {
-        let answer = client.create_all(&list).await;
+        let answer = client.create_all(&items).await;
         assert_outer(&answer, 400, "no");
         assert_eq!(answer.json(), json!({"allocations": [message]}));
     }
@@ -156,13 +156,13 @@ async fn a_list_is_an_array_of_one_to_a_thousand_items_in_at_most_a_mebibyte() {
 }
 
 #[tokio::test]
-async fn a_list_longer_than_what_may_be_in_flight_goes_through_in_one_call() {
+async fn a_bulk_call_with_more_items_than_may_be_in_flight_goes_through() {
     let app = App::new().await;
     let business = app.create_business(1_000_000);
     let process = app.start_with("serve", &[("EARMARK_MAX_IN_FLIGHT", "8")]).await;
     let client = app.client(&process, &business);
-    let list = (0..100).map(|user| json!({"email": format!("user{user}@example.com"), "amount": 7}));
-    let answer = client.create_all(&list.collect()).await;
+    let items = (0..100).map(|user| json!({"email": format!("user{user}@example.com"), "amount": 7}));
+    let answer = client.create_all(&items.collect()).await;
     assert_outer(&answer, 200, "yes");
     assert_eq!(client.payout_balance().await, 1_000_000 - 700);
     app.finish([process]).await;
@@ -193,7 +193,7 @@ async fn until_in_flight(intake: &Process, count: f64) {
 const PATIENT: [(&str, &str); 2] = [("EARMARK_REPLY_TIMEOUT", "25s"), ("EARMARK_SHUTDOWN_GRACE", "60s")];
 
 #[tokio::test]
-async fn sixteen_callers_with_a_thousand_items_each_wait_their_turn_and_none_is_refused() {
+async fn sixteen_callers_with_a_thousand_items_each_wait_in_a_fair_queue_and_none_is_refused() {
     let app = App::new().await;
     let business = app.create_business(1_000_000);
     let process = app.start_with("serve", &PATIENT).await;
@@ -307,15 +307,15 @@ async fn a_repeat_under_the_key_finishes_what_there_was_no_room_for() {
     let settings = [("EARMARK_MAX_IN_FLIGHT", "1"), ("EARMARK_REPLY_TIMEOUT", "300ms")];
     let intake = app.start_with("intake", &settings).await;
     let client = app.client(&intake, &business);
-    let list = payouts("user", 3);
-    let first = client.create_all_with_key("friday", &list).await;
+    let items = payouts("user", 3);
+    let first = client.create_all_with_key("friday", &items).await;
     assert_outer(&first, 200, "no");
     let mut seen = statuses(&first);
     seen.sort_unstable();
     assert_eq!(seen, [500, 503, 503]);
     intake.terminate().await;
     let process = app.start_with("serve", &PATIENT).await;
-    let again = client.at(process.url()).create_all_with_key("friday", &list).await;
+    let again = client.at(process.url()).create_all_with_key("friday", &items).await;
     assert_outer(&again, 200, "yes");
     assert_eq!(statuses(&again), [200, 200, 200]);
     app.finish([process]).await;
@@ -360,7 +360,7 @@ async fn a_call_beyond_those_that_may_wait_is_a_503_at_once() {
 }
 
 #[tokio::test]
-async fn a_list_of_which_nothing_was_published_is_a_503() {
+async fn a_bulk_call_of_which_nothing_was_published_is_a_503() {
     let (app, process, _, client) = serving(1_000).await;
     app.delete_queue(&app.work_queue()).await;
     process.signal("TERM");
@@ -430,10 +430,10 @@ async fn a_client_that_hangs_up_cancels_no_item() {
     let business = app.create_business(100_000);
     let intake = app.start("intake").await;
     let client = app.client(&intake, &business);
-    let list = Value::from(vec![json!({"email": "ann@example.com", "amount": 10}); 50]);
+    let items = Value::from(vec![json!({"email": "ann@example.com", "amount": 10}); 50]);
     let calling = tokio::spawn({
         let client = client.clone();
-        async move { client.create_all(&list).await }
+        async move { client.create_all(&items).await }
     });
     eventually("all are published", async || app.ready_messages(&app.work_queue()).await > 0).await;
     calling.abort();

@@ -245,8 +245,8 @@ async fn an_answer_about_the_body_arrives_and_is_no_trap_for_the_next_request() 
     app.finish([process]).await;
 }
 
-/// A list of so many allocations, as a body.
-fn list(count: usize) -> String {
+/// The body of a bulk call with so many allocations.
+fn bulk_body(count: usize) -> String {
     let allocations: Vec<_> =
         (0..count).map(|number| json!({"email": format!("user{number}@example.com"), "amount": 1})).collect();
     json!({"allocations": allocations}).to_string()
@@ -258,12 +258,12 @@ async fn a_refusal_of_what_is_too_much_arrives_and_is_no_trap_for_the_next_reque
     let business = app.create_business(1_000);
     let process = app.start_with("serve", &[("EARMARK_RATE_LIMIT", "1")]).await;
     let (url, json) = (process.url(), bearer(&business) + JSON);
-    let bulk = Asked::new("POST /payout/create/bulk", &json, list(500).as_bytes(), false);
+    let bulk = Asked::new("POST /payout/create/bulk", &json, bulk_body(500).as_bytes(), false);
     let used_up = Line::open(&url).await.ask(&bulk, Order::WriteThenRead).await;
     assert_eq!(used_up.status, 200, "what 500 seconds allow: {used_up:?}");
     let one = create(&business, "ann@example.com", 1).body;
     are_closed_by(&url, &business, ("POST /payout/create", &json, 429), &one).await;
-    are_closed_by(&url, &business, ("POST /payout/create/bulk", &json, 429), list(500).as_bytes()).await;
+    are_closed_by(&url, &business, ("POST /payout/create/bulk", &json, 429), bulk_body(500).as_bytes()).await;
     app.finish([process]).await;
 }
 
@@ -399,7 +399,7 @@ async fn a_client_that_asks_for_another_protocol_gets_its_answer_in_this_one() {
 async fn a_client_that_closes_its_half_after_its_request_is_answered() {
     let (app, process, business) = serving().await;
     let client = app.client(&process, &business);
-    let bulk = Asked::new("POST /payout/create/bulk", &(bearer(&business) + JSON), list(30).as_bytes(), true);
+    let bulk = Asked::new("POST /payout/create/bulk", &(bearer(&business) + JSON), bulk_body(30).as_bytes(), true);
     let unread = Asked::new("POST /payout/create", JSON, &[b'x'; 200_000], true);
     let rows = [
         (create(&business, "ann@example.com", 1), 200),

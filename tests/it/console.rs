@@ -240,7 +240,7 @@ async fn a_deposit_that_is_sent_twice_is_entered_once_and_to_the_cent() {
 }
 
 #[tokio::test]
-async fn a_letter_is_dropped_only_with_the_typed_word() {
+async fn a_dead_letter_is_dropped_only_with_the_typed_word() {
     let app = App::new().await;
     let worker = app.start_with("worker", &TOKENS).await;
     app.publish(&app.dead_letter_queue(), b"no message", BasicProperties::default()).await;

@@ -22,7 +22,7 @@ fn assert_complete(answer: &Answer, debited: &str) {
 }
 
 #[tokio::test]
-async fn every_case_of_the_contract_is_answered_to_the_letter() {
+async fn every_case_of_the_contract_is_answered_exactly_as_it_says() {
     let (app, process, business, client) = serving().await;
     let cases: Vec<Value> = include_str!("contract-cases.jsonl")
         .lines()

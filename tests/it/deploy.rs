@@ -1,46 +1,43 @@
 //! The files for deployment against the program itself: a renamed command or setting must not leave them behind.
 
+use crate::harness::process::Run;
+use crate::manifests::{help, is_setting, items, load, text};
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
+use yaml_rust2::Yaml;
 
 fn file(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-fn help(command: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_earmark")).args(command).arg("--help").output().unwrap();
-    assert!(output.status.success(), "earmark {command:?} --help: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// The compose file as paths and values, such as `services.intake.ports.-` and `127.0.0.1:8080:8080`. Knows the little
-/// of YAML that the file uses: `key: value` or `- value` on a line, lists on one line as in JSON. Follows no aliases.
-fn compose() -> Vec<(String, String)> {
-    let (mut parents, mut settings) = (Vec::<(usize, String)>::new(), vec![]);
-    for line in file("docker-compose.yml").lines() {
-        let text = line.split(" #").next().unwrap_or_default().trim();
-        if text.is_empty() || text.starts_with('#') {
-            continue;
-        }
-        let indent = line.len() - line.trim_start().len();
-        parents.retain(|(of_parent, _)| *of_parent < indent);
-        let item = text.strip_prefix("- ").map(|value| ("-", value));
-        let (key, value) = item.or_else(|| text.split_once(':')).unwrap_or_else(|| panic!("not understood: {line}"));
-        parents.push((indent, key.to_owned()));
-        let path: Vec<&str> = parents.iter().map(|(_, key)| key.as_str()).collect();
-        settings.push((path.join("."), value.trim().trim_matches('"').to_owned()));
+/// The compose file as paths and what is there, such as `services.intake.ports` and a list. What is merged into a map is
+/// below its `<<`.
+fn compose() -> Vec<(String, Yaml)> {
+    let mut settings = vec![];
+    for document in load("docker-compose.yml") {
+        collect("", &document, &mut settings);
     }
     settings
 }
 
+fn collect(path: &str, value: &Yaml, settings: &mut Vec<(String, Yaml)>) {
+    settings.push((path.to_owned(), value.clone()));
+    for (key, value) in value.as_hash().into_iter().flatten() {
+        collect(&format!("{path}.{}", text(key)), value, settings);
+    }
+}
+
 /// The values of all paths with that ending; there must be some.
-fn values<'a>(settings: &'a [(String, String)], ending: &str) -> Vec<&'a str> {
+fn values<'a>(settings: &'a [(String, Yaml)], ending: &str) -> Vec<&'a Yaml> {
     let matching = settings.iter().filter(|(path, _)| path.ends_with(ending));
-    let values: Vec<&str> = matching.map(|(_, value)| value.as_str()).collect();
+    let values: Vec<&Yaml> = matching.map(|(_, value)| value).collect();
     assert!(!values.is_empty(), "nothing ends with {ending}");
     values
+}
+
+fn texts(list: &Yaml) -> Vec<String> {
+    items(list).iter().map(|item| text(item).to_owned()).collect()
 }
 
 /// What follows an instruction, on all of its lines in the Dockerfile; there must be some.
@@ -52,17 +49,14 @@ fn instructions(name: &str) -> Vec<String> {
     found
 }
 
-fn list(json: &str) -> Vec<String> {
-    serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"))
-}
-
 /// The arguments of every call of the program: commands and health checks.
 fn calls() -> Vec<Vec<String>> {
     let settings = compose();
-    let own = |(path, _): &&(String, String)| path.ends_with(".command") && !path.contains(".prometheus.");
-    let mut calls: Vec<Vec<String>> = settings.iter().filter(own).map(|(_, command)| list(command)).collect();
-    calls.extend(instructions("CMD").iter().map(|command| list(command)));
-    let checks = values(&settings, ".healthcheck.test").into_iter().map(list);
+    let own = |(path, _): &&(String, Yaml)| path.ends_with(".command") && !path.contains(".prometheus.");
+    let mut calls: Vec<Vec<String>> = settings.iter().filter(own).map(|(_, command)| texts(command)).collect();
+    let list = |json: &String| serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"));
+    calls.extend(instructions("CMD").iter().map(list));
+    let checks = values(&settings, ".healthcheck.test").into_iter().map(texts);
     let own: Vec<Vec<String>> = checks.filter(|check| check[1] == "earmark").map(|check| check[2..].to_vec()).collect();
     assert!(!own.is_empty(), "no health check calls the program");
     calls.extend(own);
@@ -90,12 +84,12 @@ fn seconds(text: &str) -> u64 {
 #[test]
 fn every_call_in_the_deployment_files_is_a_command_of_the_program_with_its_flags() {
     assert_eq!(instructions("ENTRYPOINT"), [r#"["earmark"]"#]);
-    let commands = help(&[]);
+    let commands = Run::of(&["--help"], vec![]).expect_success().stdout();
     for call in calls() {
         let name = call[0].as_str();
         let is_listed = |line: &str| line.strip_prefix("  ").is_some_and(|rest| rest.split(' ').next() == Some(name));
         assert!(commands.lines().any(is_listed), "there is no command {name}");
-        let help = help(&[name]);
+        let help = help(name);
         for flag in call.iter().filter_map(|argument| argument.strip_prefix("--")?.split('=').next()) {
             assert!(help.contains(&format!("--{flag} ")) || help.contains(&format!("--{flag}\n")), "{name} --{flag}");
         }
@@ -104,7 +98,7 @@ fn every_call_in_the_deployment_files_is_a_command_of_the_program_with_its_flags
 
 #[test]
 fn every_variable_in_the_deployment_files_is_a_setting_of_the_program() {
-    let help = ["serve", "intake", "worker", "migrate", "ready"].map(|command| help(&[command])).concat();
+    let help = ["serve", "intake", "worker", "migrate", "ready"].map(help).concat();
     for name in ["docker-compose.yml", "Dockerfile", ".env.example"] {
         let text = file(name);
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -112,15 +106,14 @@ fn every_variable_in_the_deployment_files_is_a_setting_of_the_program() {
         let variables: BTreeSet<&str> = words.filter(is_ours).collect();
         assert!(!variables.is_empty(), "{name} sets nothing");
         for variable in variables {
-            let known = help.contains(&format!("[env: {variable}]")) || help.contains(&format!("[env: {variable}="));
-            assert!(known, "{name}: the program does not read {variable}");
+            assert!(is_setting(&help, variable), "{name}: the program does not read {variable}");
         }
     }
 }
 
 #[test]
 fn every_published_port_is_on_loopback() {
-    for port in values(&compose(), ".ports.-") {
+    for port in values(&compose(), ".ports").into_iter().flat_map(items).map(text) {
         assert!(port.starts_with("127.0.0.1:"), "{port}");
     }
 }
@@ -130,7 +123,7 @@ fn every_image_has_a_pinned_tag() {
     let settings = compose();
     let bases = instructions("FROM");
     let bases = bases.iter().map(|base| base.split(' ').next().unwrap_or_default());
-    for image in values(&settings, ".image").into_iter().chain(bases) {
+    for image in values(&settings, ".image").into_iter().map(text).chain(bases) {
         let (_, tag) = image.rsplit_once(':').unwrap_or_else(|| panic!("{image} has no tag"));
         assert!(!tag.contains("latest") && tag.contains(|c: char| c.is_ascii_digit()), "{image}");
     }
@@ -139,10 +132,10 @@ fn every_image_has_a_pinned_tag() {
 #[test]
 fn every_password_comes_from_outside() {
     let settings = compose();
-    let mut passwords: Vec<&str> = values(&settings, "_URL").into_iter().filter_map(password_of).collect();
+    let mut passwords: Vec<&str> = values(&settings, "_URL").into_iter().map(text).filter_map(password_of).collect();
     assert!(!passwords.is_empty(), "no URL has a password");
     for ending in ["_PASSWORD", "_PASS", "_SECRET", "_TOKEN"] {
-        passwords.extend(values(&settings, ending));
+        passwords.extend(values(&settings, ending).into_iter().map(text));
     }
     for password in passwords {
         let inside = password.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
@@ -162,16 +155,15 @@ fn the_example_of_an_env_file_names_what_is_required_and_gives_no_values() {
 
 #[test]
 fn a_container_is_given_longer_to_stop_than_the_program_takes() {
-    let help = help(&["intake"]);
+    let help = help("intake");
     let (_, after) = help.split_once("[env: EARMARK_SHUTDOWN_GRACE").expect("the setting is in the help");
     let (_, after) = after.split_once("[default: ").expect("the setting has a default");
     let grace = seconds(after.split(']').next().unwrap_or_default());
     let settings = compose();
     for service in ["intake", "worker"] {
-        assert_eq!(values(&settings, &format!("services.{service}.<<")), ["*process"]);
-    }
-    for period in values(&settings, "x-process.stop_grace_period") {
-        assert!(seconds(period) > grace, "{period} is not longer than {grace}s");
+        for period in values(&settings, &format!("services.{service}.<<.stop_grace_period")).into_iter().map(text) {
+            assert!(seconds(period) > grace, "{service}: {period} is not longer than {grace}s");
+        }
     }
 }
 
@@ -179,18 +171,20 @@ fn a_container_is_given_longer_to_stop_than_the_program_takes() {
 fn prometheus_and_grafana_come_up_when_asked_for_and_find_what_they_need() {
     let settings = compose();
     for service in ["prometheus", "grafana"] {
-        assert_eq!(values(&settings, &format!("services.{service}.profiles")), [r#"["observability"]"#]);
-        for volume in values(&settings, &format!("services.{service}.volumes.-")) {
+        let [profiles] = values(&settings, &format!("services.{service}.profiles"))[..] else { panic!("{service}") };
+        assert_eq!(texts(profiles), ["observability"]);
+        for volume in values(&settings, &format!("services.{service}.volumes")).into_iter().flat_map(texts) {
             let outside = volume.split(':').next().unwrap_or_default();
             let is_there = !outside.starts_with("./") || Path::new(env!("CARGO_MANIFEST_DIR")).join(outside).exists();
             assert!(is_there, "{service} mounts {outside}, which is not there");
         }
     }
-    let scraping = file("deploy/prometheus/prometheus.yml");
-    assert!(scraping.contains(r#"names: ["intake", "worker"]"#));
-    for address in values(&settings, "x-process.environment.EARMARK_OPS_LISTEN") {
+    let prometheus = &load("deploy/prometheus/prometheus.yml")[0];
+    let scraping = &prometheus["scrape_configs"][0]["dns_sd_configs"][0];
+    assert_eq!(texts(&scraping["names"]), ["intake", "worker"]);
+    for address in values(&settings, "x-process.environment.EARMARK_OPS_LISTEN").into_iter().map(text) {
         let (host, port) = address.rsplit_once(':').expect("an address");
         assert_eq!(host, "0.0.0.0", "another container can ask");
-        assert!(scraping.contains(&format!("port: {port}\n")));
+        assert_eq!(scraping["port"].as_i64(), port.parse().ok());
     }
 }

@@ -136,12 +136,12 @@ proptest! {
     }
 
     #[test]
-    fn a_list_is_taken_item_by_item_or_refused(body in mutated(BODIES, 1)) {
+    fn a_bulk_body_is_taken_item_by_item_or_refused(body in mutated(BODIES, 1)) {
         let value = leniently(&body);
         match read_bulk(&body) {
-            Ok(list) => {
-                prop_assert!((1..=MOST_ITEMS).contains(&list.len()));
-                for (place, item) in list.iter().enumerate() {
+            Ok(items) => {
+                prop_assert!((1..=MOST_ITEMS).contains(&items.len()));
+                for (place, item) in items.iter().enumerate() {
                     if let (Ok(ask), Some(value)) = (item, &value) {
                         assert_said(ask, &value["allocations"][place]);
                     }

@@ -16,13 +16,16 @@ async fn a_key_beyond_its_rate_is_told_to_come_again_and_the_others_are_not() {
     let (business, other) = (app.create_business(1_000), app.create_business(1_000));
     let process = app.start_with("serve", &[("EARMARK_RATE_LIMIT", "1")]).await;
     let (client, other) = (app.client(&process, &business), app.client(&process, &other));
-    let list = Value::from(vec![json!({"email": "ann@example.com", "amount": 1}); 50]);
-    let answer = client.create_all(&list).await;
-    assert_eq!(answer.status, 200, "a list longer than a second's worth passes when a second is saved up: {answer:?}");
-    // Fifty seconds' worth is used: nothing passes until they are over, as a list or alone.
+    let items = Value::from(vec![json!({"email": "ann@example.com", "amount": 1}); 50]);
+    let answer = client.create_all(&items).await;
+    assert_eq!(
+        answer.status, 200,
+        "a bulk call with more than a second's worth passes when a second is saved up: {answer:?}"
+    );
+    // Fifty seconds' worth is used: nothing passes until they are over, in bulk or alone.
     let wait = assert_too_many(&client.create("ann@example.com", 1).await);
     assert!((1..=50).contains(&wait), "{wait}");
-    assert_too_many(&client.create_all(&list).await);
+    assert_too_many(&client.create_all(&items).await);
     assert_eq!(client.create("nope", 1).await.status, 400, "what is no allocation counts for nothing");
     assert_eq!(client.user_balance("ann@example.com").await, 50);
     assert_allocated(&other.create("ann@example.com", 1).await);
@@ -54,8 +57,8 @@ async fn no_key_has_more_in_flight_than_it_may() {
     app.until_queue_holds(&app.work_queue(), 2).await;
     assert_eq!(assert_too_many(&client.create("ann@example.com", 1).await), 1);
     let bulk = tokio::spawn({
-        let (client, list) = (client.clone(), Value::from(vec![json!({"email": "ann@example.com", "amount": 1}); 30]));
-        async move { client.create_all(&list).await }
+        let (client, items) = (client.clone(), Value::from(vec![json!({"email": "ann@example.com", "amount": 1}); 30]));
+        async move { client.create_all(&items).await }
     });
     waiting.push(post(&other));
     app.until_queue_holds(&app.work_queue(), 3).await;
@@ -82,8 +85,8 @@ async fn bulk_of_a_key_leaves_room_for_what_the_same_key_posts_alone() {
             .await;
     };
     let bulk = tokio::spawn({
-        let (client, list) = (client.clone(), Value::from(vec![json!({"email": "ann@example.com", "amount": 1}); 30]));
-        async move { client.create_all(&list).await }
+        let (client, items) = (client.clone(), Value::from(vec![json!({"email": "ann@example.com", "amount": 1}); 30]));
+        async move { client.create_all(&items).await }
     });
     until_in_flight(2.0).await;
     let alone: Vec<_> = (0..2)

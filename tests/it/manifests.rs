@@ -7,7 +7,7 @@ use yaml_rust2::{Yaml, YamlLoader};
 
 const MANIFESTS: [&str; 5] = ["intake", "keda", "migrate", "secret.example", "worker"];
 
-fn load(name: &str) -> Vec<Yaml> {
+pub fn load(name: &str) -> Vec<Yaml> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name));
     let text = text.unwrap_or_else(|error| panic!("{name}: {error}"));
     YamlLoader::load_from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
@@ -21,11 +21,11 @@ fn all(kind: &str) -> Vec<Yaml> {
     found
 }
 
-fn items(list: &Yaml) -> &[Yaml] {
+pub fn items(list: &Yaml) -> &[Yaml] {
     list.as_vec().map(Vec::as_slice).unwrap_or_default()
 }
 
-fn text(value: &Yaml) -> &str {
+pub fn text(value: &Yaml) -> &str {
     value.as_str().unwrap_or_else(|| panic!("no text: {value:?}"))
 }
 
@@ -46,11 +46,11 @@ fn variable<'a>(container: &'a Yaml, name: &str) -> Option<&'a str> {
     items(&container["env"]).iter().find(|variable| variable["name"].as_str() == Some(name))?["value"].as_str()
 }
 
-fn help(command: &str) -> String {
+pub fn help(command: &str) -> String {
     Run::of(&[command, "--help"], vec![]).expect_success().stdout()
 }
 
-fn is_setting(help: &str, name: &str) -> bool {
+pub fn is_setting(help: &str, name: &str) -> bool {
     help.contains(&format!("[env: {name}]")) || help.contains(&format!("[env: {name}="))
 }
 

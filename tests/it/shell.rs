@@ -118,7 +118,7 @@ async fn a_request_is_told_from_its_minting_to_its_end_by_its_id_alone() {
 }
 
 #[tokio::test]
-async fn an_undecided_request_is_told_with_the_letter_that_holds_it() {
+async fn an_undecided_request_is_told_with_the_dead_letter_that_holds_it() {
     let app = App::new().await;
     let business = app.create_business(1_000);
     let worker = app.start("worker").await;

@@ -576,7 +576,7 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
     operations.extend(balances.iter().filter(|(email, _)| email.starts_with("probe-")).map(|(email, &amount)| {
         Operation { email: email.clone(), amount, key: None, attempts: vec![Attempt::default()] }
     }));
-    let letters = campaign.site.verify(operations).await;
+    let dead_letters = campaign.site.verify(operations).await;
     let ghosts = count_ghosts(&campaign.superseded, operations, &campaign.site.ledger().await);
     println!("operations: {}, answers: {:?}", operations.len(), statuses(operations));
     println!("faults: {:#?}", campaign.counts);
@@ -600,7 +600,7 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
     for (what, count) in evidence {
         println!("{what}: {count}");
     }
-    println!("dead letters: {letters}");
+    println!("dead letters: {dead_letters}");
     for (what, count) in evidence {
         assert!(count > 0, "a campaign without {what} has proved nothing");
     }

@@ -350,7 +350,7 @@ async fn a_retry_succeeds_at_once_at_the_intake_that_said_500() {
     scene.finish(worker).await;
 }
 
-fn list() -> Value {
+fn items() -> Value {
     json!([{"email": "ann@example.com", "amount": 10}, {"email": "bob@example.com", "amount": 10}])
 }
 
@@ -362,11 +362,11 @@ fn statuses(answer: &Answer) -> Vec<u64> {
 
 impl Scene {
     fn bulk_request(&self, intake: &Process) -> Written {
-        Written::of(self.client(intake).bulk_request(&list()).header("Idempotency-Key", "friday"))
+        Written::of(self.client(intake).bulk_request(&items()).header("Idempotency-Key", "friday"))
     }
 
     async fn create_all(&self, intake: &Process) -> Vec<u64> {
-        statuses(&self.client(intake).create_all_with_key("friday", &list()).await)
+        statuses(&self.client(intake).create_all_with_key("friday", &items()).await)
     }
 }
 
@@ -400,7 +400,7 @@ async fn the_items_of_a_bulk_call_are_received_when_its_head_is() {
 }
 
 #[tokio::test]
-async fn an_item_of_a_bulk_call_that_waits_for_its_turn_was_received_with_the_call() {
+async fn an_item_of_a_bulk_call_that_waits_for_room_was_received_with_the_call() {
     // One item at a time; the answer to the first is held back, and the second with it.
     let scene = Scene::with(&[("EARMARK_MAX_IN_FLIGHT", "2"), ("EARMARK_FAILPOINT", "before-answer=hold:8s")]).await;
     let worker = scene.app.start("worker").await;

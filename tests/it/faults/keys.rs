@@ -124,7 +124,7 @@ async fn after_a_500_under_a_key_no_earlier_attempt_debits_and_a_later_one_can()
 }
 
 #[tokio::test]
-async fn a_500_says_so_and_its_request_is_voided_for_ever() {
+async fn a_500_says_so_and_its_request_is_voided_permanently() {
     let app = App::new().await;
     let business = app.create_business(1_000);
     without_worker(&app).await;

@@ -1,4 +1,4 @@
-//! Attempts to break the promise: a 500 never debits, for ever.
+//! Attempts to break the promise that a 500 never debits, neither then nor later.
 //!
 //! [`site`] is a deployment whose every connection runs through a proxy of ours; [`history`] is what its clients were
 //! told, and the rules that it must not break (A1 to A8, L1); [`load`] are the clients. [`moments`] tries each failpoint

@@ -111,7 +111,7 @@ impl Site {
             self.app.until_queue_holds(&self.app.dead_letter_queue(), 0).await;
             process.terminate().await;
             assert_eq!(self.app.ready_messages(&self.app.work_queue()).await, 0, "A8: the work queue is empty");
-            // A letter that was in hand at the end is in its queue again.
+            // A dead letter that was in hand at the end is in its queue again.
             if self.app.ready_messages(&self.app.dead_letter_queue()).await == 0 {
                 return;
             }
@@ -130,13 +130,13 @@ impl Site {
         self.assert_kept(operations, "at once").await;
         self.drain().await;
         self.assert_kept(operations, "after the queue drained").await;
-        let letters = self.replay_dead_letters();
-        if letters > 0 {
+        let dead_letters = self.replay_dead_letters();
+        if dead_letters > 0 {
             self.drain().await;
             self.assert_kept(operations, "after every dead letter was replayed").await;
         }
         self.assert_decided(operations).await;
-        letters
+        dead_letters
     }
 
     async fn assert_kept(&self, operations: &[Operation], when: &str) {

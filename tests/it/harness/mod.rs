@@ -57,11 +57,20 @@ impl App {
 
     /// The same on servers that the test has for itself, to stop and start them.
     pub async fn on(servers: Servers) -> Self {
-        let prefix = format!("it-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
-        let database_url = servers.create_database(&prefix).await;
-        let app = Self { database_url, amqp_url: servers.amqp_url.clone(), prefix, servers };
+        let app = Self::empty(servers).await;
         app.run(&["migrate"]).expect_success();
         app
+    }
+
+    /// The same with a database that has no tables yet.
+    pub async fn without_schema() -> Self {
+        Self::empty(Servers::shared().await).await
+    }
+
+    async fn empty(servers: Servers) -> Self {
+        let prefix = format!("it-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
+        let database_url = servers.create_database(&prefix).await;
+        Self { database_url, amqp_url: servers.amqp_url.clone(), prefix, servers }
     }
 
     pub fn servers(&self) -> &Servers {

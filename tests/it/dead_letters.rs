@@ -8,7 +8,7 @@ use lapin::types::FieldTable;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// Puts a letter where the broker and the workers put theirs.
+/// Puts a dead letter where the broker and the workers put theirs.
 async fn put(app: &App, body: &[u8], message_id: &str) {
     let properties = BasicProperties::default().with_message_id(message_id.into());
     app.publish(&app.dead_letter_queue(), body, properties).await;
@@ -19,21 +19,21 @@ fn id_of(letter: &Value) -> String {
 }
 
 #[tokio::test]
-async fn a_letter_that_is_delivered_twice_is_stored_once() {
+async fn a_dead_letter_that_is_delivered_twice_is_stored_once() {
     let app = App::new().await;
     let worker = app.start("worker").await;
     for message_id in ["one", "one", "two"] {
         put(&app, b"no message", message_id).await;
     }
     app.until_queue_holds(&app.dead_letter_queue(), 0).await;
-    let letters = app.until_dead_letters(2).await;
-    assert!(letters.iter().all(|letter| letter["cause"] == "other"), "{letters:?}");
+    let dead_letters = app.until_dead_letters(2).await;
+    assert!(dead_letters.iter().all(|dead_letter| dead_letter["cause"] == "other"), "{dead_letters:?}");
     app.drop_dead_letters();
     app.finish([worker]).await;
 }
 
 #[tokio::test]
-async fn a_letter_that_cannot_be_stored_waits_with_the_broker_and_holds_up_no_request() {
+async fn a_dead_letter_that_cannot_be_stored_waits_with_the_broker_and_holds_up_no_request() {
     let app = App::new().await;
     let business = app.create_business(1_000);
     let process = app.start_with("serve", &[("EARMARK_SETTLE_TIMEOUT", "1s")]).await;
@@ -61,7 +61,7 @@ async fn take_and_vanish(app: &App) {
 }
 
 #[tokio::test]
-async fn a_message_that_the_broker_gives_up_on_is_a_letter_with_its_queue_and_its_death() {
+async fn a_message_that_the_broker_gives_up_on_is_a_dead_letter_with_its_queue_and_its_death() {
     let app = App::new().await;
     let business = app.create_business(1_000);
     // Declares the queues.
@@ -73,10 +73,10 @@ async fn a_message_that_the_broker_gives_up_on_is_a_letter_with_its_queue_and_it
     }
     app.until_queue_holds(&app.dead_letter_queue(), 1).await;
     let worker = app.start("worker").await;
-    let letter = app.until_dead_letters(1).await.remove(0);
-    assert_eq!((&letter["cause"], &letter["queue"]), (&json!("delivery_limit"), &json!(app.work_queue())));
-    assert!(letter["deaths"].as_i64() >= Some(1) && letter["died_at"].is_string(), "{letter}");
-    assert_eq!(letter["requests"][0]["on_replay"], "will_be_decided");
+    let dead_letter = app.until_dead_letters(1).await.remove(0);
+    assert_eq!((&dead_letter["cause"], &dead_letter["queue"]), (&json!("delivery_limit"), &json!(app.work_queue())));
+    assert!(dead_letter["deaths"].as_i64() >= Some(1) && dead_letter["died_at"].is_string(), "{dead_letter}");
+    assert_eq!(dead_letter["requests"][0]["on_replay"], "will_be_decided");
     app.run(&["dead-letters", "replay", "--reason", "delivery_limit"]).expect_success();
     eventually("it is applied", async || app.count("allocated").await == 1).await;
     app.finish([worker]).await;
@@ -104,60 +104,67 @@ async fn a_replay_does_what_was_said_before_it_and_debits_nothing_twice() {
         .await
         .expect("voided");
     put(&app, &message(&[&done, &void, &refused, &late, &open], &[b"{}"]), "one").await;
-    let letter = app.until_dead_letters(1).await.remove(0);
-    let said: Vec<&str> =
-        letter["requests"].as_array().expect("requests").iter().filter_map(|one| one["on_replay"].as_str()).collect();
+    let dead_letter = app.until_dead_letters(1).await.remove(0);
+    let said: Vec<&str> = dead_letter["requests"]
+        .as_array()
+        .expect("requests")
+        .iter()
+        .filter_map(|one| one["on_replay"].as_str())
+        .collect();
     assert_eq!(said, ["stays_allocated", "stays_voided", "stays_refused", "will_be_voided", "will_be_decided"]);
-    let replayed = app.run(&["dead-letters", "replay", &id_of(&letter), "--by", "ann", "--json"]).expect_success();
-    assert_eq!(replayed.json(), json!({ "replayed": [id_of(&letter)] }));
-    // What cannot be read comes back, as a letter of its own.
+    let replayed = app.run(&["dead-letters", "replay", &id_of(&dead_letter), "--by", "ann", "--json"]).expect_success();
+    assert_eq!(replayed.json(), json!({ "replayed": [id_of(&dead_letter)] }));
+    // What cannot be read comes back, as a dead letter of its own.
     let back = app.until_dead_letters(1).await.remove(0);
     assert_eq!((&back["cause"], &back["requests"]), (&json!("unreadable"), &json!([])));
-    assert_ne!(id_of(&back), id_of(&letter));
+    assert_ne!(id_of(&back), id_of(&dead_letter));
     eventually("all five are decided", async || app.count("voided").await == 2 && app.count("allocated").await == 2)
         .await;
     assert_eq!((app.count("insufficient_balance").await, client.payout_balance().await), (1, 1_000 - 20));
     for (email, balance) in [("done@example.com", 10), ("open@example.com", 10)] {
         assert_eq!(client.user_balance(email).await, balance, "{email}");
     }
-    let shown = app.run(&["dead-letters", "show", &id_of(&letter), "--json"]).expect_success().json();
+    let shown = app.run(&["dead-letters", "show", &id_of(&dead_letter), "--json"]).expect_success().json();
     assert_eq!((&shown["replays"], &shown["replayed_by"]), (&json!(1), &json!("ann")));
     app.drop_dead_letters();
     app.finish([process]).await;
 }
 
 #[tokio::test]
-async fn a_letter_is_dropped_only_when_it_is_typed_out_and_even_then_nothing_is_deleted() {
+async fn a_dead_letter_is_dropped_only_when_that_is_confirmed_and_even_then_no_row_is_deleted() {
     let app = App::new().await;
     let worker = app.start("worker").await;
     put(&app, b"no message", "one").await;
-    let letter = id_of(&app.until_dead_letters(1).await[0]);
-    let refused = app.run(&["dead-letters", "drop", &letter]);
+    let dead_letter = id_of(&app.until_dead_letters(1).await[0]);
+    let refused = app.run(&["dead-letters", "drop", &dead_letter]);
     assert_eq!((refused.code(), app.dead_letters().len()), (1, 1));
     assert!(refused.stderr().contains("type `drop 1`"), "{}", refused.stderr());
-    app.run(&["dead-letters", "drop", &letter, "--yes", "--by", "ann"]).expect_success();
+    app.run(&["dead-letters", "drop", &dead_letter, "--yes", "--by", "ann"]).expect_success();
     assert!(app.dead_letters().is_empty());
-    let shown = app.run(&["dead-letters", "show", &letter, "--reveal", "--json"]).expect_success().json();
+    let shown = app.run(&["dead-letters", "show", &dead_letter, "--reveal", "--json"]).expect_success().json();
     assert_eq!((&shown["dropped_by"], &shown["body"]), (&json!("ann"), &json!("no message")));
     // Dropped is dropped: neither again, nor back into the queue.
     for verb in ["drop --yes", "replay"] {
-        let words: Vec<&str> = ["dead-letters"].into_iter().chain(verb.split(' ')).chain([letter.as_str()]).collect();
+        let words: Vec<&str> =
+            ["dead-letters"].into_iter().chain(verb.split(' ')).chain([dead_letter.as_str()]).collect();
         let run = app.run(&words);
         assert_eq!(run.code(), 1, "{verb}");
-        assert!(run.stderr().contains(&letter), "{}", run.stderr());
+        assert!(run.stderr().contains(&dead_letter), "{}", run.stderr());
     }
     assert_eq!(app.ready_messages(&app.work_queue()).await, 0);
     app.finish([worker]).await;
 }
 
 #[tokio::test]
-async fn addresses_in_letters_are_masked_until_they_are_revealed() {
+async fn addresses_in_dead_letters_are_masked_until_they_are_revealed() {
     let app = App::new().await;
     let business = app.create_business(1_000);
     let worker = app.start("worker").await;
     put(&app, &message(&[&request(&business, "ann.private@example.com", 10)], &[]), "one").await;
-    let letter = id_of(&app.until_dead_letters(1).await[0]);
-    for command in [["list", "--json"].as_slice(), &["list"], &["show", &letter], &["show", &letter, "--json"]] {
+    let dead_letter = id_of(&app.until_dead_letters(1).await[0]);
+    for command in
+        [["list", "--json"].as_slice(), &["list"], &["show", &dead_letter], &["show", &dead_letter, "--json"]]
+    {
         let hidden = app.run(&[&["dead-letters"], command].concat()).expect_success().stdout();
         assert!(hidden.contains("a***@example.com") && !hidden.contains("ann.private"), "{command:?}: {hidden}");
         let shown = app.run(&[&["dead-letters", "--reveal"], command].concat()).expect_success().stdout();
@@ -168,7 +175,7 @@ async fn addresses_in_letters_are_masked_until_they_are_revealed() {
 }
 
 #[tokio::test]
-async fn letters_are_found_by_cause_by_text_and_page_by_page() {
+async fn dead_letters_are_found_by_cause_by_text_and_page_by_page() {
     let app = App::new().await;
     let business = app.create_business(1_000);
     let worker = app.start("worker").await;
