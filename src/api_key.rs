@@ -1,5 +1,7 @@
-//! API keys: `sk_live_` or `pk_live_`, 32 random letters and digits (190 bits), and six that are a checksum of the rest,
-//! so that a mistyped or made-up key is refused without a look into the database.
+//! Makes and checks API keys.
+//!
+//! A key is `sk_live_` or `pk_live_`, then 32 random letters and digits (190 bits), then six more that are a checksum
+//! of the rest. With the checksum, a mistyped or made-up key is refused without a query to the database.
 
 use rand::distr::{Alphanumeric, SampleString};
 use sha2::{Digest, Sha256};
@@ -9,11 +11,12 @@ const PUBLIC: &str = "pk_live_";
 const RANDOM_LEN: usize = 32;
 const CHECKSUM_LEN: usize = 6;
 
+/// What a key is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     /// May do everything that the API offers.
     Secret,
-    /// Known, and refused like an unknown key.
+    /// May do nothing: it is stored, but refused like an unknown key.
     Public,
 }
 
@@ -33,7 +36,7 @@ impl Kind {
     }
 }
 
-/// Makes a key from the system's randomness.
+/// Makes a new key of this kind, from the system's randomness.
 pub fn generate(kind: Kind) -> String {
     let random = Alphanumeric.sample_string(&mut rand::rng(), RANDOM_LEN);
     let start = format!("{}{random}", kind.prefix());
@@ -50,17 +53,17 @@ pub fn is_well_formed_secret(key: &str) -> bool {
     checksum(start) == sum
 }
 
-/// What is stored of a key.
+/// The SHA-256 digest of a key. It is stored instead of the key.
 pub fn digest(key: &str) -> [u8; 32] {
     Sha256::digest(key).into()
 }
 
-/// What people tell keys apart by: the last four characters.
+/// The last four characters of a key, by which people tell keys apart.
 pub fn hint(key: &str) -> &str {
     key.get(key.len().saturating_sub(4)..).unwrap_or_default()
 }
 
-/// CRC-32 in base 62, least digit first.
+/// The CRC-32 of the text, in base 62, least digit first.
 fn checksum(start: &str) -> String {
     const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut rest = crc32fast::hash(start.as_bytes()) as usize;

@@ -1,4 +1,4 @@
-//! The one place that reads the wall clock. Everything else is given the time as a value.
+//! The only file that reads the wall clock. Everything else calls it, or is given the time as a value.
 
 use crate::ledger::Millis;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,12 +18,12 @@ pub fn now_millis() -> Millis {
     i64::try_from(now_nanos() / 1_000_000).unwrap_or(i64::MAX)
 }
 
-/// The same moment as a date.
+/// The present moment as a date.
 pub fn now_utc() -> time::OffsetDateTime {
     utc(now_millis())
 }
 
-/// Any moment as a date; the last there is for one that is beyond all dates.
+/// Milliseconds since 1970 as a date. A moment beyond all dates gives the first or the last date.
 pub fn utc(millis: Millis) -> time::OffsetDateTime {
     let since = time::Duration::milliseconds(millis);
     time::OffsetDateTime::UNIX_EPOCH.saturating_add(since)

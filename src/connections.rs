@@ -1,12 +1,13 @@
-//! HTTP/1.1 over connections that end well.
+//! Serves HTTP/1.1 on a listener, with bounds for slow clients, and closes connections so that no answer is lost.
 //!
-//! - An answer that is given before its request's body was read reaches its client, and is no trap for the next request: the
-//!   rest of the body is read and thrown away first, within bounds, or else the answer says `Connection: close`.
-//! - What a client still sends after the last answer is read for a moment: closing a socket with unread bytes in it resets
-//!   the connection, and the client may lose the answer.
-//! - A client that closes its sending half after a request is answered.
-//! - A client that sends no request, or takes no answer, keeps its connection for a bounded time, and there is a bounded
-//!   number of connections.
+//! - If an answer is ready before the request's body was read, the rest of the body is read and thrown away first, so
+//!   that the client gets the answer and its next request starts cleanly. Beyond some bounds the answer says
+//!   `Connection: close` instead.
+//! - After the last answer the server reads on for a moment. Closing a socket with unread bytes in it resets the
+//!   connection, and the client may lose the answer.
+//! - A client that closes its sending half after a request still gets its answer.
+//! - A client that sends no request, or does not read its answer, is disconnected after a bounded time. The number of
+//!   connections is bounded too.
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
@@ -36,30 +37,32 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How many connections the kernel keeps that are not accepted yet: a thousand clients may connect at once.
+/// How many connections may wait in the kernel to be accepted: room for a thousand clients that connect at once.
 const BACKLOG: u32 = 4_096;
-/// Largest head of a request, in bytes. Connections are many, and none may hold more while nobody knows whose it is.
+/// Largest head of a request (its first line and headers), in bytes. It bounds the memory that a connection takes
+/// before its caller is known.
 const HEAD: usize = 32 * 1024;
-/// How much of a body is read and thrown away before its answer, in bytes, for the connection to go on.
+/// Most bytes of an unread body that are read and thrown away before the answer, to keep the connection open.
 const DRAINED: u64 = 64 * 1024;
-/// How long that may take.
+/// How long reading them may take.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
-/// How much is read and thrown away after the last answer of a connection, in bytes.
+/// Most bytes that are read and thrown away after the last answer of a connection.
 const LINGERING: usize = 16 * 1024 * 1024;
-/// How long that may take in all, and from one piece to the next.
+/// How long reading them may take in all.
 const LINGER_TIME: Duration = Duration::from_secs(5);
+/// How long the reading waits for the next piece.
 const LINGER_SILENCE: Duration = Duration::from_secs(1);
-/// How long a connection without any request so far is kept once the service is about to stop.
+/// How long a connection that has sent no request yet is kept once the service is about to stop.
 const LAST_CALL: Duration = Duration::from_millis(500);
-/// How long a client has to take its last answer and to close, once the service stops.
+/// How long a client may take to read its last answer and to close, once the service stops.
 const LAST_MOMENT: Duration = Duration::from_millis(250);
-/// How long to wait when the process can open no more sockets.
+/// How long to wait before the next try when the process can open no more sockets.
 const NO_SOCKET: Duration = Duration::from_millis(100);
 
-/// The bounds of a listener.
+/// The bounds of a listener's connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most connections at once. The next ones wait in the kernel.
+    /// Most connections at once. Further ones wait in the kernel.
     pub connections: usize,
     /// How long a client may take to send the head of its next request, from the last answer or from connecting.
     pub idle: Duration,
@@ -67,7 +70,8 @@ pub struct Limits {
     pub write: Duration,
 }
 
-/// Listens. As `TcpListener::bind`, with room for many who connect at once.
+/// Binds and listens, like `TcpListener::bind` but with a longer backlog, for many clients that connect at once. Fails
+/// if the address cannot be bound.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
@@ -75,17 +79,17 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// When a listener ends.
+/// The two signals that end a listener.
 #[derive(Clone, Debug, Default)]
 pub struct Ending {
-    /// The service is about to stop: connections are still accepted, but a client that has not asked anything has little
-    /// time left to do so.
+    /// The service is about to stop. Connections are still accepted, but one that sends no request within half a second
+    /// is closed.
     pub soon: CancellationToken,
-    /// No connection is accepted any more, and each is closed after its last answer.
+    /// No more connections are accepted, and each open one is closed after its last answer.
     pub now: CancellationToken,
 }
 
-/// Serves until the end, and returns when the last request is answered.
+/// Serves `router` until `ending.now`, and returns once the last connection is closed.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, ending: Ending) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
@@ -101,7 +105,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, ending
     connections.wait().await;
 }
 
-/// The next connection, as soon as there is a place for it; `None` when the service stops.
+/// Waits for a free place, then for the next connection. `None` when the service stops.
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
@@ -123,7 +127,7 @@ async fn accept(
     tokio::select! { accepted = accepting => accepted, () = stop.cancelled() => None }
 }
 
-/// The client was gone before it was accepted.
+/// Whether the error concerns one connection only: its client was gone before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -132,7 +136,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, limits: Limits, ending: Ending) {
-    // An answer is one small write, which must not wait for the client to confirm the last.
+    // An answer is one small write. It must not wait until the client has confirmed the write before it.
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(limits.write));
@@ -143,7 +147,8 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, limits: 
         was_asked.store(true, Ordering::Relaxed);
         answer(router.clone(), peer, request)
     });
-    // The stream is only lent: whatever ends this, an error too, it is here to be closed with care.
+    // The connection only borrows the stream. However it ends, by an error too, the stream is still here to be closed
+    // with care.
     let serving = async {
         let mut connection = pin!(
             http1::Builder::new()
@@ -160,12 +165,13 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, limits: 
                 ending.now.cancelled().await;
             }
         };
-        // The connection comes first: what was sent before the end is read before the end is seen.
+        // `biased`: the connection is polled first, so that a request sent before the end is read before the end is
+        // seen.
         tokio::select! { biased; _ = connection.as_mut() => return true, () = last_call => {} }
         let has_answer = was_asked.load(Ordering::Relaxed);
         if has_answer {
             connection.as_mut().graceful_shutdown();
-            // An error is the client's: it is gone, or sent what is no HTTP.
+            // An error here is the client's: it is gone, or what it sent is not HTTP.
             let _ = connection.await;
         }
         has_answer
@@ -175,13 +181,13 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, limits: 
     }
 }
 
-/// How long a client is waited for whose connection is to be closed while the service stops.
+/// Returns when `ending.now` is cancelled and [`LAST_MOMENT`] has passed.
 async fn last_moment(ending: &Ending) {
     ending.now.cancelled().await;
     sleep(LAST_MOMENT).await;
 }
 
-/// Closes our half, and reads on for a moment: until the client has closed its own, or a bound is reached.
+/// Closes the server's half of the connection, then reads until the client closes its half or a bound is reached.
 async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let _ = stream.shutdown().await;
     let reading = async {
@@ -196,7 +202,7 @@ async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let _ = timeout(LINGER_TIME, reading).await;
 }
 
-/// Has the request answered, and sees to what is left of its body.
+/// Answers a request, then reads what is left of its body, or marks the answer `Connection: close`.
 async fn answer(
     router: TowerToHyperService<Router>,
     peer: SocketAddr,
@@ -207,7 +213,8 @@ async fn answer(
     if body.is_end_stream() {
         return router.call(Request::from_parts(head, Body::empty())).await;
     }
-    // A client that waits to be told to go on has sent nothing, and is told nothing.
+    // With `Expect: 100-continue` the client holds its body back until the handler reads it. An unread body was not
+    // sent then, and cannot be drained.
     let is_sent = !head.headers.contains_key(EXPECT);
     let rest = Arc::new(Mutex::new(Rest::Missing));
     let body = Body::new(Lent { body: Some(body), rest: Arc::clone(&rest) });
@@ -224,7 +231,7 @@ async fn answer(
     Ok(response)
 }
 
-/// Reads a body and throws it away. Whether it came to its end within the bounds.
+/// Reads a body and throws it away. True if it ended within the bounds.
 async fn drain(mut body: Incoming) -> bool {
     if body.size_hint().lower() > DRAINED {
         return false;
@@ -243,20 +250,20 @@ async fn drain(mut body: Incoming) -> bool {
     timeout(DRAIN_TIME, reading).await.unwrap_or(false)
 }
 
-/// What a handler leaves of its request's body.
+/// What is left of a request's body when its handler has ended.
 #[derive(Default)]
 enum Rest {
-    /// It has not given the body back, or the body broke off.
+    /// The handler has not given the body back, or the body broke off.
     #[default]
     Missing,
     Unread(Incoming),
-    /// It was read to its end.
+    /// The body was read to its end.
     Nothing,
 }
 
-/// A body that comes back when its handler drops it.
+/// A request's body, lent to its handler. When the handler drops it, `rest` receives what is left.
 struct Lent {
-    /// `None` once it has ended.
+    /// `None` once it has ended or failed.
     body: Option<Incoming>,
     rest: Arc<Mutex<Rest>>,
 }

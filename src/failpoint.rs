@@ -1,8 +1,9 @@
-//! Failpoints: the moments at which a crash would hurt most, named so that a test can make one happen there.
+//! Failpoints: named moments at which a test can make the process crash, panic or wait. They are the moments at which a
+//! crash would hurt most.
 //!
-//! `EARMARK_FAILPOINT=before-commit=abort@3` ends the process the third time it comes by that failpoint; `=panic` panics,
-//! `=hold:2s` waits there (and says so in the log, so that a test can do something else meanwhile). Without the variable
-//! nothing is armed, and passing a failpoint is one look at an empty cell.
+//! `EARMARK_FAILPOINT=before-commit=abort@3` aborts the process the third time it passes that failpoint. `=panic`
+//! panics there; `=hold:2s` waits there. Reaching it is logged, so that a test can act while the process waits. Without
+//! the variable nothing is armed, and passing a failpoint costs one look at an empty cell.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -20,21 +21,21 @@ pub enum Failpoint {
     AfterPublish,
     /// Intake: the reply has come, the answer is not sent.
     BeforeAnswer,
-    /// Intake: it has given up waiting, and is about to void.
+    /// Intake: it no longer waits for the reply, and is about to void the request.
     BeforeVoid,
     /// Intake: the void is committed, its answer is not sent.
     AfterVoid,
-    /// Worker: a batch is taken.
+    /// Worker: a batch is gathered, and nothing is done with it yet.
     AfterGather,
     /// Worker: the businesses are locked.
     AfterLock,
-    /// Worker: everything is written.
+    /// Worker: all rows are written, nothing is committed.
     AfterWrite,
     /// Worker: it is about to commit.
     BeforeCommit,
-    /// Worker: the commit is done, in the moment after.
+    /// Worker: the commit has just returned.
     AfterCommit,
-    /// Worker: the commit is done, nobody is told.
+    /// Worker: the batch is settled, no reply is sent.
     BeforeReply,
     /// Worker: the replies are sent, nothing is acknowledged.
     BeforeAcknowledge,
@@ -57,6 +58,7 @@ const NAMES: [(&str, Failpoint); 13] = [
     ("before-acknowledge", Failpoint::BeforeAcknowledge),
 ];
 
+/// What happens at an armed failpoint.
 #[derive(Clone, Debug)]
 enum Action {
     Abort,
@@ -64,7 +66,7 @@ enum Action {
     Hold(Duration),
 }
 
-/// What is armed: one action at one failpoint, the nth time that it is passed.
+/// What is armed: one action, taken the nth time that one failpoint is passed.
 #[derive(Debug)]
 pub struct Armed {
     failpoint: Failpoint,
@@ -80,7 +82,7 @@ impl FromStr for Armed {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong =
-            || format!("`{text}` is none like `before-commit=abort@3`, `after-publish=panic`, `after-commit=hold:2s`");
+            || format!("`{text}` is not like `before-commit=abort@3`, `after-publish=panic` or `after-commit=hold:2s`");
         let (name, rest) = text.split_once('=').ok_or_else(wrong)?;
         let (_, failpoint) = NAMES.into_iter().find(|(known, _)| *known == name).ok_or_else(wrong)?;
         let (action, nth) = rest.split_once('@').unwrap_or((rest, "1"));
@@ -95,13 +97,13 @@ impl FromStr for Armed {
     }
 }
 
-/// Arms the process, once, at its start.
+/// Arms the process. To be called once, at its start.
 pub fn arm(armed: Armed) {
     tracing::warn!(?armed, "a failpoint is armed: this process is under test");
     let _ = ARMED.set(armed);
 }
 
-/// Passes a failpoint.
+/// Passes a failpoint: does what is armed there, if it is the nth time, and nothing otherwise.
 pub async fn pass(failpoint: Failpoint) {
     let Some(armed) = ARMED.get() else { return };
     if armed.failpoint != failpoint || armed.passed.fetch_add(1, Ordering::Relaxed) + 1 != armed.nth {

@@ -8,22 +8,23 @@
 //!     └── 200 · 400 · 403 ── intake ←─[reply queue]── worker::disposition ←── worker::settle
 //!                                  │                    reply, then ack            │ one transaction:
 //!            500 after a void ─────┴→ postgres::allocations ←──────────────────────┘ lock → decide → write → commit
-//!                                                         [dead letters] ← what nobody can apply, with its reason
+//!                                                         [dead letters] ← what no worker can apply, with its reason
 //! ```
 //!
 //! Reading order: [`ledger`] (what is decided, and nothing else), [`postgres::allocations`] (the row that decides),
 //! [`worker::settle`], [`intake::submit`], [`intake::resolve`], [`intake::problem`] (every answer), [`wire`] (every
 //! serialised shape), [`rabbit`].
 //!
-//! What is absent, and held to by a test that reads the sources (`tests/it/house.rs`):
+//! What never happens. `tests/it/house.rs` reads the sources and checks what can be checked there:
 //!
 //! - The ledger does not know that time passes, that a database exists, or that anything can fail.
-//! - Postgres and RabbitMQ do not know of each other; neither do intake and worker.
-//! - No code outside `intake::problem` builds an answer with status 500 or 503, and none inside does without a proof.
-//! - No message decides anything. Losing, repeating, reordering or delaying any of them costs time and never money.
+//! - The modules for Postgres and RabbitMQ do not use each other; neither do intake and worker.
+//! - No code outside `intake::problem` builds an answer with status 500 or 503, and the code inside needs a proof for
+//!   it.
+//! - No message decides anything. Losing, repeating, reordering or delaying messages costs time, never money.
 //! - No row of `allocations` ever changes.
-//! - No clock decides about money: a wrong one voids requests that could have been applied, and that is all.
-//! - Nothing that decides is ever cancelled in the middle: it runs in tasks that no client, timer or signal drops.
+//! - No clock decides about money. A wrong one voids requests that could have been applied, and does no other harm.
+//! - Work that decides is never cancelled half-way: it runs in tasks that no client, timer or signal drops.
 
 pub mod api_key;
 pub mod cli;

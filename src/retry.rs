@@ -1,21 +1,22 @@
-//! Waiting between tries: exponential, with jitter, without end, and as long as the other side asks for. The only place that knows the `backoff` crate, and only
-//! its intervals: its own retry loop would take every error for a passing one, an unknown commit among them, and would
-//! stop after fifteen minutes.
+//! Waits between tries: exponential, with jitter and without an end, and at least as long as the other side asks for.
+//!
+//! This is the only file that uses the `backoff` crate, and it uses only its intervals. The crate's own retry loop
+//! would treat every error as temporary, a commit with an unknown outcome too, and would stop after fifteen minutes.
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
 use std::time::{Duration, SystemTime};
 
-/// Most that anybody may ask for with `Retry-After`. Who is still busy then says so again.
+/// Longest wait that a `Retry-After` can ask for. A server that is busy for longer can ask again.
 const MOST_ASKED: Duration = Duration::from_secs(300);
 
-/// The wait that a `Retry-After` asks for: in whole seconds or until a date, and never more than five minutes. A date that
-/// has passed, and what is neither, ask for none: then the usual wait has to do.
+/// The wait that a `Retry-After` header asks for, in whole seconds or as a date: at most five minutes. A date in the
+/// past, and text that is neither, give zero; the usual wait then applies.
 pub fn asked_for(retry_after: &str, now: SystemTime) -> Duration {
     let text = retry_after.trim();
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let wait = match httpdate::parse_http_date(text) {
-        // More than a number can hold is more than the most.
+        // A number that does not fit is above the maximum anyway.
         _ if is_number => Duration::from_secs(text.parse().unwrap_or(u64::MAX)),
         Ok(date) => date.duration_since(now).unwrap_or_default(),
         Err(_) => Duration::ZERO,
@@ -23,12 +24,12 @@ pub fn asked_for(retry_after: &str, now: SystemTime) -> Duration {
     wait.min(MOST_ASKED)
 }
 
-/// The wait before the next try.
+/// The waits between tries: each is longer than the one before, with jitter.
 #[derive(Debug)]
 pub struct Backoff(ExponentialBackoff);
 
 impl Backoff {
-    /// Waits of about `first`, then half as long again each time, up to about `longest`.
+    /// The first wait is about `first`, each next one 1.5 times as long, up to about `longest`.
     pub fn new(first: Duration, longest: Duration) -> Self {
         let mut policy = ExponentialBackoff {
             initial_interval: first,
@@ -50,16 +51,18 @@ impl Backoff {
         Self::new(Duration::from_millis(5), Duration::from_secs(1))
     }
 
+    /// Waits. The next wait is longer.
     pub async fn wait(&mut self) {
         self.wait_at_least(Duration::ZERO).await;
     }
 
-    /// The same, if the other side has asked for a longer wait.
+    /// Like [`Self::wait`], but for at least `least`: what the other side has asked for.
     pub async fn wait_at_least(&mut self, least: Duration) {
         let longest = self.0.max_interval;
         tokio::time::sleep(self.0.next_backoff().unwrap_or(longest).max(least)).await;
     }
 
+    /// Makes the next wait the first one again.
     pub fn reset(&mut self) {
         self.0.reset();
     }

@@ -1,4 +1,5 @@
-//! What only the holder of the server-side secret can make: payout users' hashes, and request ids that are known as ours.
+//! The server-side secret, and what only its holder can make: payout users' hashes, the key of the console's sessions,
+//! and request ids that this service recognises as its own.
 
 use crate::clock;
 use crate::ledger::{BusinessId, Email, Millis, RequestId, UserHash};
@@ -34,12 +35,13 @@ impl std::fmt::Debug for HashSecret {
 }
 
 impl HashSecret {
-    /// The same user of the same business always has the same hash; nobody without the secret can make one.
+    /// The hash that identifies a payout user: always the same for one user of one business. It cannot be made without
+    /// the secret.
     pub fn user_hash(&self, business: BusinessId, email: &Email) -> UserHash {
         UserHash(self.mac(b"payout-user", business, email.as_str().as_bytes()))
     }
 
-    /// A key for signing the console's sessions, the same in every process that has this secret and these tokens.
+    /// The key that signs the console's sessions: the same in every process that has this secret and these tokens.
     pub fn console_key(&self, tokens: &[u8]) -> [u8; 32] {
         self.mac(b"console", BusinessId::from_u128(0), tokens)
     }
@@ -52,7 +54,7 @@ impl HashSecret {
         mac.finalize().into_bytes().into()
     }
 
-    /// Whether this service issued the id to this business. A guess holds once in 2³² tries.
+    /// Whether this service issued the id to this business. One in 2³² made-up ids passes.
     pub fn issued(&self, business: BusinessId, id: RequestId) -> bool {
         let upper = (id.as_u128() >> 32).to_be_bytes();
         let seal = id.as_u128() as u32;
@@ -71,10 +73,10 @@ impl HashSecret {
 /// 48 bits  milliseconds since 1970      ┐ strictly rising within a process,
 /// 12 bits  4096ths of a millisecond     ┘ so no process makes one twice
 /// 30 bits  drawn at random at start     tells processes apart
-/// 32 bits  MAC                          tells our ids from made-up ones, without a look into the database
+/// 32 bits  MAC                          tells issued ids from made-up ones, without a query to the database
 /// ```
-/// Should two processes ever draw the same 30 bits and mint in the same 244 ns for the same business, the second request
-/// finds a row that is not its own, and is treated as voided.
+/// If two processes draw the same 30 bits and mint in the same 244 ns for the same business, both requests have the
+/// same id. The second one then finds a row that is not its own, and is treated as voided.
 #[derive(Debug)]
 pub struct RequestIds {
     secret: HashSecret,
@@ -87,6 +89,7 @@ impl RequestIds {
         Self { secret, process: u128::from(rand::random::<u32>() >> 2), last: AtomicU64::new(0) }
     }
 
+    /// Mints an id for a request of `business`.
     pub fn mint(&self, business: BusinessId) -> RequestId {
         let now = u64::try_from(clock::now_nanos() * 4096 / 1_000_000).unwrap_or(u64::MAX);
         let ticks = self.next_tick(now);
@@ -96,7 +99,7 @@ impl RequestIds {
         RequestId::from_u128(id | u128::from(seal))
     }
 
-    /// `now`, or one more than the last, whichever is later.
+    /// The next tick, in 4096ths of a millisecond: `now`, or one more than the last tick, whichever is later.
     fn next_tick(&self, now: u64) -> u64 {
         let later = |last: u64| Some(now.max(last + 1));
         let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later).unwrap_or_else(|last| last);
@@ -104,12 +107,13 @@ impl RequestIds {
     }
 }
 
-/// When a request id was minted.
+/// When a request id was minted, in milliseconds since 1970.
 pub fn minted_at(id: RequestId) -> Millis {
     (id.as_u128() >> 80) as Millis
 }
 
-/// Below all ids that are minted from this moment on, and above all that were minted before.
+/// A bound between ids: greater than all that were minted before `moment`, and not greater than any minted from then
+/// on.
 pub fn first_minted_at(moment: Millis) -> RequestId {
     RequestId::from_u128((moment.clamp(0, (1 << 48) - 1) as u128) << 80)
 }

@@ -1,9 +1,10 @@
-//! Stopping: the first SIGTERM or SIGINT asks for it in good order, the second ends the process at once.
+//! The signals that stop a process: the first SIGTERM or SIGINT asks for an orderly stop, the second ends the process
+//! at once.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that the first signal cancels.
+/// Returns a token that the first signal cancels. Fails if the signals cannot be listened for.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     let mut signals =
         Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };

@@ -1,4 +1,4 @@
-//! Who is let in: a request needs Postgres, a session with RabbitMQ, and a place among what is in flight.
+//! Admits or refuses requests: one needs Postgres, a session with RabbitMQ, and a place among the requests in flight.
 
 use super::auth::KeyDigest;
 use super::limits::{Bounds, KeyLimits};
@@ -13,25 +13,26 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How much is let in at once.
+/// How much is admitted at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Most requests between admission and decision.
     pub in_flight: usize,
-    /// Most calls of bulk that are worked on or wait.
+    /// Most bulk calls that are worked on or wait.
     pub bulk_calls: usize,
-    /// What one API key may ask for.
+    /// The limits of each API key.
     pub of_key: Bounds,
 }
 
-/// Places in flight, among all and among those of their key. One, once the request has begun.
+/// Places in flight: among those of all requests, and among those of the API key if these are limited. A permit for
+/// several items of a bulk call is split, so that each item holds one place.
 pub struct Permit {
     of_all: Places,
     of_key: Option<Places>,
 }
 
 impl Permit {
-    /// Takes one place out; `None` if there is none.
+    /// Splits off a permit with one place; `None` if no place is left.
     pub fn split(&mut self) -> Option<Self> {
         Some(Self { of_all: self.of_all.split()?, of_key: self.of_key.as_mut().and_then(Places::split) })
     }
@@ -46,9 +47,9 @@ pub struct Admission {
     postgres: Health,
     room: Room,
     of_keys: KeyLimits,
-    /// One for each call of bulk that is worked on or waits.
+    /// A permit for each bulk call that is worked on or waits.
     bulk_calls: Semaphore,
-    /// Cancelled when no new request is taken any more.
+    /// Cancelled once new requests are refused.
     draining: CancellationToken,
     /// How many requests were refused since then.
     refused_in_draining: AtomicU64,
@@ -67,12 +68,12 @@ impl Admission {
         }
     }
 
-    /// What one API key may ask for.
+    /// The limits and the counts of the API keys.
     pub fn of_keys(&self) -> &KeyLimits {
         &self.of_keys
     }
 
-    /// Admits a request, or not: everything it needs must be there, and there must be room.
+    /// Admits a request, if everything that it needs is there and there is a free place.
     pub fn admit(&self, key: KeyDigest) -> Admitted {
         let session = self.working_session()?;
         let of_key =
@@ -81,12 +82,12 @@ impl Admission {
         Ok((session, Permit { of_all, of_key }))
     }
 
-    /// A place among the calls of bulk, if one is free.
+    /// Takes a place for a bulk call, if one is free.
     pub fn begin_bulk(&self) -> Result<SemaphorePermit<'_>, Refusal> {
         self.bulk_calls.try_acquire().map_err(|_| Refusal::TooManyBulkCalls)
     }
 
-    /// Admits so many items of bulk, not more than [`Self::turn`]. They wait for room, until `end`.
+    /// Admits `items` items of a bulk call, at most [`Self::turn`]. Waits for places until `end`.
     pub async fn admit_in_turn(&self, key: KeyDigest, items: u32, end: Instant) -> Admitted {
         self.working_session()?;
         let of_key = match self.of_keys.room(key) {
@@ -97,7 +98,7 @@ impl Admission {
         Ok((self.working_session()?, Permit { of_all, of_key }))
     }
 
-    /// Waits for so many places, until `end`.
+    /// Waits for `items` places until `end`; `full` is the refusal if they do not become free.
     async fn wait(&self, room: &Room, items: u32, end: Instant, full: Refusal) -> Result<Places, Refusal> {
         tokio::select! {
             biased;
@@ -106,19 +107,19 @@ impl Admission {
         }
     }
 
-    /// Most items of a call of bulk that are admitted at a time, so that it takes turns with the other calls.
+    /// Most items of a bulk call that are admitted at a time, so that bulk calls take turns.
     pub fn turn(&self, key: KeyDigest) -> usize {
         let of_key = self.of_keys.room(key).map_or(usize::MAX, |room| room.turn());
         self.room.turn().min(of_key)
     }
 
-    /// How many items of bulk would not have to wait now.
+    /// How many items of bulk calls could be admitted now without waiting.
     pub fn left_for_bulk(&self, key: KeyDigest) -> usize {
         let of_key = self.of_keys.room(key).map_or(usize::MAX, |room| room.left_for_bulk());
         self.room.left_for_bulk().min(of_key)
     }
 
-    /// Requests between admission and decision.
+    /// The number of requests between admission and decision.
     pub fn in_flight(&self) -> usize {
         self.room.taken()
     }
@@ -140,17 +141,17 @@ impl Admission {
         Refusal::Draining
     }
 
-    /// Takes no new request from now on.
+    /// Refuses new requests from now on.
     pub fn drain(&self) {
         self.draining.cancel();
     }
 
-    /// Cancelled once no new request is taken any more.
+    /// Cancelled once new requests are refused.
     pub fn draining(&self) -> &CancellationToken {
         &self.draining
     }
 
-    /// Waits until so long has passed in which nobody was refused because of the draining, or until `end`.
+    /// Waits until no request was refused because of the draining for the length of `pause`, or until `end`.
     pub async fn until_nobody_comes_for(&self, pause: Duration, end: Instant) {
         let mut refused = u64::MAX;
         while refused != self.refused_in_draining.load(Ordering::Relaxed) && Instant::now() < end {

@@ -1,7 +1,8 @@
-//! Which business is calling. A key is looked up by its digest; a small cache keeps the look-up off the hot path.
+//! Finds out which business is calling, by its API key. A key is looked up by its digest, and a small cache keeps most
+//! look-ups off the hot path.
 //!
-//! Anybody can make keys that are well-formed and unknown, thousands a second. So look-ups have connections of their own,
-//! those that come together are done in one statement, and what is unknown is remembered apart from what is known.
+//! Anybody can make up well-formed keys, thousands a second. So look-ups have connections of their own, those that come
+//! together are done in one statement, and unknown keys are cached apart from known ones.
 
 use super::Intake;
 use super::reads::Failure;
@@ -18,77 +19,79 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::Instant;
 
-/// Connections to Postgres for look-ups. Two, so that one that hangs does not hold up everybody.
+/// Connections to Postgres for look-ups. Two, so that one that hangs does not hold up all look-ups.
 pub const CONNECTIONS: u32 = 2;
-/// How old a look-up may be before it is done again, beside the requests that use it meanwhile. If all of them waited for
-/// it, thousands would wake at once, every time.
+/// How old a look-up may be before it is repeated in the background. Requests use the old result meanwhile: if all of
+/// them waited, thousands would wake at once, every time.
 const FRESH: Duration = Duration::from_secs(3);
-/// How long look-ups that are to be done again gather, to be done in one statement.
+/// How long old look-ups are collected, to be repeated in one statement.
 const GATHER: Duration = Duration::from_millis(250);
-/// How long a look-up is remembered at most, so how long a revoked key may still work in a running intake.
+/// How long a look-up is cached at most, so how long a revoked key may still work in a running intake.
 const REMEMBERED: Duration = Duration::from_secs(4);
-/// How many known keys are remembered.
+/// How many known keys are cached.
 const MOST_REMEMBERED: u64 = 100_000;
-/// How many unknown ones: enough for clients that come again and again with an old key. Whoever makes keys up makes new ones.
+/// How many unknown keys are cached: enough for clients that come again and again with an old key. A flood of made-up
+/// keys does not repeat them, so a larger cache would not help.
 const MOST_UNKNOWN: u64 = 10_000;
-/// Most keys that one statement looks up: a few milliseconds' worth.
+/// Most keys that one statement looks up: it takes a few milliseconds.
 const TOGETHER: usize = 1_000;
-/// Most look-ups that wait. One more is refused: what waits must be bounded by more than the number of connections.
+/// Most look-ups that wait; any more are refused. The number of client connections alone would be too loose a bound.
 const MOST_WAITING: usize = 10_000;
 
-/// SHA-256 of an API key: what tells one key from another.
+/// The SHA-256 digest of an API key, by which keys are told apart.
 pub type KeyDigest = [u8; 32];
 
-/// Who calls: a business, with one of its keys.
+/// The caller: a business, with one of its keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
     pub business: BusinessId,
     pub key: KeyDigest,
 }
 
-/// The business that calls.
+/// The business that calls. Fails if the headers have no working key, or the database does not say.
 pub async fn business(intake: &Intake, headers: &HeaderMap) -> Result<BusinessId, Failure> {
     Ok(caller(intake, headers).await?.business)
 }
 
-/// The business that calls, and the key that it calls with.
+/// The business that calls, and the key that it calls with. Fails like [`business`].
 pub async fn caller(intake: &Intake, headers: &HeaderMap) -> Result<Caller, Failure> {
     let known = intake.authenticator.authenticate(headers, intake.health()).await;
     known.map_err(Failure::Unavailable)?.ok_or(Failure::Unauthorized)
 }
 
-/// Knows the businesses by their keys. Clones share what they know.
+/// Finds the business of an API key. Clones share their cache.
 #[derive(Clone)]
 pub struct Authenticator {
     found: Found,
-    /// Look-ups to be done again.
+    /// Look-ups to be repeated in the background.
     old: mpsc::UnboundedSender<(KeyDigest, Arc<Known>)>,
-    /// Look-ups that somebody waits for.
+    /// Look-ups that a request waits for.
     new: mpsc::Sender<Question>,
-    /// How long one waits for them.
+    /// How long a request waits for its look-up.
     patience: Duration,
 }
 
-/// A key that is looked up, and who wants to know.
+/// A key to look up, and where to send the result.
 type Question = (KeyDigest, oneshot::Sender<Option<BusinessId>>);
 
-/// What look-ups have found, not long ago.
+/// The results of recent look-ups.
 #[derive(Clone)]
 struct Found {
     known: Cache<KeyDigest, Arc<Known>>,
     unknown: Cache<KeyDigest, ()>,
 }
 
-/// A key that works, and when that was found.
+/// A key that works, and when it was looked up.
 struct Known {
     business: BusinessId,
     since: Instant,
-    /// Whether somebody looks again already.
+    /// Whether it is being looked up again.
     renewing: AtomicBool,
 }
 
 impl Authenticator {
-    /// Starts what looks up, for as long as there are clones of this. Over connections that nobody else uses.
+    /// Starts the tasks that look keys up. They run until all clones are dropped. The connections of `postgres` should
+    /// serve nothing else.
     pub fn start(postgres: Postgres) -> Self {
         let found = Found {
             known: Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build(),
@@ -105,8 +108,8 @@ impl Authenticator {
         Self { found, old, new, patience }
     }
 
-    /// Who calls with a working secret key in the headers. Everything else is the same `None`: no header, two
-    /// headers, another scheme, a public, unknown, malformed or revoked key. `Err` if the database does not say.
+    /// The caller with the working secret key in the headers. `None` for everything else: no header, two headers,
+    /// another scheme, a public, unknown, malformed or revoked key. `Err` if the database does not say.
     pub async fn authenticate(&self, headers: &HeaderMap, health: &Health) -> Result<Option<Caller>, Refusal> {
         let Some(key) = bearer(headers).filter(|key| api_key::is_well_formed_secret(key)) else { return Ok(None) };
         let digest = api_key::digest(key);
@@ -126,7 +129,7 @@ impl Authenticator {
         Ok(business.map(|business| Caller { business, key: digest }))
     }
 
-    /// `None` if there is no answer in time.
+    /// Looks a key up. The outer `None`: there is no answer in time. The inner one: no such key works.
     async fn look_up(&self, digest: KeyDigest) -> Option<Option<BusinessId>> {
         let (sender, answer) = oneshot::channel();
         self.new.try_send((digest, sender)).ok()?;
@@ -134,7 +137,8 @@ impl Authenticator {
     }
 }
 
-/// Looks up what is asked for, all at once that has come meanwhile. If that fails, those who wait get no answer.
+/// Looks up the keys that requests wait for: all that have come meanwhile in one statement. If that fails, these
+/// requests get no answer.
 async fn answer(postgres: Postgres, found: Found, questions: Arc<Mutex<mpsc::Receiver<Question>>>) {
     let mut asked = vec![];
     while questions.lock().await.recv_many(&mut asked, TOGETHER).await > 0 {
@@ -153,8 +157,8 @@ async fn answer(postgres: Postgres, found: Found, questions: Arc<Mutex<mpsc::Rec
     }
 }
 
-/// Looks again, for all at once that wait for it. If that fails, the old look-ups hold until they are forgotten, and
-/// whoever uses one may have it tried again.
+/// Repeats old look-ups: all that have come meanwhile in one statement. If that fails, the old results hold until they
+/// expire, and the next request that uses one may have it tried again.
 async fn keep_fresh(postgres: Postgres, found: Found, mut waiting: mpsc::UnboundedReceiver<(KeyDigest, Arc<Known>)>) {
     let mut old = vec![];
     while waiting.recv_many(&mut old, MOST_REMEMBERED as usize).await > 0 {
@@ -168,7 +172,7 @@ async fn keep_fresh(postgres: Postgres, found: Found, mut waiting: mpsc::Unbound
 }
 
 impl Found {
-    /// Looks keys up, and remembers what was found: one answer for each of the digests, in their order.
+    /// Looks keys up and caches the results: one for each of the digests, in their order.
     async fn look_up(&self, postgres: &Postgres, digests: &[KeyDigest]) -> Result<Vec<Option<BusinessId>>, Error> {
         let since = Instant::now();
         let found = postgres.read(async |connection| api_keys::find_secrets(connection, digests).await).await?;

@@ -1,11 +1,13 @@
-//! `POST /payout/create/bulk`: many allocations in one call, each decided on its own, exactly as if it were posted
+//! `POST /payout/create/bulk`: many allocations in one call. Each is decided on its own, exactly as if it were posted
 //! alone. Requests that are published in the same moment share messages and transactions anyway, so nothing here packs.
 //!
-//! Under an `Idempotency-Key` every item has a key of its own, by its place in the call. So a repeat of the call finishes
-//! what is missing and repeats nothing, and a place that holds something else by then is a 422 of that item.
+//! Under an `Idempotency-Key` every item has a key of its own, made from its place in the call. So a repeat of the call
+//! finishes what is missing and allocates nothing twice. If a place has another email or amount in the repeat, that
+//! item is answered with 422.
 //!
-//! Items wait for room, a few at a time, and the calls take turns. So many callers share evenly what may be in flight, and a
-//! call of more items than that goes through. An item that has waited in vain is refused, and was not published.
+//! Items wait for places in flight, a few at a time, and bulk calls take turns. So many callers share the places
+//! evenly, and a call with more items than places goes through. An item that gets no place in time is refused, and was
+//! not published.
 
 use super::Intake;
 use super::admission::Admitted;
@@ -23,21 +25,21 @@ use std::pin::pin;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// A call that was read, and who sent it.
+/// A bulk call that was read and checked, and who sent it.
 pub struct BulkSubmission {
     pub caller: Caller,
     pub items: Items,
     pub key: Option<IdempotencyKey>,
     pub receipt: Receipt,
-    /// The caller's span.
+    /// The trace context of the caller's span.
     pub trace: Option<trace::Context>,
 }
 
-/// Takes a call from validated to answered.
+/// Admits, publishes and answers the items of a bulk call.
 ///
-/// Its items are admitted within one reply budget from here on, or refused; each then has its own to be answered. Should
-/// the connection break meanwhile, what was started runs to its end, and the rest is not started; a caller who only hangs
-/// up is not noticed.
+/// Items that are not admitted within one reply budget are refused. Each admitted item then has a reply budget of its
+/// own. If the connection breaks meanwhile, items that were started run to their end, and the rest are not started. A
+/// client that closes its end without an error is not noticed.
 pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answer {
     let end = Instant::now() + intake.budgets.reply;
     let (unpublished, _) = Unpublished::for_one_request();
@@ -73,7 +75,8 @@ pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answe
     problem::bulk(answers.into_iter().flatten().collect())
 }
 
-/// The items that are allocations, by their places in the call, and the answers to the others.
+/// Sorts the items: the valid allocations, by their places in the call; and for every place an answer if the item is
+/// not valid.
 fn sort_out(items: Items) -> (Vec<(u16, NewAllocation)>, Vec<Option<Submitted>>) {
     let mut allocations = Vec::with_capacity(items.len());
     let answers = (0..).zip(items).map(|(place, item)| match item {
@@ -88,8 +91,9 @@ fn sort_out(items: Items) -> (Vec<(u16, NewAllocation)>, Vec<Option<Submitted>>)
     (allocations, answers)
 }
 
-/// The order in which the items go. A call that has to wait may have to leave some out, and so begins anywhere: else the
-/// same ones would be left out in every repeat.
+/// The order in which the items are admitted. `left`: how many could be admitted now. If not all of them, some may be
+/// refused in the end, so the order begins at a random item: otherwise every repeat of the call would leave out the
+/// same ones.
 fn in_turn(mut allocations: Vec<(u16, NewAllocation)>, left: usize) -> Vec<(u16, NewAllocation)> {
     if left < allocations.len() {
         let first = rand::random_range(0..allocations.len());
@@ -98,13 +102,13 @@ fn in_turn(mut allocations: Vec<(u16, NewAllocation)>, left: usize) -> Vec<(u16,
     allocations
 }
 
-/// One item's part of what was admitted together.
+/// Splits one item's place off what was admitted for several.
 fn admit_one(admitted: &mut Admitted) -> Admitted {
     let (session, permit) = admitted.as_mut().map_err(|why| *why)?;
     Ok((Arc::clone(session), permit.split().ok_or(Refusal::TooManyInFlight)?))
 }
 
-/// Starts an item as work of its own.
+/// Starts the work of one item.
 fn start(
     intake: &Arc<Intake>,
     bulk: &BulkSubmission,

@@ -1,4 +1,4 @@
-//! Work that goes on in a detached task when its caller is gone, so that nobody stops it half-way.
+//! Runs work that goes on in a detached task when its caller is gone, so that it never stops half-way.
 
 use futures_util::{FutureExt, TryFutureExt};
 use std::any::Any;
@@ -8,10 +8,11 @@ use std::task::{Context, Poll, ready};
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-/// Work that is done while its caller waits, and goes on in a task of its own if the caller is dropped: its connection is
-/// lost. Only then does it cost a task.
+/// Work that runs while its caller awaits it, and goes on in a task of its own if the caller is dropped, because the
+/// client's connection is lost. It costs a task only then.
 ///
-/// The work never learns of it, and must not care: a client can vanish in many ways that nobody notices.
+/// The work never learns that its caller is gone, and must not depend on it: a client can vanish unnoticed in many
+/// ways.
 pub struct Detached<T: 'static> {
     /// `None` once it has ended.
     work: Option<Work<T>>,
@@ -19,12 +20,13 @@ pub struct Detached<T: 'static> {
 
 type Work<T> = Pin<Box<dyn Future<Output = Result<T, Died>> + Send>>;
 
-/// The work panicked, and is gone.
+/// The work panicked, with this text.
 #[derive(Debug, thiserror::Error)]
 #[error("panicked: {0}")]
 pub struct Died(String);
 
 impl Died {
+    /// Takes the text of a panic.
     pub fn new(panic: Box<dyn Any + Send>) -> Self {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         Self(text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_default())
@@ -32,7 +34,7 @@ impl Died {
 }
 
 impl<T> Detached<T> {
-    /// `tracker` counts it until it has ended.
+    /// `tracker` counts the work until it has ended.
     pub fn new(tracker: &TaskTracker, work: impl Future<Output = T> + Send + 'static) -> Self {
         let work = AssertUnwindSafe(work).catch_unwind().map_err(Died::new);
         Self { work: Some(Box::pin(tracker.track_future(work))) }
@@ -53,7 +55,7 @@ impl<T> Future for Detached<T> {
 impl<T> Drop for Detached<T> {
     fn drop(&mut self) {
         if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
-            // Nobody asks for its result. What it did is in the ledger.
+            // The result is dropped. What the work did is in the ledger.
             runtime.spawn(work.map(drop));
         }
     }

@@ -1,7 +1,7 @@
 //! `GET /payout/requests`: what was decided for a business, newest first, as pages of JSON or all of it as CSV.
 //!
-//! A page begins below the id that the page before it ended with, so what is decided meanwhile neither repeats a request
-//! nor hides one that was there.
+//! A page begins below the id that the page before it ended with. So requests that are decided meanwhile neither repeat
+//! a request nor hide one that was there.
 
 use super::Intake;
 use super::auth::{Caller, business, caller};
@@ -23,22 +23,22 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// How many requests a page holds unless its caller says otherwise.
+/// How many requests a page holds if the caller sets no limit.
 pub const USUAL_LIMIT: usize = 50;
-/// Most requests in a page of JSON; as many are read at once for CSV.
+/// Most requests in a page of JSON. For CSV this many are read at a time.
 pub const MOST: usize = 1_000;
 
-/// What is said of a limit that is none.
+/// The message for a limit that is not allowed.
 pub const WRONG_LIMIT: &str = "The limit must be an integer between 1 and 1000.";
 
-/// What is asked for.
+/// The checked parameters of a query.
 #[derive(Debug)]
 pub struct HistoryQuery {
     filter: HistoryFilter,
     limit: usize,
 }
 
-/// Reads the query parameters; a message for each that failed. Others than these are ignored.
+/// Reads the query parameters. The error has a message for each that is not valid. Unknown parameters are ignored.
 pub fn read_query(parameters: &[(String, String)]) -> Result<HistoryQuery, BTreeMap<&'static str, [&'static str; 1]>> {
     let mut reading = Reading { parameters, errors: BTreeMap::new() };
     let limit = reading.one("limit", |text| {
@@ -77,7 +77,8 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// The value of a parameter. One that is there twice is refused: to ignore it would show more than was asked for.
+    /// The value of a parameter; `None` if it is missing or not valid. A parameter that is given twice is refused:
+    /// ignoring one value would show more than was asked for.
     fn one<T>(&mut self, name: &'static str, read: impl FnOnce(&str) -> Result<T, &'static str>) -> Option<T> {
         let mut values = self.parameters.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
         let value = values.next()?;
@@ -86,7 +87,7 @@ impl Reading<'_> {
     }
 }
 
-/// A cursor is the id that the page before it ended with.
+/// Writes a cursor: the id that a page ended with.
 fn write_cursor(id: RequestId) -> String {
     format!("{:032x}", id.as_u128())
 }
@@ -96,6 +97,7 @@ fn read_cursor(text: &str) -> Option<RequestId> {
     is_ours.then(|| u128::from_str_radix(text, 16).ok())?.map(RequestId::from_u128)
 }
 
+/// Reads a time, as a bound of the ids that are minted from then on. `wrong` is the message if it is not a time.
 fn check_moment(text: &str, wrong: &'static str) -> Result<RequestId, &'static str> {
     let is_plus = || read_moment(&text.replace(' ', "+")).is_some();
     read_moment(text).ok_or_else(|| if is_plus() { PLUS_IS_BLANK } else { wrong })
@@ -106,14 +108,14 @@ fn read_moment(text: &str) -> Option<RequestId> {
     Some(first_minted_at(i64::try_from(nanos.div_euclid(1_000_000)).ok()?))
 }
 
-/// Whether CSV is among the media types that the caller accepts.
+/// Whether the `Accept` headers name CSV.
 pub fn wants_csv(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut kinds = accepted.flat_map(|value| value.split(',')).filter_map(|range| range.split(';').next());
     kinds.any(|kind| kind.trim().eq_ignore_ascii_case("text/csv"))
 }
 
-/// The one allocation under a key. The other parameters choose nothing then, but those that nobody understands are refused.
+/// Answers with the one allocation under a key. The other parameters have no effect, but are checked.
 pub async fn by_key(intake: &Intake, headers: &HeaderMap, parameters: &[(String, String)]) -> Result<Answer, Failure> {
     let business = business(intake, headers).await?;
     if let Err(errors) = read_query(parameters) {
@@ -129,7 +131,7 @@ pub async fn by_key(intake: &Intake, headers: &HeaderMap, parameters: &[(String,
     lookup::request_by_key(intake, business, key).await
 }
 
-/// One page.
+/// Answers with one page of JSON.
 pub async fn page(intake: &Intake, headers: &HeaderMap, parameters: &[(String, String)]) -> Result<Answer, Failure> {
     let caller = caller(intake, headers).await?;
     let query = match read_query(parameters) {
@@ -141,7 +143,8 @@ pub async fn page(intake: &Intake, headers: &HeaderMap, parameters: &[(String, S
     Ok(problem::found(&HistoryBody { requests, next_cursor: page.next.map(write_cursor) }))
 }
 
-/// All of it, page after page as the caller takes it.
+/// Answers with all matching requests as CSV, read page by page as the caller takes them. The inner `Err` is the answer
+/// to parameters that are not valid.
 pub async fn all(
     intake: Arc<Intake>,
     headers: &HeaderMap,
@@ -152,12 +155,12 @@ pub async fn all(
         Ok(query) => query,
         Err(errors) => return Ok(Err(problem::invalid_parameters(&errors))),
     };
-    // The first page is read before the answer begins, so that a database that is away is still a 503.
+    // The first page is read before the answer begins, so that a database that is down still gives a 503.
     let first = read_first(&intake, caller, &query.filter, MOST).await?;
     Ok(Ok(problem::csv(lines(Export { intake, caller, filter: query.filter }, first))))
 }
 
-/// A page that somebody asked for, unless as many are being read for the key as may be.
+/// Reads a page, unless as many pages as allowed are being read for the API key.
 async fn read_first(intake: &Intake, caller: Caller, filter: &HistoryFilter, limit: usize) -> Result<Page, Failure> {
     let places = intake.admission.of_keys().reads(caller.key);
     let _place = places.try_acquire().map_err(|_| Failure::TooManyReads)?;
@@ -168,6 +171,7 @@ async fn read(intake: &Intake, business: BusinessId, filter: &HistoryFilter, lim
     intake.read(async |connection| read_page(connection, business, filter, limit).await).await
 }
 
+/// An export as CSV, for as long as its caller takes pages.
 #[derive(Clone)]
 struct Export {
     intake: Arc<Intake>,
@@ -176,8 +180,9 @@ struct Export {
 }
 
 impl Export {
-    /// Waits for its turn among what is read for the key. Between two pages an export holds nothing, however slowly it is
-    /// taken. The caller may hang up in the middle of a statement.
+    /// Waits for a place among the reads of the API key, and reads the next page. Between two pages an export holds no
+    /// place and no connection, however slowly the caller takes them. The read is detached, because the caller may hang
+    /// up in the middle of a statement.
     async fn read_next(&self, end: RequestId) -> std::io::Result<Page> {
         let (intake, caller) = (Arc::clone(&self.intake), self.caller);
         let filter = HistoryFilter { end, ..self.filter.clone() };
@@ -191,7 +196,7 @@ impl Export {
     }
 }
 
-/// A piece for each page. Nothing is read before it is taken.
+/// The lines of an export, in one piece for each page. A page is read when the caller takes it.
 fn lines(export: Export, first: Page) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
     enum Next {
         First(Page),

@@ -1,5 +1,5 @@
-//! What one API key may ask for, so that no platform starves another: a rate, a number in flight, and pages of the history
-//! that are read at once. The first two are off unless they are set. Each intake counts for itself.
+//! Limits for each API key, so that no platform starves another: a rate, a number in flight, and a number of pages of
+//! the history that are read at once. The first two are off unless they are set. Each intake counts for itself.
 
 use super::auth::KeyDigest;
 use super::room::Room;
@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// Everything that is saved up by keeping still is a second's worth.
+/// How much of its rate a key saves up while it is idle: one second's worth, which it may then use at once.
 const BURST: Duration = Duration::from_secs(1);
 
-/// The bounds of each key; `None` is none.
+/// The limits of each API key. `None`: no limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Allocations a second.
+    /// Allocations per second.
     pub rate: Option<u32>,
     /// Allocations between admission and decision.
     pub in_flight: Option<u32>,
@@ -23,7 +23,7 @@ pub struct Bounds {
     pub reads: u32,
 }
 
-/// Counts for each key. Only keys that work come here, so there are never more than were issued.
+/// The counts of each API key. Only keys that work come here, so there are never more than were issued.
 #[derive(Debug)]
 pub struct KeyLimits {
     bounds: Bounds,
@@ -32,9 +32,9 @@ pub struct KeyLimits {
 
 #[derive(Debug)]
 struct Count {
-    /// When all that was let through so far would have come at the bounded rate.
+    /// When all allocations that were let through so far would have arrived, had they come at exactly the allowed rate.
     paid_until: Instant,
-    /// `None` if places are not counted.
+    /// `None` if the number in flight is not limited.
     room: Option<Arc<Room>>,
     reads: Arc<Semaphore>,
 }
@@ -44,13 +44,14 @@ impl KeyLimits {
         Self { bounds, keys: Mutex::default() }
     }
 
-    /// Counts so many allocations against the key's rate, or says how long to wait.
+    /// Counts `allocations` against the key's rate. `Err` if that is too many now: how long to wait. Nothing is counted
+    /// then.
     pub fn pass(&self, key: KeyDigest, allocations: usize) -> Result<(), Duration> {
         let Some(rate) = self.bounds.rate else { return Ok(()) };
         self.with(key, |count| pass(&mut count.paid_until, Instant::now(), rate, allocations))
     }
 
-    /// The room of a key, if its places are counted.
+    /// The places in flight of a key; `None` if they are not limited.
     pub fn room(&self, key: KeyDigest) -> Option<Arc<Room>> {
         self.bounds.in_flight?;
         self.with(key, |count| count.room.clone())
@@ -71,8 +72,9 @@ impl KeyLimits {
     }
 }
 
-/// Bulk of more than a second's worth passes when a whole second is saved up, and is paid for afterwards; it would never
-/// pass otherwise.
+/// Moves `paid_until` on by what the allocations take of the rate, or says how long to wait. A bulk call of more than
+/// one second's worth passes when a whole second is saved up, and the rest is charged to the time after it; otherwise
+/// it would never pass.
 fn pass(paid_until: &mut Instant, now: Instant, rate: u32, allocations: usize) -> Result<(), Duration> {
     let cost = |count: usize| BURST.mul_f64(count as f64 / f64::from(rate));
     let from = now.max(*paid_until);

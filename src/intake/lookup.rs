@@ -1,4 +1,4 @@
-//! The reads: balances, payout users, and what became of a request.
+//! Answers the reads: balances, payout users, and what became of a request.
 
 use super::Intake;
 use super::auth::business;
@@ -15,9 +15,10 @@ use crate::wire::answers::{BalanceBody, FieldErrors, PayoutUserBody, RequestBody
 use axum::http::HeaderMap;
 use uuid::Uuid;
 
-/// The header by which a payout user looks in.
+/// The header in which payout users send their hash to see their balance.
 pub const PAYOUT_HASH: &str = "x-payout-hash";
 
+/// Answers with the balances of the calling business.
 pub async fn balance(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Failure> {
     let business = business(intake, headers).await?;
     let reading = intake.read(async |connection| businesses::read_balances(connection, business).await);
@@ -25,6 +26,7 @@ pub async fn balance(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Fai
     Ok(problem::found(&BalanceBody { balance, payout_balance }))
 }
 
+/// Answers with a payout user of the calling business.
 pub async fn user_by_email(intake: &Intake, headers: &HeaderMap, email: Option<&str>) -> Result<Answer, Failure> {
     let business = business(intake, headers).await?;
     let email = match check_queried_address(email.unwrap_or_default()) {
@@ -38,7 +40,8 @@ pub async fn user_by_email(intake: &Intake, headers: &HeaderMap, email: Option<&
     Ok(user.map_or_else(problem::not_found, show_user))
 }
 
-/// The payout user's own look: the hash is all there is to show. A wrong one and an inactive user's are the same 401.
+/// Answers with the payout user whose hash is in the header; no API key is needed. A wrong hash and the hash of an
+/// inactive user are the same 401.
 pub async fn user_by_hash(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Failure> {
     let mut values = headers.get_all(PAYOUT_HASH).iter();
     let hash = values.next().filter(|_| values.next().is_none()).and_then(|value| parse_hash(value.as_bytes()));
@@ -48,7 +51,7 @@ pub async fn user_by_hash(intake: &Intake, headers: &HeaderMap) -> Result<Answer
     user.filter(|user| user.status == "active").map(show_user).ok_or(Failure::Unauthorized)
 }
 
-/// 64 lower-case hexadecimal digits.
+/// Reads a hash: 64 lower-case hexadecimal digits.
 fn parse_hash(text: &[u8]) -> Option<UserHash> {
     let lower = !text.iter().any(u8::is_ascii_uppercase);
     let bytes = hex::decode(text).ok().filter(|_| lower)?;
@@ -60,10 +63,11 @@ fn show_user(user: PayoutUser) -> Answer {
     problem::found(&PayoutUserBody { email, hash: hex::encode(hash), balance, status, created_at })
 }
 
-/// What became of a request. Asking about one whose deadline has passed decides it, so that the answer is final.
+/// Answers what became of a request. If it is undecided after its deadline, it is voided first, so that the answer is
+/// final.
 pub async fn request_by_id(intake: &Intake, headers: &HeaderMap, id: Option<RequestId>) -> Result<Answer, Failure> {
     let business = business(intake, headers).await?;
-    // Known as ours by the id alone, so that nobody fills the table by asking.
+    // The id alone shows whether this service issued it. So made-up ids cannot fill the table with voided rows.
     let Some(id) = id.filter(|&id| intake.secret.issued(business, id)) else { return Ok(problem::not_found()) };
     let wait = i64::try_from(intake.budgets.reply.as_millis()).unwrap_or(i64::MAX);
     let is_past = clock::now_millis() > secret::minted_at(id).saturating_add(wait);
@@ -79,7 +83,7 @@ pub async fn request_by_id(intake: &Intake, headers: &HeaderMap, id: Option<Requ
     Ok(show_request(id, found))
 }
 
-/// The allocation under a key.
+/// Answers with the allocation under a key; 404 if there is none.
 pub async fn request_by_key(intake: &Intake, business: BusinessId, key: IdempotencyKey) -> Result<Answer, Failure> {
     let finding = intake.read(async |connection| {
         let Some(id) = keys::find_allocated(connection, business, &key).await? else { return Ok(None) };

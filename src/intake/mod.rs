@@ -1,11 +1,12 @@
-//! Process 1: HTTP → queue, reply → HTTP.
+//! The intake process: takes requests over HTTP, publishes them to RabbitMQ, waits for the replies, and answers.
 //!
-//! [`routes`] checks a request, [`admission`] lets it in, [`submit`] publishes it over the [`session`] and waits, [`replies`]
-//! knows who waits for what, [`resolve`] decides what nobody answered, [`problem`] writes every answer. [`publication`] has
-//! the proof that nothing was published, [`raises`] knows which epochs a request may use. [`bulk`] does it for many in one
-//! call; [`room`] has the places in flight, [`limits`] those of a key; [`auth`] knows who calls, [`validate`] what a body asks
-//! for; [`lookup`] and [`history`] have the [`reads`]; [`detached`] lets no client that hangs up stop any of it half-way.
-//! [`openapi`] describes all of it, [`page`] shows that to people.
+//! [`routes`] checks a request, [`admission`] admits it, [`submit`] publishes it over the [`session`] and waits,
+//! [`replies`] knows which request waits for what, [`resolve`] decides those that got no reply, and [`problem`] writes
+//! every answer. [`publication`] has the proof that nothing was published, and [`raises`] knows which epochs a request
+//! may use. [`bulk`] does all this for many allocations in one call. [`room`] has the places in flight, and [`limits`]
+//! those of each API key. [`auth`] finds the caller, and [`validate`] reads the body. [`lookup`] and [`history`] answer
+//! reads, over [`reads`]. [`detached`] keeps work going when its client hangs up. [`openapi`] describes the API, and
+//! [`page`] shows that to people.
 
 pub mod admission;
 pub mod auth;
@@ -49,7 +50,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// What an intake is made of.
+/// What an intake needs.
 pub struct Settings {
     pub broker: Broker,
     pub topology: Topology,
@@ -61,7 +62,7 @@ pub struct Settings {
     pub connections: connections::Limits,
 }
 
-/// How an intake is.
+/// The state of an intake, for people.
 #[derive(Clone, Debug)]
 pub struct Status {
     pub draining: bool,
@@ -75,7 +76,7 @@ pub struct Status {
     pub oldest_millis: Option<Millis>,
 }
 
-/// An intake, for as long as it runs.
+/// A running intake.
 pub struct Intake {
     sessions: Arc<Sessions>,
     admission: Admission,
@@ -87,17 +88,19 @@ pub struct Intake {
     ids: RequestIds,
     budgets: Budgets,
     connections: connections::Limits,
-    /// Cancelled when whatever is left is left to others.
+    /// Cancelled when the intake has drained or its grace period is over. Requests that are unresolved then are decided
+    /// by their deadline, by workers and look-ups.
     abandon: CancellationToken,
-    /// Every request's work, and everything that is still being resolved.
+    /// The work of every request, and every request that is still being resolved.
     tracker: TaskTracker,
 }
 
-/// A draining intake accepts connections until nobody new has come for this long, to refuse in words what arrives on
-/// them: a closed listener would reset those who are just connecting. For half of the grace period at most.
+/// A draining intake accepts connections until no new request has come for this long, and answers that it is draining:
+/// a closed listener would reset clients that are just connecting. For half of the grace period at most.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 
 impl Intake {
+    /// Makes an intake, and starts the tasks that look up API keys and resolve requests. [`Self::run`] does the rest.
     pub fn start(settings: Settings) -> Arc<Self> {
         let Settings { broker, topology, postgres, secret, budgets, admission, packing, connections } = settings;
         let (tracker, abandon) = (TaskTracker::new(), CancellationToken::new());
@@ -119,7 +122,8 @@ impl Intake {
         })
     }
 
-    /// Serves until `stop`, then drains: refuses what is new, and answers everything in flight, within `grace`.
+    /// Serves until `stop`, then drains: refuses new requests, and answers everything in flight, within `grace`. Fails
+    /// if the thread for RabbitMQ cannot be started, or if serving panics.
     pub async fn run(
         self: Arc<Self>,
         listener: TcpListener,
@@ -155,12 +159,12 @@ impl Intake {
         Ok(())
     }
 
-    /// Whether its database can be worked with.
+    /// Whether the database can be worked with.
     fn health(&self) -> &Health {
         self.postgres.health()
     }
 
-    /// How this intake is, for people to look at.
+    /// The state of this intake, for people.
     pub fn status(&self) -> Status {
         let session = self.sessions.current();
         let waiting = session.as_ref().and_then(|session| session.waiters().oldest());

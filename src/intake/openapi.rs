@@ -1,5 +1,6 @@
-//! The API as an OpenAPI 3.1 document: the shapes come from the types of [`wire`](crate::wire), the bounds from the ledger
-//! and the checks, the endpoints stand below. A test compares it with the committed `docs/openapi.json` and with the routes.
+//! Describes the API as an OpenAPI 3.1 document. The shapes come from the types of [`wire`](crate::wire), the bounds
+//! from the ledger and the checks; the endpoints are written here. A test compares the document with the committed
+//! `docs/openapi.json` and with the routes.
 
 use super::history::{MOST, USUAL_LIMIT, WRONG_LIMIT};
 use super::problem::said;
@@ -17,7 +18,7 @@ use std::collections::BTreeMap;
 const HASH: &str = "9b2e0c7c1d3f4a5b6c7d8e9f00112233445566778899aabbccddeeff01234567";
 const REQUEST: &str = "0198c0de-0000-7000-8000-00000a11ca7e";
 
-/// The document. The same for every deployment.
+/// The document. It is the same for every deployment.
 pub fn document() -> Value {
     let mut shapes = Shapes::new();
     let paths = json!({
@@ -50,14 +51,14 @@ pub fn document() -> Value {
                     "type": "apiKey",
                     "in": "header",
                     "name": "X-Payout-Hash",
-                    "description": "The hash of a payout user, who sees nothing but the own balance with it.",
+                    "description": "The hash of a payout user, who sees only the own balance with it.",
                 },
             },
         },
     })
 }
 
-/// The shapes that answers have.
+/// Collects the schemas of the shapes that answers have.
 struct Shapes(SchemaGenerator);
 
 impl Shapes {
@@ -70,12 +71,13 @@ impl Shapes {
         self.0.subschema_for::<T>().to_value()
     }
 
-    /// An answer that has one of two shapes.
+    /// The schema of an answer that has one of two shapes.
     fn either<A: schemars::JsonSchema, B: schemars::JsonSchema>(&mut self) -> Value {
         json!({ "anyOf": [self.schema::<A>(), self.schema::<B>()] })
     }
 
-    /// What is left out when it is not known is never null.
+    /// The schemas by name. A field that is not required is left out when it is unknown, and is never null, so its type
+    /// loses `null`.
     fn finish(mut self) -> Map<String, Value> {
         let mut schemas = self.0.take_definitions(true);
         for schema in schemas.values_mut() {
@@ -145,19 +147,19 @@ impl Answers {
         self.with(status, says, shapes.schema::<ErrorBody>(), json!({ "error": error }))
     }
 
-    /// What every endpoint may answer.
+    /// Adds the answers that every endpoint may give.
     fn usual(self, shapes: &mut Shapes) -> Self {
         self.error(shapes, 401, "No working secret key, or more than one.", said::UNAUTHORIZED)
             .error(shapes, 405, "Another method is needed.", said::METHOD_NOT_ALLOWED)
-            .error(shapes, 503, "Refused, and nothing happened. Come again after `Retry-After`.", said::UNAVAILABLE)
+            .error(shapes, 503, "Refused, and nothing happened. Try again after `Retry-After`.", said::UNAVAILABLE)
     }
 
-    /// What an endpoint that takes a body may answer.
+    /// Adds the answers of an endpoint that takes a body.
     fn of_a_body(self, shapes: &mut Shapes, limit: &BodyLimit) -> Self {
         self.error(shapes, 408, "The body took too long to arrive.", said::BODY_TOO_LATE)
             .error(shapes, 413, "The body is too large.", limit.message)
             .error(shapes, 415, "The body is not `application/json` in UTF-8.", said::UNSUPPORTED_MEDIA_TYPE)
-            .error(shapes, 429, "The API key is beyond its bounds. Come again after `Retry-After`.", said::TOO_MANY)
+            .error(shapes, 429, "The API key is beyond its limits. Try again after `Retry-After`.", said::TOO_MANY)
     }
 }
 
@@ -211,7 +213,7 @@ fn allocation() -> Value {
     })
 }
 
-/// Of texts without control characters.
+/// The pattern of texts without control characters.
 const NO_CONTROL: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
 
 fn idempotency_key() -> Value {
@@ -273,7 +275,7 @@ fn create_bulk(shapes: &mut Shapes) -> Value {
     let invalid = json!({ "allocations": [NO_ALLOCATIONS] });
     let answers = Answers::new(Headers::Allocating)
         .with(200, "The outcome of every item is known: see `results`.", shapes.schema::<BulkBody>(), results)
-        .with(400, "No allocations that can be read.", shapes.either::<BulkErrors, ErrorBody>(), invalid)
+        .with(400, "The call cannot be read.", shapes.either::<BulkErrors, ErrorBody>(), invalid)
         .with(504, "The outcome of an item is not known yet: see `results`.", shapes.schema::<BulkBody>(), unknown)
         .of_a_body(shapes, &BULK_LIMIT)
         .usual(shapes);
@@ -282,7 +284,7 @@ fn create_bulk(shapes: &mut Shapes) -> Value {
         "required": ["allocations"],
         "properties": {
             "allocations": { "type": "array", "minItems": 1, "maxItems": MOST_ITEMS, "items": {
-                "description": "As the body of `POST /payout/create`. One that is not valid fails alone.",
+                "description": "Like the body of `POST /payout/create`. One that is not valid fails alone.",
             } },
         },
         "example": { "allocations": [{ "email": "ann@example.com", "amount": 10_000, "reference": "Invoice 7" }] },
@@ -291,7 +293,7 @@ fn create_bulk(shapes: &mut Shapes) -> Value {
         "operationId": "createPayouts",
         "summary": "Allocate to many payout users in one call",
         "description": "Each item is decided on its own, exactly as if it were posted alone, and answered in order. Under \
-            an `Idempotency-Key` each place in the call has a key of its own: a repeat of the call finishes what is \
+            an `Idempotency-Key` each item of the call has a key of its own: a repeat of the call finishes what is \
             missing and repeats nothing.",
         "parameters": [idempotency_key()],
         "requestBody": json_body(call),
@@ -314,7 +316,7 @@ fn payout_user(shapes: &mut Shapes) -> Value {
     let invalid = json!({ "email": [NO_EMAIL] });
     let answers = Answers::new(Headers::Reading)
         .with(200, "The payout user.", shapes.schema::<PayoutUserBody>(), example)
-        .with(400, "No address.", shapes.schema::<FieldErrors>(), invalid)
+        .with(400, "The email is missing or not valid.", shapes.schema::<FieldErrors>(), invalid)
         .error(shapes, 404, "The business has no such payout user.", said::NOT_FOUND)
         .usual(shapes);
     let email = json!({ "type": "string", "format": "email", "maxLength": Email::MAX_CHARS });
@@ -358,7 +360,7 @@ fn requests(shapes: &mut Shapes) -> Value {
         )
         .with(400, "A parameter failed.", shapes.either::<BTreeMap<String, [String; 1]>, ErrorBody>(), invalid)
         .error(shapes, 404, "No allocation under the key.", said::NOT_FOUND)
-        .error(shapes, 429, "Enough pages are being read for the API key. Come again after `Retry-After`.", said::TOO_MANY)
+        .error(shapes, 429, "Too many pages are being read for the API key. Try again after `Retry-After`.", said::TOO_MANY)
         .usual(shapes);
     if let Some(found) = answers.by_status.get_mut("200") {
         found["content"]["text/csv"] = json!({ "schema": { "type": "string" } });
@@ -372,7 +374,7 @@ fn requests(shapes: &mut Shapes) -> Value {
             parameter("limit", "Most requests in the page.", limit),
             parameter("cursor", "`next_cursor` of the page before, with the same filters.",
                 json!({ "type": "string", "pattern": "^[0-9a-f]{32}$" })),
-            parameter("state", "Only requests that were decided so.",
+            parameter("state", "Only requests with this outcome.",
                 json!({ "type": "string", "enum": Outcome::ALL.map(Outcome::as_str) })),
             parameter("email", "Only requests to this payout user.", email),
             parameter("reference", "Only requests with this reference.", reference),
@@ -403,7 +405,7 @@ fn request_by_id(shapes: &mut Shapes) -> Value {
     })
 }
 
-/// What anybody may read.
+/// A `GET` endpoint that needs no API key.
 fn open(summary: &str, kind: &str, schema: Value) -> Value {
     json!({
         "summary": summary,

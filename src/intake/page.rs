@@ -1,12 +1,13 @@
-//! The OpenAPI document as a page for people. Everything in it is made here: it needs no script and no other host.
+//! Renders the OpenAPI document as a page for people. The page needs no script and no other host.
 
 use serde_json::Value;
 use std::fmt::Write as _;
 
-/// What the page may do: show itself, with its own style sheet.
+/// The Content-Security-Policy of the page: it may load its own style sheet, and nothing else.
 pub const POLICY: &str =
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// The style sheet of the page.
 pub const STYLE: &str = "\
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -18,7 +19,7 @@ pre { background: #8882; padding: .8rem; overflow-x: auto; border-radius: .3rem;
 code { font-family: ui-monospace, monospace; font-size: .92em; }
 ";
 
-/// Renders the document.
+/// Renders the OpenAPI document as HTML.
 pub fn render(document: &Value) -> String {
     let mut page = String::new();
     let title = escape(text(&document["info"]["title"]));
@@ -89,7 +90,7 @@ fn write_example(page: &mut String, example: &Value) {
     }
 }
 
-/// A schema's bounds in one line.
+/// The bounds of a schema in one line, as HTML.
 fn shape(schema: &Value) -> String {
     if let Some((_, name)) = schema["$ref"].as_str().and_then(|reference| reference.rsplit_once('/')) {
         return format!("<a href=\"#{0}\">{0}</a>", escape(name));
@@ -111,7 +112,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// Text with code between backticks.
+/// Text as HTML, with code where it has backticks.
 fn prose(value: &Value) -> String {
     let pieces = text(value).split('`').enumerate();
     let pieces = pieces.map(

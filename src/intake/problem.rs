@@ -1,11 +1,12 @@
 //! Every answer that the intake gives, byte for byte.
 //!
-//! The answers that say "no funds were debited" while nobody decided anything take a proof, which only the places that
-//! have one can make: a 503 takes [`NeverPublished`] (`publication.rs`) or [`VoidedAttempt`], a 500 takes [`Voided`] (both
-//! `postgres/allocations.rs`). There is no other way to build a 500 or a 503, and a test reads the sources to keep it so.
+//! An answer that says "no funds were debited" although no worker decided so needs a proof. Only the places that have a
+//! proof can make one: a 503 takes [`NeverPublished`] (`publication.rs`) or [`VoidedAttempt`], a 500 takes [`Voided`]
+//! (both `postgres/allocations.rs`). There is no other way to build a 500 or a 503, and a test reads the sources to
+//! keep it so.
 //!
-//! What dies before anything was published is a 503 and not a 500: a 500 speaks for all that was sent under its
-//! `Idempotency-Key`, and nobody has looked at the key.
+//! Work that panics before anything was published is answered with 503, not 500: a 500 speaks for everything that was
+//! sent under its `Idempotency-Key`, and the key was not looked at.
 
 use super::page;
 use super::publication::NeverPublished;
@@ -31,7 +32,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const DEBITED: HeaderName = HeaderName::from_static("earmark-debited");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// What errors say, for the answers and for the document that describes them.
+/// The texts of errors, for the answers and for the document that describes them.
 pub mod said {
     pub const UNAUTHORIZED: &str = "Unauthorized";
     pub const PAYOUTS_DISABLED: &str = "Payouts are currently disabled. Please enable them in Settings.";
@@ -66,7 +67,7 @@ impl Debited {
         }
     }
 
-    /// Of a bulk call: unknown as soon as one of them is.
+    /// What holds for a whole bulk call: unknown as soon as one item is unknown.
     fn of_all(items: impl Iterator<Item = Self>) -> Self {
         items
             .reduce(|all, item| match (all, item) {
@@ -78,12 +79,12 @@ impl Debited {
     }
 }
 
-/// What an answer says.
+/// The body of an answer.
 #[derive(Debug)]
 enum Said {
     Allocated(AllocatedBody),
     Error(&'static str),
-    /// That nobody knows yet what became of this request.
+    /// The outcome of this request is not known yet.
     Unknown(Uuid),
     Fields(Box<FieldErrors>),
     Json(Vec<u8>),
@@ -123,7 +124,7 @@ impl Answer {
         self.status
     }
 
-    /// The answer of an endpoint that moves no money.
+    /// The HTTP response of an endpoint that moves no money.
     pub fn into_response(self) -> Response<Body> {
         let body = match self.said {
             Said::Allocated(body) => wire::to_json(&body),
@@ -139,7 +140,7 @@ impl Answer {
         response
     }
 
-    /// The answer of an endpoint that allocates, which says on every response which request it was and whether it debited.
+    /// The HTTP response of an endpoint that allocates. Its headers say which request it was and whether it debited.
     pub fn into_create_response(self, request: Uuid) -> Response<Body> {
         let debited = self.debited.as_str();
         let mut response = self.into_response();
@@ -150,7 +151,7 @@ impl Answer {
         response
     }
 
-    /// The same as one of the results of a bulk call.
+    /// The answer as one of the results of a bulk call.
     fn into_result(self, request: Option<RequestId>) -> BulkResult {
         let mut result = BulkResult {
             status: self.status.as_u16(),
@@ -172,8 +173,8 @@ impl Answer {
     }
 }
 
-/// The answers to all items of a bulk call as one. 200 if the outcome of each is known, else 504. If each was refused before it
-/// was published, and may be sent again, that is the answer to the whole.
+/// Makes one answer of the answers to all items of a bulk call. 200 if every outcome is known, else 504. If every item
+/// was refused before it was published and may be sent again, the whole call gets that refusal.
 pub fn bulk(mut items: Vec<(Answer, Option<RequestId>)>) -> Answer {
     if items.iter().all(|(answer, _)| answer.has_header(&RETRY_AFTER))
         && let Some((refused, _)) = items.pop()
@@ -186,7 +187,7 @@ pub fn bulk(mut items: Vec<(Answer, Option<RequestId>)>) -> Answer {
     Answer { debited, ..Answer::json(status, &BulkBody { results }) }
 }
 
-/// 200 of a document that is the same for everybody.
+/// 200 with a document that is the same for all callers. `kind`: its content type.
 pub fn document(kind: &'static str, text: String) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
     let headers = response.headers_mut();
@@ -196,7 +197,8 @@ pub fn document(kind: &'static str, text: String) -> Response<Body> {
     response
 }
 
-/// 200 of a read that is streamed as CSV. An error in the middle breaks the body off, so that nobody takes it for whole.
+/// 200 with a read that is streamed as CSV. An error in the middle breaks the body off, so that it is not taken for
+/// complete.
 pub fn csv(lines: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static) -> Response<Body> {
     let mut response = Response::new(Body::from_stream(lines));
     let headers = response.headers_mut();
@@ -205,7 +207,7 @@ pub fn csv(lines: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static) -
     response
 }
 
-/// 200 of a read.
+/// 200 with the result of a read.
 pub fn found<T: Serialize>(shape: &T) -> Answer {
     Answer::json(StatusCode::OK, shape)
 }
@@ -221,12 +223,12 @@ pub fn invalid_fields(errors: FieldErrors) -> Answer {
     Answer::new(StatusCode::BAD_REQUEST, Said::Fields(Box::new(errors)))
 }
 
-/// 400 of the body of a bulk call that is none, by a message.
+/// 400 for a bulk call whose items cannot be read, with this message.
 pub fn invalid_bulk(message: &'static str) -> Answer {
     Answer::json(StatusCode::BAD_REQUEST, &BulkErrors { allocations: [message] })
 }
 
-/// 400 of query parameters: a message for each that failed.
+/// 400 for query parameters, with a message for each that is not valid.
 pub fn invalid_parameters(errors: &BTreeMap<&'static str, [&'static str; 1]>) -> Answer {
     Answer::json(StatusCode::BAD_REQUEST, errors)
 }
@@ -235,12 +237,12 @@ pub fn not_an_object() -> Answer {
     Answer::error(StatusCode::BAD_REQUEST, "The request body must be a JSON object.")
 }
 
-/// 400 of an item of a bulk call.
+/// 400 for one item of a bulk call.
 pub fn item_not_an_object() -> Answer {
     Answer::error(StatusCode::BAD_REQUEST, "The allocation must be a JSON object.")
 }
 
-/// 400 of something other than the body, in words.
+/// 400 for something other than the body, with this message.
 pub fn bad_request(message: &'static str) -> Answer {
     Answer::error(StatusCode::BAD_REQUEST, message)
 }
@@ -283,7 +285,7 @@ pub fn key_reused() -> Answer {
     Answer::error(StatusCode::UNPROCESSABLE_ENTITY, said::KEY_REUSED)
 }
 
-/// 500: this never debits, nor does anything that was received under its key before.
+/// 500: this request never debits, nor does anything that was received under its key before.
 pub fn unexpected(proof: Voided) -> Answer {
     METRICS.unexpected.inc(proof.proof());
     Answer::error(StatusCode::INTERNAL_SERVER_ERROR, said::UNEXPECTED)
@@ -294,8 +296,8 @@ pub fn unavailable(proof: NeverPublished) -> Answer {
     try_again(proof.why())
 }
 
-/// 503: this attempt never debits. Since it was received, somebody was told 500 under its key, so it must not go on under
-/// the epoch that came with that; an attempt that is received from now on may.
+/// 503: this attempt never debits. After it was received, another request under its key was answered with 500, so it
+/// must not use the epoch that was raised then. An attempt that is received from now on may use it.
 pub fn superseded(_proof: VoidedAttempt) -> Answer {
     try_again(Refusal::Superseded)
 }
@@ -306,7 +308,8 @@ fn try_again(why: Refusal) -> Answer {
         .with_header(RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
-/// 429: the caller's key is beyond its bounds. `wait`: when it may come again, in whole seconds.
+/// 429: the caller's API key is beyond its limits. `wait`: how long until it may try again, rounded up to whole
+/// seconds.
 pub fn too_many(proof: NeverPublished, wait: Duration) -> Answer {
     METRICS.unavailable.inc(proof.why());
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
@@ -314,7 +317,7 @@ pub fn too_many(proof: NeverPublished, wait: Duration) -> Answer {
         .with_header(RETRY_AFTER, HeaderValue::from(seconds.max(1)))
 }
 
-/// 504: the one answer that does not say whether funds moved. `GET /payout/requests/{request_id}` does.
+/// 504: the one answer that does not say whether funds moved. `GET /payout/requests/{request_id}` says it.
 pub fn unknown(request: RequestId) -> Answer {
     METRICS.unknown.inc();
     let said = Said::Unknown(Uuid::from_u128(request.as_u128()));

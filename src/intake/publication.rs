@@ -1,5 +1,5 @@
-//! Whether something was published for an HTTP request, as values: the right to publish once, the proof that nothing was
-//! published, and what was published last.
+//! Says in values whether something was published for an HTTP request, or for one item of a bulk call: the right to
+//! publish once, the proof that nothing was published, and what was published last.
 
 use super::session::Session;
 use crate::ledger::{Refusal, Request};
@@ -11,31 +11,35 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct NeverPublished(Refusal);
 
 impl NeverPublished {
+    /// Why the request was refused.
     pub fn why(&self) -> Refusal {
         self.0
     }
 }
 
-/// The right to publish for one HTTP request. Whoever gives it up instead gets the proof that nothing was published.
+/// The right to publish for one HTTP request. Giving it up instead, with [`Self::never`], gives the proof that nothing
+/// was published.
 #[derive(Debug)]
 pub struct Unpublished(Trail);
 
-/// What was published last for one HTTP request, for the one who finds that its work has died.
+/// What was published last for one HTTP request. It outlives the request's work, and says after a panic what has to be
+/// resolved.
 #[derive(Clone, Debug, Default)]
 pub struct Trail(Arc<Mutex<Option<Request>>>);
 
 impl Unpublished {
-    /// One for each HTTP request, made where its work is started.
+    /// To be called once for each HTTP request or item of a bulk call, where its work is started.
     pub fn for_one_request() -> (Self, Trail) {
         let trail = Trail::default();
         (Self(trail.clone()), trail)
     }
 
+    /// Gives up the right to publish, for this reason.
     pub fn never(self, why: Refusal) -> NeverPublished {
         NeverPublished(why)
     }
 
-    /// Ends the state of being unpublished, at the call of publish and not a moment later.
+    /// Publishes a request. From the moment of this call on, there is no proof any more that nothing was published.
     pub fn publish(self, session: &Session, request: &Request, trace: Option<trace::Context>) -> Published {
         let published = Published(self.0);
         published.publish_again(session, request, trace);
@@ -47,7 +51,7 @@ impl Unpublished {
 pub struct Published(Trail);
 
 impl Published {
-    /// Publishes anew, once the attempt before is dead.
+    /// Publishes another attempt. The attempt before must be voided.
     pub fn publish_again(&self, session: &Session, request: &Request, trace: Option<trace::Context>) {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.clone());
         session.publish(request, trace);
@@ -55,12 +59,13 @@ impl Published {
 }
 
 impl Trail {
-    /// The id of what was published last, for the log.
+    /// The id of the request that was published last, for the log.
     pub fn published(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|request| request.id.to_string())
     }
 
-    /// What must be resolved after the work has died; the proof if nothing was published. The work must be gone.
+    /// After the work has died and is gone: the proof, if nothing was published; else the request that has to be
+    /// resolved.
     pub fn after_death(&self) -> Result<NeverPublished, Box<Request>> {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             Some(request) => Err(Box::new(request)),

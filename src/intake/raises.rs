@@ -1,14 +1,15 @@
-//! What this intake knows of the raises of epochs: the largest count that it has read, or that a commit of its own has
-//! made. A request is bound by what was known when it was received ([`Receipt`]).
+//! Keeps what this intake knows of the raises of epochs: the largest count that it has read, or that a commit of its
+//! own has made. What was known when a request was received decides which epochs the request may use ([`Receipt`]).
 
 use crate::ledger::{RaiseCount, Receipt};
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// The count that is held. None is held at the start, and whenever the database was lost: another one may be there next.
+/// The largest count that is known. None is known at the start, nor after the database was lost: another database may
+/// be there next.
 #[derive(Debug)]
 pub struct Raises(AtomicI64);
 
-/// No count is held.
+/// Stands for no known count.
 const NONE: i64 = -1;
 
 impl Raises {
@@ -16,18 +17,20 @@ impl Raises {
         Self(AtomicI64::new(NONE))
     }
 
-    /// To be called before anything else is done for a request. What comes later, and be it after the process was frozen
-    /// for a minute, must go by what is known now.
+    /// Returns what is known now, for a request that has just arrived. To be called before anything else is done for
+    /// it. Whatever is done for it later, even after the process was frozen for a minute, must go by what is known now.
     pub fn receive(&self) -> Receipt {
         let held = self.0.load(Ordering::SeqCst);
         Receipt::new((held != NONE).then_some(RaiseCount(held)))
     }
 
-    /// Every raise up to this one is committed. Never goes back: two who read may tell in another order than they read.
+    /// Notes that every raise up to this count is committed. The known count never goes back: two readers may report in
+    /// another order than they read.
     pub fn saw(&self, count: RaiseCount) {
         self.0.fetch_max(count.0, Ordering::SeqCst);
     }
 
+    /// Forgets the count, because the database was lost.
     pub fn forget(&self) {
         self.0.store(NONE, Ordering::SeqCst);
     }

@@ -1,21 +1,22 @@
-//! Reading from the database for an answer, and why there may be none.
+//! Reads from the database for an answer, and says why a read has failed.
 
 use super::Intake;
 use crate::ledger::Refusal;
 use crate::postgres::{Error, PgConnection};
 
-/// Why a read has no answer of its own.
+/// Why a read has failed.
 #[derive(Debug)]
 pub enum Failure {
+    /// No working API key, or no payout user's hash.
     Unauthorized,
     /// The database could not be asked, or did not answer in time.
     Unavailable(Refusal),
-    /// As many pages of the history are being read for this key as may be.
+    /// As many pages of the history as allowed are being read for this API key.
     TooManyReads,
 }
 
 impl Intake {
-    /// Reads from the database, and not at all while it is known to be away: nobody waits for what is not there.
+    /// Reads from the database. Fails at once while the database is known to be down, so that no caller waits for it.
     pub(super) async fn read<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,

@@ -1,4 +1,4 @@
-//! Who waits for which outcome.
+//! Keeps the requests that wait for a reply, and passes the replies to them.
 
 use crate::ledger::RequestId;
 use crate::metrics::METRICS;
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot};
 
-/// What may reach a waiter. That nothing comes (the connection is lost) is the third thing.
+/// What may reach a waiter. If the connection is lost, nothing does.
 #[derive(Debug)]
 pub enum Event {
     Reply(Reply),
@@ -15,12 +15,12 @@ pub enum Event {
     Trouble,
 }
 
-/// All waiters of one connection.
+/// All waiters of one session with the broker.
 #[derive(Debug, Default)]
 pub struct Waiters {
-    /// `None` once the connection is lost.
+    /// By request id. `None` once the connection is lost.
     waiting: Mutex<Option<HashMap<u128, oneshot::Sender<Event>>>>,
-    /// Told of replies, a message at a time.
+    /// Notified after each message of replies.
     replied: Notify,
 }
 
@@ -38,19 +38,19 @@ impl Waiters {
         Waiter { id, receiver, waiters: Arc::clone(self) }
     }
 
-    /// Wakes the waiter, if it still waits.
+    /// Passes the event to the request with this id, if it still waits.
     pub fn wake(&self, id: u128, event: Event) {
         let waiter = self.lock().as_mut().and_then(|waiting| waiting.remove(&id));
         match waiter {
             Some(waiter) => drop(waiter.send(event)),
             None => {
                 METRICS.replies_without_waiter.inc();
-                tracing::debug!(request_id = %RequestId::from_u128(id), "a reply that nobody waits for");
+                tracing::debug!(request_id = %RequestId::from_u128(id), "reply without a waiter");
             }
         }
     }
 
-    /// Wakes those who wait for these replies.
+    /// Passes these replies to the requests that wait for them.
     pub fn deliver(&self, replies: Vec<Reply>) {
         for reply in replies {
             self.wake(reply.id.as_u128(), Event::Reply(reply));
@@ -58,7 +58,7 @@ impl Waiters {
         self.replied.notify_waiters();
     }
 
-    /// Ends when nobody waits for this one any more, as far as replies tell.
+    /// Returns once no waiter has this id. Looks at once, and again after each message of replies.
     pub async fn answered(&self, id: u128) {
         loop {
             let replied = self.replied.notified();
@@ -74,12 +74,13 @@ impl Waiters {
         self.lock().as_ref()?.keys().min().copied().map(RequestId::from_u128)
     }
 
-    /// The connection is lost: wakes all, and all that register from now on.
+    /// Wakes all waiters because the connection is lost, and all that register from now on.
     pub fn fail_all(&self) {
         self.lock().take();
     }
 
-    /// The same when the guard is dropped, by a panic too: a task holds it without which nobody would be woken.
+    /// A guard that wakes all waiters when it is dropped, by a panic too. The task that delivers replies holds it:
+    /// without that task no waiter would be woken.
     pub fn fail_when_dropped(self: &Arc<Self>) -> FailGuard {
         FailGuard(Arc::clone(self))
     }
@@ -89,7 +90,7 @@ impl Waiters {
     }
 }
 
-/// Fails all waiters when it is dropped.
+/// Calls [`Waiters::fail_all`] when it is dropped.
 #[derive(Debug)]
 pub struct FailGuard(Arc<Waiters>);
 
@@ -99,7 +100,7 @@ impl Drop for FailGuard {
     }
 }
 
-/// One request's place in the list, given up when it is dropped.
+/// One request's registration, removed when it is dropped.
 #[derive(Debug)]
 pub struct Waiter {
     id: RequestId,
@@ -108,7 +109,7 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// The first thing that happens; `None` if the connection is lost.
+    /// Waits for the first event; `None` if the connection is lost.
     pub async fn wait(&mut self) -> Option<Event> {
         (&mut self.receiver).await.ok()
     }

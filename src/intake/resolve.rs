@@ -1,14 +1,15 @@
-//! Giving up on a request, safely: its row is inserted as `voided`, or the row that won says what happened.
+//! Resolves a request that got no usable reply: inserts its row as `voided`, or, if a row is there already, finds what
+//! happened.
 //!
-//! A few tasks do this, each over a connection of its own, so that no client and no timer can drop a statement half-way.
-//! A request that is given to them is resolved, however long it takes; its caller may stop waiting for that.
+//! A few tasks do this, each over a connection of its own, so that no client and no timer can drop a statement
+//! half-way. They resolve every request that is handed to them, however long it takes; its caller may stop waiting.
 //!
 //! | what went wrong | what is done |
 //! |---|---|
-//! | Postgres is away, or undid it | the same again, later |
-//! | it took too long, or nobody knows | in halves |
-//! | it cannot be done | in halves |
-//! | the same with a request that stands alone | it goes to a task that has only such ones, and tries them again and again |
+//! | Postgres is down, or rolled back | try again later |
+//! | it took too long, or the outcome is unknown | try halves |
+//! | it cannot be done | try halves |
+//! | one of the last two, with a single request | it goes to a task that has only such requests, and tries until they are resolved |
 
 use super::admission::Permit;
 use super::detached::Died;
@@ -31,15 +32,15 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Most requests that one transaction voids.
 const BATCH: usize = 256;
-/// How many tasks resolve. Two, so that one that waits for a row in doubt does not hold up everybody.
+/// How many tasks resolve. Two, so that one that waits for a row in doubt does not hold up all requests.
 const TASKS: usize = 2;
 
-/// What is given up.
+/// What is voided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scope {
-    /// The request, with everything that was received under its key before.
+    /// The request, and everything that was received under its key before.
     Key,
-    /// This attempt alone. Without a key that is all there is.
+    /// This attempt alone. A request without a key has no other scope.
     Attempt,
 }
 
@@ -48,13 +49,14 @@ struct Job {
     request: Request,
     scope: Scope,
     answer: oneshot::Sender<Resolution>,
-    /// Held until it is resolved: an intake whose database is away takes no more than it can remember.
+    /// The request's place in flight, held until it is resolved. So an intake whose database is down admits no more
+    /// than it has memory for.
     _permit: Option<Permit>,
-    /// Shutdown waits for it.
+    /// Makes the shutdown wait for it.
     _tracked: TaskTrackerToken,
 }
 
-/// The requests that are given up and not resolved yet.
+/// The ids of the requests that are handed over and not resolved yet.
 #[derive(Clone, Debug, Default)]
 struct Open(Arc<Mutex<BTreeSet<u128>>>);
 
@@ -64,7 +66,7 @@ impl Open {
     }
 }
 
-/// The way to the resolving tasks.
+/// Hands requests to the resolving tasks.
 pub struct Resolver {
     queues: Vec<mpsc::UnboundedSender<Job>>,
     next: AtomicUsize,
@@ -73,7 +75,7 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// Starts the tasks. `abandon` ends them with whatever is left.
+    /// Starts the tasks. `abandon` ends them, even if requests are left.
     pub fn start(postgres: &Postgres, tracker: TaskTracker, abandon: &CancellationToken, raises: &Arc<Raises>) -> Self {
         let open = Open::default();
         let start = |aside: Option<mpsc::UnboundedSender<Job>>| {
@@ -93,14 +95,14 @@ impl Resolver {
         self.open.lock().first().copied().map(RequestId::from_u128)
     }
 
-    /// Hands a request over, to be given up with everything that was received under its key. The receiver yields how it
-    /// stands permanently; it fails only if the process ends first.
+    /// Hands a request over, to be voided with everything that was received under its key. The receiver gives the final
+    /// outcome; it fails only if the process ends first.
     pub fn resolve(&self, request: Request, permit: Option<Permit>) -> oneshot::Receiver<Resolution> {
         let scope = if request.key.is_some() { Scope::Key } else { Scope::Attempt };
         self.hand_over(request, scope, permit)
     }
 
-    /// The same for an attempt alone: its key is left as it is.
+    /// Like [`Self::resolve`], but voids this attempt alone and leaves its key as it is.
     pub fn resolve_attempt(&self, request: Request, permit: Option<Permit>) -> oneshot::Receiver<Resolution> {
         self.hand_over(request, Scope::Attempt, permit)
     }
@@ -111,7 +113,7 @@ impl Resolver {
         let job = Job { request, scope, answer, _permit: permit, _tracked: self.tracker.token() };
         let queue = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();
         if self.queues[queue].send(job).is_err() {
-            tracing::error!("the resolver has ended");
+            tracing::error!("the resolver has ended: request not resolved");
         }
         receiver
     }
@@ -119,10 +121,10 @@ impl Resolver {
 
 struct Task {
     jobs: mpsc::UnboundedReceiver<Job>,
-    /// Taken from the channel and not yet resolved; each group in one transaction. Kept here, so that nothing is lost by a
-    /// panic.
+    /// Jobs that were taken from the channel and are not yet resolved. Each group is one transaction. They are kept
+    /// here so that a panic does not lose them.
     groups: VecDeque<Vec<Job>>,
-    /// Where a request goes that stands alone and cannot be resolved now. None in the task that takes these.
+    /// Where a single request goes that cannot be resolved now. `None` in the task that takes these.
     aside: Option<mpsc::UnboundedSender<Job>>,
     session: Session,
     abandon: CancellationToken,
@@ -131,7 +133,7 @@ struct Task {
 }
 
 impl Task {
-    /// Resolves until there is nothing more to come; goes on after a panic with what it had in hand.
+    /// Resolves until no more requests can come, or until `abandon`. After a panic it goes on with what it had in hand.
     async fn run(mut self) {
         let mut backoff = Backoff::for_connections();
         while let Err(panic) = AssertUnwindSafe(self.resolve_all()).catch_unwind().await {
@@ -154,7 +156,7 @@ impl Task {
         }
     }
 
-    /// Takes what has come; waits for it if nothing is in hand. False at the end.
+    /// Takes the jobs that have come; waits for some if none is in hand. False at the end.
     async fn receive(&mut self) -> bool {
         let mut jobs = Vec::with_capacity(BATCH);
         if self.groups.is_empty() {
@@ -172,6 +174,7 @@ impl Task {
         !self.groups.is_empty() && !self.abandon.is_cancelled()
     }
 
+    /// Resolves the first group, in one transaction.
     async fn resolve_first(&mut self) -> Result<(), Error> {
         let Some(group) = self.groups.front() else { return Ok(()) };
         let requests: Vec<&Request> = group.iter().map(|job| &job.request).collect();
@@ -181,7 +184,7 @@ impl Task {
             false => Ok((allocations::void_attempts(connection, &requests).await?, None)),
         };
         let (resolutions, raise) = self.session.run(giving_up).await?;
-        // Before anybody is answered: whoever is told 500 may send again at once, and to this intake.
+        // This comes before any answer: a caller that is told 500 may send again at once, and to this intake.
         raise.into_iter().for_each(|count| self.raises.saw(count));
         failpoint::pass(Failpoint::AfterVoid).await;
         let group = self.groups.pop_front().unwrap_or_default();
@@ -189,8 +192,8 @@ impl Task {
         Ok(())
     }
 
-    /// Puts the first group off: behind the others, in halves if it may be one of its requests that is in the way, or
-    /// aside. Whether to wait before the next try.
+    /// Puts the first group off: behind the others, in halves if one of its requests may be the cause, or aside. True
+    /// if the task should wait before the next try.
     fn put_off(&mut self, error: &Error) -> bool {
         let Some(mut group) = self.groups.pop_front() else { return false };
         let request_ids = list_ids(group.iter().map(|job| &job.request));
@@ -215,6 +218,7 @@ impl Task {
         self.aside.is_none()
     }
 
+    /// Counts, logs and passes on the outcome of a job.
     fn finish(&self, job: Job, resolution: Resolution) {
         self.open.lock().remove(&job.request.id.as_u128());
         count(&resolution);

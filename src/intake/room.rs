@@ -1,27 +1,28 @@
-//! Room for what is in flight. A request that is posted alone takes a place at once or is refused. Bulk waits for its
-//! places, in turn, and never has all of them: there are others.
+//! Counts the places for requests in flight. A request that is posted alone takes a place at once or is refused. Bulk
+//! calls wait for their places, in turn, and never have all of them, so that single requests get some.
 
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bulk has at most this part of a room: twice what is in flight at full throughput, of the four times that there are.
-/// With more, requests that are posted alone wait for longer behind it, and nothing is faster.
+/// Bulk calls have at most one in this many places. By default the places are four times what is in flight at full
+/// throughput, so bulk calls can have twice that. With more, requests that are posted alone would wait longer behind
+/// them, and nothing would be faster.
 const BULK_SHARE: usize = 2;
-/// A call of bulk takes at most this part of that at a time, and then stands behind the other calls. Smaller parts share
-/// more evenly, and cost more.
+/// A bulk call takes at most one in this many of those places at a time, and then queues behind the other calls.
+/// Smaller turns share more evenly, and cost more.
 const TURN_SHARE: usize = 16;
 
-/// So many places.
+/// A number of places.
 #[derive(Debug)]
 pub struct Room {
     places: Arc<Semaphore>,
-    /// Bulk takes one of these for each place. They go to those who wait in the order in which they came.
+    /// Bulk calls take one of these for each place. Waiting calls get them in the order in which they came.
     bulk: Arc<Semaphore>,
     most: usize,
     most_bulk: usize,
 }
 
-/// Places that are taken, until this is dropped.
+/// Places that are taken until this is dropped.
 #[derive(Debug)]
 pub struct Places {
     places: OwnedSemaphorePermit,
@@ -39,25 +40,25 @@ impl Room {
         Self { places: semaphore(most), bulk: semaphore(most_bulk), most, most_bulk }
     }
 
-    /// One place, at once.
+    /// Takes one place, at once.
     pub fn enter(&self) -> Result<Places, Full> {
         let places = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Full)?;
         Ok(Places { places, bulk: None })
     }
 
-    /// So many places for bulk, not more than [`Self::turn`]: after those who came before.
+    /// Takes `count` places for a bulk call, at most [`Self::turn`]. Waits behind the calls that came before.
     pub async fn enter_in_turn(&self, count: u32) -> Result<Places, Full> {
         let bulk = Arc::clone(&self.bulk).acquire_many_owned(count).await.map_err(|_| Full)?;
         let places = Arc::clone(&self.places).acquire_many_owned(count).await.map_err(|_| Full)?;
         Ok(Places { places, bulk: Some(bulk) })
     }
 
-    /// Most places that a call of bulk takes at a time.
+    /// Most places that a bulk call takes at a time.
     pub fn turn(&self) -> usize {
         (self.most_bulk / TURN_SHARE).max(1)
     }
 
-    /// How many places bulk could take now.
+    /// How many places bulk calls could take now.
     pub fn left_for_bulk(&self) -> usize {
         self.bulk.available_permits().min(self.places.available_permits())
     }
@@ -68,7 +69,7 @@ impl Room {
 }
 
 impl Places {
-    /// Takes one of them out; `None` if there is none.
+    /// Splits off one place; `None` if there is none.
     pub fn split(&mut self) -> Option<Self> {
         let places = self.places.split(1)?;
         let bulk = self.bulk.as_mut().and_then(|bulk| bulk.split(1));

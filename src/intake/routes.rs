@@ -1,8 +1,8 @@
 //! The endpoints, in the order in which their checks run:
 //! `405/404 → 401 → 413 → 415 → 400 body → 400 fields → admission and everything after it`.
 //!
-//! Every request is [`Detached`] work: a client that hangs up cancels nothing half-way, and a panic becomes an answer
-//! that is true.
+//! Every request is [`Detached`] work: a client that hangs up cancels nothing half-way, and after a panic the answer is
+//! still true.
 
 use super::Intake;
 use super::auth;
@@ -37,6 +37,7 @@ use uuid::Uuid;
 /// How long a request body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The endpoints of an intake.
 pub fn router(intake: Arc<Intake>) -> Router {
     Router::new()
         .route("/payout/create", post(create).fallback(create_not_allowed))
@@ -86,7 +87,7 @@ async fn read_and_submit(
     }
 }
 
-/// The caller's span. What is no trace context is none, as the standard has it.
+/// The trace context of the caller's span. One that is not valid is ignored, as the standard says.
 fn read_trace(headers: &HeaderMap) -> Option<trace::Context> {
     let mut values = headers.get_all(trace::HEADER).iter();
     let value = values.next()?.to_str().ok()?;
@@ -102,7 +103,7 @@ async fn read_submission(headers: &HeaderMap, body: Body) -> Result<(NewAllocati
     Ok((allocation, read_key(headers)?))
 }
 
-/// `POST /payout/create/bulk`. Until the call is read nothing can be published; from then on each item is work of its own.
+/// `POST /payout/create/bulk`. Nothing is published until the whole call is read; then each item is work of its own.
 async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Response {
     let receipt = intake.raises.receive();
     let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk_call(&intake, request, receipt).await);
@@ -158,7 +159,7 @@ async fn read_body(headers: &HeaderMap, body: Body, limit: &BodyLimit) -> Result
     tokio::time::timeout(BODY_TIMEOUT, collecting).await.unwrap_or_else(|_| Err(problem::body_too_late()))
 }
 
-/// `application/json`, in UTF-8 if it says in what.
+/// Whether the content is `application/json`, with no charset or with UTF-8.
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
     let mut parts = value.split(';').map(str::trim);
@@ -186,7 +187,7 @@ async fn balance(State(intake): State<Arc<Intake>>, headers: HeaderMap) -> Respo
     read(&intake, Route::Balance, async move |intake: Arc<Intake>| lookup::balance(&intake, &headers).await).await
 }
 
-/// `GET /payout/user`: by email for the business, by hash for the user.
+/// `GET /payout/user`: by email for the business, by hash for the payout user.
 async fn payout_user(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
     if headers.contains_key(lookup::PAYOUT_HASH) {
         return read(&intake, Route::PayoutUser, async move |intake: Arc<Intake>| {
@@ -204,7 +205,7 @@ async fn payout_user(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri:
 /// `GET /payout/requests/{request_id}`
 async fn request_by_id(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
     let text = uri.path().rsplit('/').next().unwrap_or_default();
-    // One spelling an id: the one that the service itself writes.
+    // An id is valid only in the spelling that the service writes, in small or capital letters.
     let id = Uuid::try_parse(text).ok().filter(|id| id.to_string() == text.to_ascii_lowercase());
     let id = id.map(|id| RequestId::from_u128(id.as_u128()));
     read(&intake, Route::RequestById, async move |intake: Arc<Intake>| {
@@ -236,7 +237,7 @@ fn parameters(uri: &Uri) -> Vec<(String, String)> {
     Query::try_from_uri(uri).map(|Query(parameters)| parameters).unwrap_or_default()
 }
 
-/// The one value of a query parameter.
+/// The value of a query parameter; `None` if it is missing or given twice.
 fn query(uri: &Uri, name: &str) -> Option<String> {
     let mut values = parameters(uri).into_iter().filter(|(key, _)| key == name).map(|(_, value)| value);
     values.next().filter(|_| values.next().is_none())
@@ -251,7 +252,7 @@ where
     finish(intake, route, answer.into_response())
 }
 
-/// Does what publishes nothing; if it fails, gives the answer to that.
+/// Runs work that publishes nothing. If it fails or panics, `Err` is the answer to that.
 async fn look<T, F>(intake: &Arc<Intake>, work: impl FnOnce(Arc<Intake>) -> F) -> Result<T, Answer>
 where
     T: Send + 'static,
@@ -269,7 +270,7 @@ where
     }
 }
 
-/// The answer where something could not be read.
+/// The answer to a read that failed.
 fn failed(unpublished: Unpublished, failure: &Failure) -> Answer {
     match failure {
         Failure::Unauthorized => problem::unauthorized(),
@@ -310,7 +311,8 @@ async fn read_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
     finish(&intake, Route::Other, problem::method_not_allowed("GET, HEAD").into_response())
 }
 
-/// Counts an answer. While the intake drains, each asks its client to use another connection for the next request.
+/// Counts an answer. While the intake drains, every answer asks its client to use another connection for the next
+/// request.
 fn finish(intake: &Intake, route: Route, mut response: Response) -> Response {
     METRICS.requests.inc(route, response.status().as_u16());
     if intake.admission.draining().is_cancelled() {

@@ -1,5 +1,5 @@
-//! The way to RabbitMQ and back: a pair of connections, the publisher of each work queue, the reply queue, and those who
-//! wait for replies. Whenever any of it is lost, all of it is built anew.
+//! A session with RabbitMQ: a pair of connections, the publisher of each work queue, the reply queue, and the requests
+//! that wait for replies. Whenever any of it is lost, all of it is built anew.
 
 use super::replies::{Event, Waiters};
 use crate::ledger::{Request, RequestId};
@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-/// The session of now, if there is one.
+/// Keeps a session open, and knows the present one.
 pub struct Sessions {
     broker: Broker,
     topology: Topology,
@@ -28,6 +28,7 @@ impl Sessions {
         Arc::new(Self { broker, topology, packing, open: RwLock::new(None) })
     }
 
+    /// The session that is open now, if there is one.
     pub fn current(&self) -> Option<Arc<Session>> {
         self.open.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -36,8 +37,9 @@ impl Sessions {
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = session;
     }
 
-    /// Keeps a session open until `stop`, on a thread of its own. Among the tasks of thousands of connections it would be
-    /// polled once in a round of all of them, and under overload the refusals would hold up what was accepted.
+    /// Keeps a session open until `stop`, on a thread of its own; the receiver hears when the thread has ended. Among
+    /// the tasks of thousands of connections the session would be polled only once in a round of all of them, and under
+    /// overload the refusals would hold up the requests that were accepted.
     pub fn start(self: Arc<Self>, stop: CancellationToken) -> std::io::Result<oneshot::Receiver<()>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ended, end) = oneshot::channel();
@@ -73,7 +75,7 @@ impl Sessions {
 pub struct Session {
     publishing: Link,
     consuming: Link,
-    /// One a work queue.
+    /// The way to the publisher of each work queue.
     outgoing: Vec<mpsc::UnboundedSender<Outgoing>>,
     waiters: Arc<Waiters>,
 }
@@ -103,10 +105,9 @@ impl Session {
         Ok(Arc::new(Self { publishing, consuming, outgoing, waiters }))
     }
 
-    /// Hands a request to the publisher of its business's work queue. Never waits; what becomes of it is not known from
-    /// here on.
+    /// Hands a request to the publisher of its business's work queue. Never waits. From here on the outcome is unknown.
     pub fn publish(&self, request: &Request, trace: Option<trace::Context>) {
-        // The ids of businesses are random.
+        // The ids of businesses are random, so this spreads them evenly.
         let partition = request.business.as_u128() % self.outgoing.len() as u128;
         let (owner, tag) = (request.business.as_u128(), request.id.as_u128());
         let trace = trace.map(|trace| trace.to_string());
@@ -122,12 +123,12 @@ impl Session {
         self.publishing.is_blocked()
     }
 
-    /// Whether nothing can be published any more.
+    /// Whether the connection for publishing is lost.
     pub fn is_lost(&self) -> bool {
         self.publishing.is_lost()
     }
 
-    /// Whether replies do not come in any more.
+    /// Whether the connection for replies is lost.
     pub fn is_deaf(&self) -> bool {
         self.consuming.is_lost()
     }
@@ -137,6 +138,7 @@ impl Session {
     }
 }
 
+/// Starts a publisher, and returns the way to it.
 fn start_publisher(
     publisher: Publisher,
     reply_queue: String,
@@ -148,7 +150,7 @@ fn start_publisher(
         incoming,
         move |items: &[Outgoing]| messages::pack_requests(&reply_queue, items.iter().map(|item| item.item.as_slice())),
         move |id, trouble| {
-            tracing::debug!(request_id = %RequestId::from_u128(id), ?trouble, "message in trouble");
+            tracing::debug!(request_id = %RequestId::from_u128(id), ?trouble, "the broker returned or refused a message");
             waiters.wake(id, Event::Trouble);
         },
         move |id| {
@@ -159,7 +161,7 @@ fn start_publisher(
     outgoing
 }
 
-/// Brings replies to those who wait for them, until the connection is lost.
+/// Passes replies to the requests that wait for them, until the connection is lost.
 async fn deliver(mut consumer: Consumer, waiters: Arc<Waiters>) {
     let _failed = waiters.fail_when_dropped();
     while let Some(delivery) = consumer.next().await {

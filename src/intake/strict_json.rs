@@ -1,11 +1,12 @@
-//! JSON read to the letter: an object is an object, a name stands in it once, and what is skipped is checked as well.
+//! Reads JSON strictly: only an object is taken for an object, a name may stand in it once, and values that are skipped
+//! are checked as well.
 
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
 
-/// An object's members as they stand in the text, no name twice. A derived struct would also take an array, and keep one of two values under the
-/// same name.
+/// The members of an object, in order, with their values as text. A name that stands there twice is an error. A derived
+/// struct would also take an array, and would not notice an unknown name that stands there twice.
 pub struct Members<'a>(pub Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
@@ -37,7 +38,8 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 }
 
-/// Finds what is wrong inside a value that was only skimmed: a broken escape, a duplicate key, nesting too deep.
+/// Checks the inside of a value that was kept as text: a broken escape, a name twice, or nesting that is too deep is an
+/// error. `depth`: how deep the value itself is nested.
 pub fn check_nested(value: &str, depth: usize) -> Result<(), serde_json::Error> {
     const DEEPEST: usize = 64;
     if depth > DEEPEST {

@@ -1,10 +1,10 @@
-//! One allocation request, from validated to answered.
+//! Takes one allocation request from validated to answered.
 //!
 //! ```text
 //! admit              refused → 503, nothing was published
 //! register, publish  from the call of publish on, every failure means "unknown"
 //! wait               reply → its answer · anything else, or nothing in time → resolve
-//!                    its key is in another epoch → publish anew, if that was raised before this was received; else 503
+//!                    its key is in another epoch → publish anew, if raised before the request was received; else 503
 //! resolve            void it, or learn what happened → 500 or a late answer · no database in time → 504
 //! ```
 
@@ -28,15 +28,16 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// When to come again to a key of which as many requests are in flight as may be. What is in flight takes milliseconds.
+/// When a caller may try again whose API key has as many requests in flight, or reads, as allowed. These take
+/// milliseconds.
 pub const FULL_WAIT: Duration = Duration::from_secs(1);
 
-/// The budgets of one request.
+/// How long one request may take, in two parts.
 #[derive(Clone, Copy, Debug)]
 pub struct Budgets {
     /// How long to wait for the worker's reply.
     pub reply: Duration,
-    /// How long to try to resolve after that.
+    /// How long to wait, after that, until the request is resolved.
     pub resolve: Duration,
 }
 
@@ -45,16 +46,16 @@ pub struct Submission {
     pub caller: Caller,
     pub allocation: NewAllocation,
     pub key: Option<IdempotencyKey>,
-    /// Of the HTTP request that it came in: all items of a bulk call have the same.
+    /// The receipt of the HTTP request. All items of a bulk call share it.
     pub receipt: Receipt,
-    /// The caller's span.
+    /// The trace context of the caller's span.
     pub trace: Option<trace::Context>,
 }
 
 /// An answer, and the id of the request it belongs to, if one was minted.
 pub type Submitted = (Answer, Option<RequestId>);
 
-/// The work of one request: no client that hangs up cancels it, and should it die, what it published is resolved.
+/// The work of one request. A client that hangs up does not cancel it, and if it panics, what it published is resolved.
 pub struct Started {
     work: Detached<Submitted>,
     trail: Trail,
@@ -72,7 +73,7 @@ where
 }
 
 impl Started {
-    /// Its answer, which is true even if it died.
+    /// Waits for the answer. It is true even if the work panicked.
     pub async fn finish(self, intake: &Intake) -> Submitted {
         let submitted = match self.work.await {
             Ok(submitted) => submitted,
@@ -88,6 +89,7 @@ impl Started {
     }
 }
 
+/// The answer after a panic: what was published is resolved first.
 async fn after_death(intake: &Intake, trail: &Trail) -> Submitted {
     match trail.after_death() {
         Ok(never) => (problem::unavailable(never), None),
@@ -97,13 +99,14 @@ async fn after_death(intake: &Intake, trail: &Trail) -> Submitted {
     }
 }
 
-/// Takes a request from validated to answered. Must run where nobody cancels it.
+/// Admits, publishes and answers a request. Must run where it cannot be cancelled.
 pub async fn submit(intake: &Intake, unpublished: Unpublished, submission: Submission) -> Submitted {
     failpoint::pass(Failpoint::AfterValidation).await;
     submit_admitted(intake, unpublished, intake.admission.admit(submission.caller.key), submission).await
 }
 
-/// The same from its admission on, in a span of its own.
+/// Publishes and answers a request that was admitted, in a trace span of its own; answers with the refusal if it was
+/// not.
 pub async fn submit_admitted(
     intake: &Intake,
     unpublished: Unpublished,
@@ -155,9 +158,9 @@ async fn carry_out(intake: &Intake, unpublished: Unpublished, admitted: Admitted
         let Verdict::StaleEpoch { current, raise } = reply.verdict else {
             return resolve(intake, request, Some(permit), "voided by the worker").await;
         };
-        // The worker has voided this attempt, because its key is in another epoch. If that was raised after this request
-        // was received, somebody may have been told that nothing which was received until then will ever debit. Whether
-        // the caller still waits says nothing: a client can vanish unseen.
+        // The worker has voided this attempt, because its key is in another epoch. If that epoch was raised after this
+        // request was received, a caller may have been told that nothing which was received until then will ever debit.
+        // Whether this caller still waits makes no difference: a client can vanish unnoticed.
         if !submission.receipt.may_use(raise) {
             return supersede(intake, request, permit).await;
         }
@@ -180,8 +183,8 @@ fn new_request(intake: &Intake, submission: &Submission, epoch: i64) -> Request 
     }
 }
 
-/// The answer that a reply gives by itself; `None` if the ledger has to be asked. A success that is told again is told
-/// with the id of the request that had it.
+/// The answer that a reply gives by itself; `None` if the ledger has to be asked. A repeated success carries the id of
+/// the request that was allocated.
 fn answer_of(reply: &Reply) -> Option<Submitted> {
     let own = |answer| Some((answer, Some(reply.id)));
     match (reply.verdict, reply.hash) {
@@ -195,15 +198,15 @@ fn answer_of(reply: &Reply) -> Option<Submitted> {
     }
 }
 
-/// Gives up on a request that was published, and answers with what the ledger says then.
+/// Resolves a request that was published, for the reason `why`, and answers with what the ledger then says.
 pub async fn resolve(intake: &Intake, request: Request, permit: Option<Permit>, why: &str) -> Submitted {
     let id = request.id;
     tracing::info!(request_id = %id, why, "resolving");
     answer_late(intake, id, intake.resolver.resolve(request, permit)).await
 }
 
-/// Gives up on an attempt that came too late for its key's epoch, and raises nothing: a later attempt may be on its way, by
-/// the same client, and would be killed by that.
+/// Voids an attempt that may not use the new epoch of its key, and raises no epoch: that would kill a later attempt by
+/// the same client, which may be on its way.
 async fn supersede(intake: &Intake, request: Request, permit: Permit) -> Submitted {
     let id = request.id;
     answer_late(intake, id, intake.resolver.resolve_attempt(request, Some(permit))).await

@@ -1,4 +1,4 @@
-//! The bodies of `POST /payout/create` and `POST /payout/create/bulk`: a JSON object, read to the letter.
+//! Reads and checks the bodies of `POST /payout/create` and `POST /payout/create/bulk`: JSON objects, read strictly.
 
 use super::strict_json::{Members, check_nested};
 use crate::ledger::amount::AmountError;
@@ -36,7 +36,7 @@ pub enum Invalid {
     Fields(FieldErrors),
 }
 
-/// Reads and checks a body. An empty one is an object without fields.
+/// Reads and checks a body. An empty body counts as an object without fields.
 pub fn read_allocation(body: &[u8]) -> Result<NewAllocation, Invalid> {
     let fields = match body {
         [] => Fields::default(),
@@ -59,7 +59,7 @@ pub type Items = Vec<Result<NewAllocation, Invalid>>;
 #[derive(Debug, PartialEq, Eq)]
 pub enum InvalidBulk {
     NotAnObject,
-    /// By this message.
+    /// The items cannot be read: the message says why.
     Items(&'static str),
 }
 
@@ -82,7 +82,7 @@ pub fn read_bulk(body: &[u8]) -> Result<Items, InvalidBulk> {
     }
 }
 
-/// The text of the one field that counts. Its items are read one by one.
+/// The text of the `allocations` field; `None` if it is missing or null. The items in it are read later, one by one.
 fn read_items(body: &[u8]) -> Result<Option<&str>, serde_json::Error> {
     let Members(members) = serde_json::from_slice(body)?;
     let (items, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|(name, _)| name == "allocations");
@@ -104,7 +104,7 @@ fn check_email(value: Option<&RawValue>) -> Result<Email, &'static str> {
     check_address(&text)
 }
 
-/// An address, or the message that says what is wrong with it.
+/// Checks an address; the error is the message for its sender.
 pub fn check_address(text: &str) -> Result<Email, &'static str> {
     Email::parse(text).map_err(|error| match error {
         EmailError::Empty => NO_EMAIL,
@@ -113,10 +113,10 @@ pub fn check_address(text: &str) -> Result<Email, &'static str> {
     })
 }
 
-/// In a query, a plus sign that its sender did not encode arrives as a blank.
+/// The message for a plus sign in a query: if its sender did not encode it, it arrives as a blank.
 pub const PLUS_IS_BLANK: &str = "In a query + means a blank: write it as %2B.";
 
-/// The same of an address in a query.
+/// Checks an address in a query, like [`check_address`], and notices a plus sign that was not encoded.
 pub fn check_queried_address(text: &str) -> Result<Email, &'static str> {
     let is_plus = || text.contains(' ') && Email::parse(&text.replace(' ', "+")).is_ok();
     check_address(text).map_err(|wrong| if is_plus() { PLUS_IS_BLANK } else { wrong })
@@ -151,7 +151,7 @@ fn present(value: Option<&RawValue>) -> Option<&str> {
     value.map(RawValue::get).filter(|text| *text != "null")
 }
 
-/// The fields that count, as they stand in the body. A number is kept as text: `1.0` is not `1`.
+/// The fields that count, as text from the body. A number is kept as text: `1.0` is not `1`.
 #[derive(Debug, Default)]
 struct Fields<'a> {
     email: Option<&'a RawValue>,

@@ -1,4 +1,4 @@
-//! Dead letters: why a message is one, and what would become of its requests if it were put back.
+//! Dead letters: why a message became one, and what a replay would do with its requests.
 
 use super::{Millis, Outcome, closed_list};
 
@@ -9,14 +9,14 @@ closed_list! {
         Unreadable = "unreadable",
         /// A worker could read it, and the ledger could not store it.
         Rejected = "rejected",
-        /// It came back too often: it ends every worker that takes it.
+        /// It came back too often, usually because it ends every worker that takes it.
         DeliveryLimit = "delivery_limit",
         /// The broker had another reason, or somebody put it there by hand.
         Other = "other",
     }
 }
 
-/// What a replay does for one request of a dead letter. It cannot do harm: the row that decided decides again.
+/// What a replay does for one request of a dead letter. It cannot do harm: if the request has a row, the row holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnReplay {
     /// Allocated before. Nothing moves, its reply is repeated.
@@ -43,7 +43,8 @@ impl OnReplay {
         Self::ComesBack,
     ];
 
-    /// `decided`: what the request's row says, if it has one. `now` and `deadline` are by the same clock.
+    /// What a replay would do now. `decided`: the outcome in the request's row, if it has one. `now` and `deadline`: by
+    /// the same clock.
     pub fn predict(decided: Option<Outcome>, deadline: Millis, now: Millis) -> Self {
         match decided {
             Some(Outcome::Allocated) => Self::StaysAllocated,
@@ -66,7 +67,7 @@ impl OnReplay {
         }
     }
 
-    /// The same for people.
+    /// The explanation for people.
     pub fn in_words(self) -> &'static str {
         match self {
             Self::StaysAllocated => "allocated before: nothing moves again, its reply is repeated",

@@ -1,13 +1,14 @@
-//! An email address: trimmed, in one spelling, and certain to be one address.
+//! An email address: checked, in one spelling, and certainly a single address.
 
 use super::spelling;
 
 /// A payout user's address in the one form that is stored and compared.
 ///
-/// Spellings that people take for one address are one `Email`: blanks around it and a dot at its end, case, letters with
-/// their marks composed or not, the domain in letters or in Punycode (it is kept in Punycode). The local part is at most 64
-/// octets, the domain has at least two labels. Letters of other scripts are allowed (RFC 6531). Refused are characters that
-/// nobody can see or that stand in for others, symbols beyond ASCII, quoted local parts, display names and IP literals.
+/// Spellings that people take for one address give the same `Email`: blanks around it and a dot at its end, case,
+/// letters with their marks composed or not, the domain in letters or in Punycode (it is kept in Punycode). The local
+/// part is at most 64 octets, the domain has at least two labels. Letters of other scripts are allowed (RFC 6531).
+/// Refused are characters that are invisible or stand in for others, symbols beyond ASCII, quoted local parts, display
+/// names and IP literals.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Email(String);
 
@@ -24,7 +25,8 @@ impl Email {
     const MAX_LOCAL_OCTETS: usize = 64;
     const MAX_LABEL_OCTETS: usize = 63;
 
-    /// Trims, finds the one spelling, and checks. The length counts as it was sent, and again in the form that is stored.
+    /// Trims a text, finds its one spelling, and checks that. The limit of its length holds for the text as it was
+    /// sent, and for the form that is stored.
     pub fn parse(text: &str) -> Result<Self, EmailError> {
         let text = text.trim();
         let composed = spelling::compose(text);
@@ -34,7 +36,7 @@ impl Email {
         if is_too_long(&composed) {
             return Err(EmailError::TooLong);
         }
-        // Before anything is folded: folding would make one user of two addresses.
+        // This comes before letters are folded: folding would make one user of two addresses.
         if spelling::has_stand_in(text) {
             return Err(EmailError::Invalid);
         }
@@ -49,7 +51,8 @@ impl Email {
         Ok(Self(settled))
     }
 
-    /// An address as a row has it: it was checked when it was written, maybe by an earlier release with other rules.
+    /// An address from a row. It is not checked again: it was checked when it was written, maybe by an earlier release
+    /// with other rules.
     pub fn stored(text: String) -> Self {
         Self(text)
     }
@@ -58,7 +61,7 @@ impl Email {
         &self.0
     }
 
-    /// For those who need not know whose it is: `a***@example.com`.
+    /// The address as shown to people who need not know whose it is: `a***@example.com`.
     pub fn masked(&self) -> String {
         let (local, domain) = self.0.rsplit_once('@').unwrap_or_default();
         format!("{}***@{domain}", local.chars().take(1).collect::<String>())
@@ -73,7 +76,7 @@ fn is_local_part(local: &str) -> bool {
     local.len() <= Email::MAX_LOCAL_OCTETS && local.split('.').all(is_atom)
 }
 
-/// RFC 5322 `atom`. What is beyond ASCII is a letter: it was looked at when the spelling was settled.
+/// RFC 5322 `atom`. Characters beyond ASCII are letters: they were checked when the spelling was settled.
 fn is_atom(text: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte);
     !text.is_empty() && text.bytes().all(|byte| !byte.is_ascii() || is_allowed(byte))
@@ -180,7 +183,7 @@ mod tests {
             "😀@example.com",
             "ann@a‐b.example",
             "ann@☃.example",
-            // Punycode of nothing, of ASCII, and none at all.
+            // Punycode of nothing, Punycode of ASCII, and what is no Punycode.
             "ann@xn--.example",
             "ann@xn--abc-.example",
             "ann@xn--a.example",
@@ -236,7 +239,7 @@ mod tests {
                 vec!["josé@example.com", "jose\u{301}@example.com", "JOSÉ@example.com", "JOSE\u{301}@example.com"],
                 "josé@example.com",
             ),
-            // Two marks, in the order of either keyboard.
+            // Two marks, in either order.
             (
                 vec!["a\u{323}\u{302}@example.com", "a\u{302}\u{323}@example.com", "\u{1ead}@example.com"],
                 "\u{1ead}@example.com",
@@ -274,7 +277,7 @@ mod tests {
             ("ann@νικος.example", "ann@νικοσ.example"),
             ("ann@ırmak.example", "ann@irmak.example"),
             ("josé@example.com", "jose@example.com"),
-            // The same picture in two scripts.
+            // The first letter is Cyrillic, and looks the same.
             ("аnn@example.com", "ann@example.com"),
         ] {
             assert_ne!(parsed(one).unwrap(), parsed(other).unwrap());
@@ -308,17 +311,17 @@ mod tests {
     #[test]
     fn what_could_be_either_of_two_addresses_is_none() {
         for text in [
-            // In lower case a dot that nobody sees, or `i`, depending on who is asked.
+            // In lower case either `i` with an invisible dot or `i`, depending on the rules.
             "İstanbul@example.com",
             "i\u{307}stanbul@example.com",
             "ann@İstanbul.example",
             "ann@xn--istanbul-o0e.example",
-            // In capitals it is `IRMAK`, and so is `irmak`.
+            // Its capitals are `IRMAK`, as are those of `irmak`.
             "ırmak@example.com",
             "ᾳ@example.com",
             // A mark upon the same mark.
             "a\u{338}\u{338}@example.com",
-            // A word's end in small letters, or not.
+            // The last letter could be either small sigma.
             "ann@ΝΙΚΟΣ.example",
         ] {
             assert_eq!(Email::parse(text), Err(EmailError::Invalid), "{text:?}");
@@ -328,7 +331,7 @@ mod tests {
     #[test]
     fn every_character_is_itself_or_one_case_of_a_letter_or_refused() {
         let mut users: HashMap<String, Vec<char>> = HashMap::new();
-        // No character is assigned between the two.
+        // Between the two ranges no character is assigned.
         for c in ('\0'..='\u{3ffff}').chain('\u{e0000}'..='\u{e0fff}') {
             for text in [format!("x{c}@example.com"), format!("ann@x{c}.example")] {
                 let Ok(email) = Email::parse(&text) else { continue };
@@ -353,7 +356,7 @@ mod tests {
         }
     }
 
-    /// What people, their keyboards and their enemies type.
+    /// Addresses as people, their keyboards and attackers type them.
     fn nasty() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             4 => "[a-zA-Z0-9.+-]{1,8}",
@@ -385,7 +388,8 @@ mod tests {
             let (local, domain) = email.as_str().rsplit_once('@').unwrap();
             let in_letters = format!("{local}@{}", idna::domain_to_unicode(domain).0);
             prop_assert_eq!(&Email::parse(&in_letters), &same, "in letters");
-            // In all capitals it is the same one or none, but for a domain that has other letters then by the rules of DNS.
+            // In capitals it is the same user or refused, except where a domain has other letters then, by the rules of
+            // DNS.
             if !text.contains(['ß', 'ẞ', 'ı']) && !in_letters.contains(['ß', 'ı']) {
                 prop_assert!(Email::parse(&text.to_uppercase()).is_ok_and(|upper| upper == email)
                     || Email::parse(&text.to_uppercase()).is_err());

@@ -1,4 +1,4 @@
-//! Names of things: businesses, requests, payout users' hashes, idempotency keys.
+//! The identifiers: of businesses, requests and payout users, and idempotency keys.
 
 use std::fmt::{Display, Formatter};
 
@@ -26,7 +26,7 @@ macro_rules! id {
 id!(BusinessId);
 id!(RequestId);
 
-/// As a UUID is written.
+/// Written as a UUID.
 impl Display for RequestId {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
         let part = |from: u32, digits: u32| (self.0 >> from) & ((1 << (4 * digits)) - 1);
@@ -35,38 +35,41 @@ impl Display for RequestId {
     }
 }
 
-/// What a payout user shows to see the balance: HMAC-SHA256 over the business and the normalised email, 32 bytes.
+/// The hash that identifies a payout user, who shows it to see the balance: HMAC-SHA256 over the business and the
+/// normalised email, 32 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UserHash(pub [u8; 32]);
 
-/// A client's own name for an operation, scoped to its business: 1 to 255 visible ASCII characters. What stands at one
-/// place of a list that was sent under a key has a key of its own: the client's, a blank, and the place. No client can
-/// send a key with a blank in it, so these collide with nobody's.
+/// A client's own name for an operation, scoped to its business: 1 to 255 visible ASCII characters.
+///
+/// Each item of a bulk call under a key has a key of its own: the client's key, a blank, and the item's place. No
+/// client can send a key with a blank in it, so an item's key never equals a client's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey(String);
 
 impl IdempotencyKey {
     pub const MAX_LEN: usize = 255;
 
-    /// Checks a client's key as it is.
+    /// Checks a client's key as it is. `None` if its length or a character is not allowed.
     pub fn new(key: &str) -> Option<Self> {
         let fits = (1..=Self::MAX_LEN).contains(&key.len());
         (fits && key.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Self(key.to_owned()))
     }
 
-    /// The key of what stands at this place, counted from 0, of a list that was sent under this key.
+    /// The key of the item at this place, counted from 0, of a bulk call under this key.
     pub fn of_item(&self, place: u16) -> Self {
         Self(format!("{} {place}", self.0))
     }
 
-    /// Reads a key of either kind, as it is stored and carried.
+    /// Reads a key from a row or a message: a client's, or an item's.
     pub fn parse(text: &str) -> Option<Self> {
         let Some((key, place)) = text.split_once(' ') else { return Self::new(text) };
         let derived = Self::new(key)?.of_item(place.parse().ok()?);
         (derived.0 == text).then_some(derived)
     }
 
-    /// Reads a header's value. The quotes of the draft standard (`"key"`) are not part of the key.
+    /// Reads the value of an `Idempotency-Key` header. The quotes of the draft standard (`"key"`) are not part of the
+    /// key.
     pub fn from_header(value: &str) -> Option<Self> {
         let quoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
         Self::new(quoted.unwrap_or(value))

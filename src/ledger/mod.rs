@@ -1,10 +1,11 @@
 //! The pure core: what may be asked, what can be decided, and the function that decides.
 //!
-//! Nothing here waits, reads a clock, logs, or knows that a database or a queue exists. It uses `std`, and in `spelling`
-//! Unicode's tables, so that a decision can be tested with a table, and read without knowing where its inputs come from.
+//! Nothing here waits, reads a clock, logs, or knows that a database or a queue exists. It uses only `std`, and in
+//! `spelling` Unicode's tables. So a decision can be tested with a table of cases, and read without knowing where its
+//! inputs come from.
 //!
-//! Reading order: [`amount`], [`email`], [`reference`](mod@reference), [`ids`] (values that cannot be wrong), [`request`],
-//! [`outcome`], [`reasons`], [`mod@decide`], [`dead_letters`].
+//! Reading order: [`amount`], [`email`], [`reference`](mod@reference), [`ids`] (values that are checked when they are
+//! made), [`request`], [`outcome`], [`reasons`], [`mod@decide`], [`dead_letters`].
 
 pub mod amount;
 pub mod dead_letters;

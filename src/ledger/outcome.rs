@@ -1,11 +1,12 @@
-//! What was decided. Both lists are closed, and in order of precedence: of two outcomes that fit, the earlier one holds.
+//! What was decided on a request, and what its caller is told. Both lists are closed and in order of precedence: if two
+//! values fit, the earlier one applies.
 
 use super::{RaiseCount, RequestId};
 
 /// The decision on one request, as its row says it. Written once, never changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// It can never debit any more, and never did.
+    /// It never debited, and never will.
     Voided,
     /// The business has payouts switched off.
     PayoutsDisabled,
@@ -28,21 +29,22 @@ impl Outcome {
         }
     }
 
+    /// The outcome with this name, if there is one.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|outcome| outcome.as_str() == text)
     }
 }
 
-/// What the caller of one request is told. Wider than [`Outcome`], because a request that lost to its idempotency key is
-/// voided in its own row, while its caller hears about the key.
+/// What the caller of one request is told. Wider than [`Outcome`]: a request that fails because of its idempotency key
+/// is voided in its own row, and its caller is told about the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// An earlier request under the same key, with the same email and amount, was allocated: its success again.
+    /// An earlier request under the same key, with the same email and amount, was allocated. Its success is repeated.
     Replayed { original: RequestId },
     /// An earlier request under the same key, with another email or amount, was allocated.
     KeyReused,
-    /// The key is in another epoch than the request claims. `raise` is the raise that brought it there; `None` if that was
-    /// in the very batch that decided, and so after every request of the batch was received.
+    /// The key is in another epoch (`current`) than the request claims. `raise` is the raise that brought it there.
+    /// `None`: it was raised in the batch that decided this request, so after every request of the batch was received.
     StaleEpoch { current: i64, raise: Option<RaiseCount> },
     /// Decided on its own merits.
     Decided(Outcome),

@@ -1,4 +1,5 @@
-//! Why something came out as it did: closed lists, for answers, logs and counts.
+//! Closed lists of reasons, for answers, logs and metrics: why a request was refused, and by what and how it was voided
+//! or settled.
 
 use super::{Outcome, Verdict};
 
@@ -18,7 +19,7 @@ macro_rules! closed_list {
                 match self { $(Self::$variant => $text,)+ }
             }
 
-            /// The value of that name.
+            /// The value with this name, if there is one.
             pub fn parse(name: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|value| value.as_str() == name)
             }
@@ -32,22 +33,22 @@ closed_list! {
     Proof {
         /// Its row was inserted as voided by the intake that gave up on it.
         Inserted = "inserted",
-        /// Its row was there, and said voided: a worker, or a look-up, was first.
+        /// Its row was there already and says voided: a worker or a look-up was first.
         Found = "found",
         /// Its row says voided, and its key's epoch was raised in the same transaction.
         KeyRaised = "key_raised",
-        /// The row under its id is another request's, so that no worker can ever insert one for it.
+        /// The row under its id is another request's, so no worker can ever insert one for it.
         ForeignId = "foreign_id",
     }
 }
 
 closed_list! {
-    /// Why a request was refused with 503, or for its API key's sake with 429: before anything was published, but for the
-    /// last.
+    /// Why a request was refused with 503, or with 429 because of its API key's limits. All but the last happen before
+    /// anything is published.
     Refusal {
         Draining = "draining",
         PostgresDown = "postgres_down",
-        /// A read, or the look-up of an API key, that Postgres did not answer in time; nobody else is concerned.
+        /// Postgres did not answer a read, or the look-up of an API key, in time. No other request is affected.
         PostgresSlow = "postgres_slow",
         RabbitDown = "rabbitmq_down",
         /// A memory or disk alarm of the broker, or a connection that was just lost.
@@ -61,15 +62,16 @@ closed_list! {
         KeyInFlight = "key_in_flight",
         /// 429: beyond EARMARK_MAX_READS_PER_KEY.
         KeyReads = "key_reads",
-        /// Its work ended by a panic before anything was published.
+        /// Its work panicked before anything was published.
         Died = "died",
-        /// It was published, and voided: a 500 was told under its key after it was received.
+        /// It was published, and then voided: after it was received, another request under its key was answered with
+        /// 500.
         Superseded = "superseded",
     }
 }
 
 closed_list! {
-    /// What a request that its intake had given up on turned out to be, if not voided.
+    /// The outcome of a request for whose reply its intake had stopped waiting, if it was not voided.
     Late {
         Allocated = "allocated",
         Replayed = "replayed",
@@ -82,13 +84,13 @@ closed_list! {
 closed_list! {
     /// Who voided a request.
     Voider {
-        /// An intake that waited in vain.
+        /// An intake that no longer waited for the reply.
         Intake = "intake",
-        /// Somebody who asked what became of it, after its deadline.
+        /// A look-up of the request after its deadline.
         Lookup = "lookup",
         /// A worker that took it after its deadline.
         WorkerDeadline = "worker_deadline",
-        /// A worker, because its key had moved on, or had an allocation already.
+        /// A worker, because its key was in another epoch, or had an allocation already.
         WorkerKey = "worker_key",
         /// A worker that could not apply it at all.
         WorkerRejected = "worker_rejected",
@@ -107,7 +109,7 @@ closed_list! {
         StaleEpoch = "stale_epoch",
         /// It can never be applied.
         Rejected = "rejected",
-        /// It had been decided before it came: what its row says was told again.
+        /// It had been decided before it arrived. What its row says was repeated.
         DecidedBefore = "decided_before",
     }
 }
@@ -127,7 +129,7 @@ impl From<Verdict> for SettledAs {
 }
 
 impl SettledAs {
-    /// Who voided the request, if that was what happened to its row.
+    /// Who voided the request, if it was voided by being settled.
     pub fn voider(self) -> Option<Voider> {
         match self {
             Self::Voided => Some(Voider::WorkerDeadline),

@@ -1,7 +1,7 @@
 //! A client's own name for what it pays: an invoice, a line of its payroll.
 
-/// Stored beside a request and searched by, never interpreted: 1 to 255 characters without a control character, and without
-/// blanks around them. Case counts. Several requests may have the same one.
+/// A reference is stored with a request and can be searched by; it is never interpreted. 1 to 255 characters without a
+/// control character, and without blanks around them. Case counts. Several requests may have the same one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference(Box<str>);
 
@@ -15,7 +15,7 @@ pub enum ReferenceError {
 impl Reference {
     pub const MAX_CHARS: usize = 255;
 
-    /// Checks and trims. A text of blanks alone is no reference at all: an empty cell of somebody's table.
+    /// Checks and trims. A text of blanks alone is no reference (`None`): it may be an empty cell of a table.
     pub fn parse(text: &str) -> Result<Option<Self>, ReferenceError> {
         if text.chars().count() > Self::MAX_CHARS {
             return Err(ReferenceError::TooLong);

@@ -1,4 +1,4 @@
-//! What is asked: one allocation, once validated.
+//! A validated request for one allocation, and what its intake knew when it received it.
 
 use super::{Amount, BusinessId, Email, IdempotencyKey, Reference, RequestId};
 
@@ -12,10 +12,10 @@ pub struct Request {
     pub business: BusinessId,
     pub email: Email,
     pub amount: Amount,
-    /// After this moment nobody waits for the outcome any more, and the request is voided instead of applied.
+    /// After this moment the intake no longer waits for the outcome, and the request is voided instead of applied.
     pub deadline: Millis,
     pub key: Option<KeyClaim>,
-    /// The client's own name for it. Decides nothing.
+    /// The client's own name for it. It has no influence on the decision.
     pub reference: Option<Reference>,
 }
 
@@ -23,32 +23,34 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyClaim {
     pub key: IdempotencyKey,
-    /// Counts the voids under this key, from 0. A request of another epoch than the key's is dead.
+    /// Counts the voids under this key, from 0. A request that claims another epoch than the key's never debits.
     pub epoch: i64,
 }
 
 /// How many transactions of a ledger have raised epochs, up to and including one of them. They commit in the order of
-/// their counts, so whoever has read a count has seen every raise up to it. 0 stands for a key that was never raised.
+/// their counts, so a reader of a count has seen every raise up to it. 0 stands for a key that was never raised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RaiseCount(pub i64);
 
-/// What an intake knew of the raises of epochs when it received an HTTP request: a count that it had read before.
+/// Which raises of epochs an intake knew of when it received an HTTP request: all up to a count that it had read
+/// before.
 ///
-/// Everything that is sent for that request is bound by it. A caller who was told 500 under a key was told so after the
-/// key's epoch was raised, so an attempt that may only use epochs that were raised before it was received cannot be one
-/// that this 500 spoke of, whoever still waits for it.
+/// Everything that is published for that request may only use epochs that were raised by then. The reason: a 500 under
+/// a key promises that nothing which was received before it ever debits, and it is answered after the key's epoch was
+/// raised. An attempt that uses an epoch was therefore received after the raise, and no earlier 500 speaks of it, even
+/// if its caller is long gone.
 #[derive(Clone, Copy, Debug)]
 pub struct Receipt {
     held: Option<RaiseCount>,
 }
 
 impl Receipt {
-    /// `held`: the count that was read before; none if none was read.
+    /// `held`: the count that was read before; `None` if none was read.
     pub fn new(held: Option<RaiseCount>) -> Self {
         Self { held }
     }
 
-    /// Whether the request may be sent under an epoch that was raised by `raise`. `None` is a raise that is later than
+    /// Whether the request may use the epoch that was brought by `raise`. `None` stands for a raise that is later than
     /// any receipt.
     pub fn may_use(self, raise: Option<RaiseCount>) -> bool {
         matches!((raise, self.held), (Some(raise), Some(held)) if raise <= held)

@@ -1,7 +1,7 @@
-//! What people type as one address in several ways, in one spelling: by the tables of Unicode.
+//! Brings the spellings that people use for one email address to a single one, by the tables of Unicode.
 //!
-//! The only part of the ledger that needs more than `std`. The libraries are functions over constant tables: they wait for
-//! nothing and read nothing.
+//! This is the only part of the ledger that needs more than `std`. The libraries are functions over constant tables:
+//! they wait for nothing and read nothing.
 
 use icu_normalizer::ComposingNormalizerBorrowed as Normalizer;
 use icu_normalizer::properties::{CanonicalDecompositionBorrowed, Decomposed};
@@ -14,26 +14,26 @@ use std::borrow::Cow;
 /// How a label in Punycode begins.
 const PUNYCODE: &str = "xn--";
 
-/// The same text with each letter and its marks in one character, where there is one (NFC). ASCII is left as it is.
+/// The text with each letter and its marks in one character, where there is one (NFC). ASCII stays as it is.
 pub fn compose(text: &str) -> Cow<'_, str> {
     if text.is_ascii() { Cow::Borrowed(text) } else { Normalizer::new_nfc().normalize(text) }
 }
 
-/// Whether one of the characters only stands in for another one, which normalisation would put in its place: the Kelvin
-/// sign for `K`, the long `ſ`, a ligature, letters of full width.
+/// Whether a character only stands in for another one, which normalisation would put in its place: the Kelvin sign for
+/// `K`, the long `ſ`, a ligature, letters of full width.
 pub fn has_stand_in(text: &str) -> bool {
     let decomposition = CanonicalDecompositionBorrowed::new();
     let is_another = |c| matches!(decomposition.decompose(c), Decomposed::Singleton(_));
     !text.is_ascii() && (text.chars().any(is_another) || Normalizer::new_nfkc().normalize(text) != compose(text))
 }
 
-/// The one spelling of a composed address without stand-ins: lower case, its domain in ASCII without a dot at the end.
-/// `None` if it has none. What is left to check are the rules for ASCII.
+/// The one spelling of an address that is composed and has no stand-ins: lower case, its domain in ASCII without a dot
+/// at the end. `None` if there is no such spelling. The rules for ASCII are not checked here.
 pub fn settle(address: &str) -> Option<String> {
     let (local, domain) = address.rsplit_once('@')?;
     let domain = domain.strip_suffix('.').unwrap_or(domain);
     if address.is_ascii() && !has_punycode(domain) {
-        // Nearly all addresses.
+        // Nearly all addresses end here.
         return Some(format!("{local}@{domain}").to_ascii_lowercase());
     }
     Some(format!("{}@{}", fold_local(local)?, domain_to_ascii(domain)?))
@@ -43,18 +43,19 @@ fn has_punycode(domain: &str) -> bool {
     domain.split('.').any(|label| label.get(..PUNYCODE.len()).is_some_and(|start| start.eq_ignore_ascii_case(PUNYCODE)))
 }
 
-/// Letter by letter, and with one small sigma: in capitals nobody sees whether it ends a word.
+/// The local part in lower case, letter by letter. Both small sigmas become `σ`, because capitals do not show which one
+/// is meant. `None` if a letter cannot be told from another.
 fn fold_local(local: &str) -> Option<String> {
     let lower = local.chars().flat_map(char::to_lowercase).map(|c| if c == 'ς' { 'σ' } else { c });
     let folded = compose(&lower.collect::<String>()).into_owned();
     is_legible(&folded, |c| is_letter(c) && has_one_case(c)).then_some(folded)
 }
 
-/// As UTS 46 has it, which browsers and mail programs follow: `ß` is not `ss`, and `ς` is not `σ`. So a capital sigma
-/// could be either of two domains, and is none.
+/// The domain in ASCII, by UTS 46, which browsers and mail programs follow: `ß` is not `ss`, and `ς` is not `σ`. A
+/// capital sigma could therefore stand for two domains, and is refused. `None` if the domain is not valid.
 fn domain_to_ascii(domain: &str) -> Option<String> {
     const RULES: (AsciiDenyList, Hyphens) = (AsciiDenyList::STD3, Hyphens::CheckFirstLast);
-    // UTS 46 drops what is invisible, and writes some letters as others: both are looked for first.
+    // UTS 46 drops invisible characters, and replaces some letters by others. Both are refused here, before it runs.
     let is_itself = |c| is_of_a_word(c) && (c == 'ı' || c == 'ς' || has_one_case(c));
     let lower: String = domain.chars().flat_map(char::to_lowercase).collect();
     if domain.contains('Σ') || !is_legible(&compose(&lower), |c| c == '。' || is_itself(c)) {
@@ -65,13 +66,14 @@ fn domain_to_ascii(domain: &str) -> Option<String> {
     is_legible(&letters, is_of_a_word).then(|| ascii.into_owned())
 }
 
-/// What a label may have beyond ASCII: letters, and the punctuation that belongs into words, such as the Catalan `l·l` (RFC
-/// 5892, appendix A).
+/// Whether a label may have this character beyond ASCII: a letter, or punctuation that belongs into words, such as the
+/// dot of the Catalan `l·l` (RFC 5892, appendix A).
 fn is_of_a_word(c: char) -> bool {
     is_letter(c) || matches!(c, '\u{B7}' | '\u{375}' | '\u{5F3}' | '\u{5F4}' | '\u{F0B}' | '\u{30FB}')
 }
 
-/// Whether all that is beyond ASCII is allowed, and can be seen: nobody sees a dot above an `i`, nor a mark on the same mark.
+/// Whether all characters beyond ASCII are allowed and can be seen. A dot above an `i` cannot be seen, nor a mark upon
+/// the same mark.
 fn is_legible(composed: &str, is_allowed: impl Fn(char) -> bool) -> bool {
     const DOT_ABOVE: char = '\u{307}';
     let mut before = None;
@@ -81,7 +83,7 @@ fn is_legible(composed: &str, is_allowed: impl Fn(char) -> bool) -> bool {
     })
 }
 
-/// A letter, a mark of one, or a digit, and nothing that is invisible by design.
+/// Whether it is a letter, a mark or a digit, and not invisible by design.
 fn is_letter(c: char) -> bool {
     const GROUP: GeneralCategoryGroup =
         GeneralCategoryGroup::Letter.union(GeneralCategoryGroup::Mark).union(GeneralCategoryGroup::Number);
@@ -92,9 +94,9 @@ fn in_group(c: char, group: GeneralCategoryGroup) -> bool {
     group.contains(CodePointMapData::<GeneralCategory>::new().get(c))
 }
 
-/// Whether a letter that was made small is small, and is found again from its capital. Capitals are left where the
-/// compiler's tables are older than these. A dotless `ı` is not found again: its capital is that of `i`. `ß` is let pass, as
-/// it has a capital of its own beside `SS`.
+/// Whether a letter that was put in lower case is lower case, and is what its capital becomes in lower case. Capitals
+/// remain if the compiler's tables are older than the libraries'. A dotless `ı` fails, because its capital is that of
+/// `i`. `ß` passes, because it has a capital of its own (`ẞ`) beside `SS`.
 fn has_one_case(c: char) -> bool {
     let back: String = c.to_uppercase().flat_map(char::to_lowercase).collect();
     const CAPITALS: GeneralCategoryGroup =

@@ -1,10 +1,10 @@
-//! Publishing one message at a time, and waiting until the broker has it safe.
+//! Publishes one message at a time, and waits until the broker has confirmed it.
 
 use super::{ANSWER_TIMEOUT, Error, Link};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation};
 
-/// A channel with confirms on.
+/// A channel with publisher confirms.
 pub struct Confirmed {
     link: Link,
     channel: Channel,
@@ -17,17 +17,18 @@ impl Confirmed {
         Ok(Self { link: link.clone(), channel })
     }
 
-    /// Puts a message into a queue as if it came from an intake.
+    /// Publishes a message to `queue` as an intake does, and returns once the broker has confirmed it. A message that
+    /// no queue takes is an error; any error loses the link.
     pub async fn put(&self, queue: &str, message_id: &str, body: &[u8]) -> Result<(), Error> {
         self.publish(queue, BasicProperties::default().with_message_id(message_id.into()), body).await
     }
 
-    /// Returns once the broker has the message safe. One that no queue takes is an error; any error loses the link.
+    /// Like [`Self::put`], with these properties.
     pub(super) async fn publish(&self, queue: &str, properties: BasicProperties, body: &[u8]) -> Result<(), Error> {
         let placed = tokio::select! {
             placed = self.place(queue, properties, body) => placed,
             () = self.link.lost() => Err(Error("connection lost".to_owned())),
-            () = tokio::time::sleep(ANSWER_TIMEOUT) => Err(Error("the broker confirms nothing".to_owned())),
+            () = tokio::time::sleep(ANSWER_TIMEOUT) => Err(Error("the broker did not confirm in time".to_owned())),
         };
         placed.inspect_err(|error| self.link.give_up(&error.to_string()))
     }

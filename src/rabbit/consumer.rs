@@ -1,4 +1,4 @@
-//! Deliveries in, acknowledgements out, in order.
+//! Consumes queues: hands out their deliveries, and acknowledges them in order.
 
 use super::topology::Topology;
 use super::{Error, Link};
@@ -14,28 +14,29 @@ use tokio_util::sync::DropGuard;
 /// One message from a queue.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Rises by one with each delivery of a consumer.
+    /// The delivery tag. It rises by one with each delivery of a consumer.
     pub tag: u64,
     pub body: Vec<u8>,
     /// How often the message was delivered before without being acknowledged.
     pub redeliveries: u64,
 }
 
-/// A consumer of one queue. Its stream ends when its link is lost, for whatever reason.
+/// A consumer of one queue. Its stream ends when its link is lost, and dropping it loses the link.
 pub struct Consumer {
     link: Link,
-    /// Nobody consumes any more when this is dropped, by a panic too.
+    /// Loses the link when the consumer is dropped, by a panic too.
     _ended: DropGuard,
     channel: Channel,
     stream: lapin::Consumer,
     held: Held,
 }
 
-/// How many messages a consumer was given and has not acknowledged. Clones are one.
+/// How many messages a consumer has received and not acknowledged. Clones share the count.
 #[derive(Clone, Debug, Default)]
 pub struct Held(Arc<Tags>);
 
-/// Tags rise by one with each delivery, so the last of each kind tell the number between them.
+/// The last tag that was delivered and the last that was acknowledged. Tags rise by one, so the difference is the
+/// number of messages held.
 #[derive(Debug, Default)]
 struct Tags {
     delivered: AtomicU64,
@@ -50,8 +51,8 @@ impl Held {
 }
 
 impl Consumer {
-    /// Consumes a shared queue, with at most `prefetch` messages unacknowledged. Without that bound the broker would send
-    /// everything it has.
+    /// Consumes a shared queue, with at most `prefetch` messages unacknowledged. Without that bound the broker would
+    /// send everything it has. Fails if the broker does not answer as expected.
     pub async fn open(link: &Link, queue: &str, prefetch: u16) -> Result<Self, Error> {
         let channel = link.channel().await?;
         channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
@@ -69,10 +70,12 @@ impl Consumer {
         Ok(Self { link: link.clone(), _ended: link.lost_when_dropped(), channel, stream, held: Held::default() })
     }
 
+    /// What acknowledges the deliveries of this consumer.
     pub fn acknowledger(&self) -> Acknowledger {
         Acknowledger { link: self.link.clone(), channel: self.channel.clone(), held: self.held.clone() }
     }
 
+    /// The count of this consumer's unacknowledged messages.
     pub fn held(&self) -> Held {
         self.held.clone()
     }
@@ -82,7 +85,7 @@ impl Consumer {
         Some(read(self.next_raw().await?))
     }
 
-    /// The same, with all its properties.
+    /// The next message with all its properties; `None` when the link is lost.
     pub(super) async fn next_raw(&mut self) -> Option<RawDelivery> {
         let next = tokio::select! { next = self.stream.next() => next, () = self.link.lost() => return None };
         match next {
@@ -107,7 +110,7 @@ fn read(delivery: RawDelivery) -> Delivery {
     Delivery { tag: delivery.delivery_tag, body: delivery.data, redeliveries }
 }
 
-/// The count that quorum queues keep.
+/// The number of earlier deliveries, which quorum queues count in a header.
 fn delivery_count(properties: &BasicProperties) -> Option<u64> {
     match properties.headers().as_ref()?.inner().get("x-delivery-count")? {
         AMQPValue::LongLongInt(count) => u64::try_from(*count).ok(),
@@ -130,7 +133,7 @@ pub struct Acknowledger {
 }
 
 impl Acknowledger {
-    /// Acknowledges this delivery and all before it. To be called by one task, in order.
+    /// Acknowledges this delivery and all before it. To be called by one task, in order. An error loses the link.
     pub async fn ack_through(&self, tag: u64) -> Result<(), Error> {
         let done = self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await;
         done.inspect_err(|error| self.link.give_up(&error.to_string()))?;

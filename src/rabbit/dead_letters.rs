@@ -1,4 +1,4 @@
-//! Messages that nobody can apply, each with its reason: put into their queue, and taken from it.
+//! The dead-letter queue: puts in messages that no worker can apply, each with its reason, and takes them out.
 
 use super::confirmed::Confirmed;
 use super::consumer::{Acknowledger, Consumer};
@@ -8,14 +8,14 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-/// The header that says why, in words.
+/// The header that says in words why the message is a dead letter.
 pub const REASON_HEADER: &str = "x-earmark-reason";
-/// The header that says which work queue it came from.
+/// The header that names the work queue it came from.
 const QUEUE_HEADER: &str = "x-earmark-queue";
-/// What the broker notes about a message that it gives up on.
+/// The header in which the broker notes that it gave up on a message.
 const DEATH_HEADER: &str = "x-death";
 
-/// The sending end, for the messages of one work queue.
+/// Puts messages of one work queue into the dead-letter queue.
 pub struct DeadLetterSender {
     confirmed: Confirmed,
     queue: String,
@@ -27,8 +27,8 @@ impl DeadLetterSender {
         Ok(Self { confirmed: Confirmed::open(link).await?, queue: topology.dead_letter_queue(), from: from.to_owned() })
     }
 
-    /// Returns once the broker has the message safe. Only then may the original be acknowledged. `cause` is one word,
-    /// `reason` says more.
+    /// Returns once the broker has confirmed the message. Only then may the original be acknowledged. `cause` is one
+    /// word, `reason` says more. An error loses the link.
     pub async fn put(&self, body: &[u8], cause: &str, reason: &str) -> Result<(), Error> {
         let mut headers = FieldTable::default();
         headers.insert(REASON_HEADER.into(), AMQPValue::LongString(reason.into()));
@@ -41,31 +41,32 @@ impl DeadLetterSender {
     }
 }
 
-/// A dead letter, with all that is known of it.
+/// A dead letter as it was delivered, with what its headers say.
 #[derive(Debug)]
 pub struct DeadLetterMessage {
     pub tag: u64,
     pub body: Vec<u8>,
-    /// The message's own; dead letters that are delivered again have the same.
+    /// The message's own id. It is the same when the dead letter is delivered again.
     pub message_id: Option<String>,
-    /// One word and more words, by the worker that put it.
+    /// Why it is a dead letter, in one word, by the worker that put it.
     pub cause: Option<String>,
+    /// The same worker's reason in words.
     pub reason: Option<String>,
-    /// The broker's word, if it gave up on it.
+    /// The broker's reason, if the broker gave up on the message.
     pub death: Option<String>,
     /// The work queue that it came from.
     pub queue: Option<String>,
-    /// How often it died, by the broker's account.
+    /// How often the broker gave up on it.
     pub deaths: u64,
-    /// When it died first, in seconds since 1970, by the broker's account.
+    /// When the broker first gave up on it, in seconds since 1970.
     pub died_at: Option<u64>,
 }
 
-/// The receiving end.
+/// Takes dead letters from their queue.
 pub struct DeadLetterReceiver(Consumer);
 
 impl DeadLetterReceiver {
-    /// At most `prefetch` dead letters are unacknowledged.
+    /// Consumes the dead-letter queue, with at most `prefetch` dead letters unacknowledged.
     pub async fn open(link: &Link, topology: &Topology, prefetch: u16) -> Result<Self, Error> {
         Ok(Self(Consumer::open(link, &topology.dead_letter_queue(), prefetch).await?))
     }
@@ -104,7 +105,7 @@ fn read(delivery: Delivery) -> DeadLetterMessage {
     }
 }
 
-/// The broker puts the last death first.
+/// The broker's note about the last time it gave up on the message, which it puts first.
 fn last_death(properties: &BasicProperties) -> Option<FieldTable> {
     let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get(DEATH_HEADER)? else { return None };
     match deaths.as_slice().first()? {

@@ -1,6 +1,7 @@
-//! How many messages wait in queues, and how many consumers they have. Over a connection of its own: a question about a
-//! queue that is not there costs the channel, and one to a queue without a leader may never be answered. Neither must
-//! touch a connection that carries requests.
+//! Asks how many messages wait in queues, and how many consumers they have.
+//!
+//! This needs a connection of its own. A question about a queue that does not exist costs the channel, and one about a
+//! queue without a leader may never be answered. Neither must touch a connection that carries requests.
 
 use super::topology::Topology;
 use super::{ANSWER_TIMEOUT, Broker, Error, Link};
@@ -9,17 +10,18 @@ use lapin::Channel;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 
-/// How one queue stands. Figures for people and charts: the broker may say 0 for a queue whose leader is just away.
+/// The state of one queue. The figures are for people and charts: the broker may say 0 for a queue that has no leader
+/// for a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Depth {
     pub queue: String,
-    /// Messages that nobody has taken.
+    /// Messages that no consumer has taken.
     pub ready: u32,
-    /// Those that stand by are among them.
+    /// Consumers, including those that stand by.
     pub consumers: u32,
 }
 
-/// A connection to ask over.
+/// A connection over which to ask about queues.
 pub struct Gauge {
     link: Link,
     channel: Channel,
@@ -32,12 +34,12 @@ impl Gauge {
         Ok(Self { link, channel })
     }
 
-    /// Declares what is asked for: a question about a queue that is not there yet costs the connection.
+    /// Declares the queues of `topology`, because a question about a queue that does not exist costs the connection.
     pub async fn declare(&self, topology: &Topology) -> Result<(), Error> {
         super::open(&[&self.link], topology.declare(&self.link)).await
     }
 
-    /// Asks for each queue. After an error the connection is of no use any more.
+    /// Asks about each queue: one [`Depth`] for each, in order. After an error the connection can no longer be used.
     pub async fn read(&self, queues: &[String]) -> Result<Vec<Depth>, Error> {
         let mut depths = vec![];
         for queue in queues {
@@ -56,7 +58,7 @@ impl Gauge {
     }
 }
 
-/// Asks for one queue. A no costs the channel.
+/// Asks about one queue. If it does not exist, the broker closes the channel.
 pub(super) async fn ask(channel: &Channel, queue: &str) -> Result<Depth, Error> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await?;

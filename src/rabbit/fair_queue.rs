@@ -1,13 +1,13 @@
-//! What waits to be published, owner by owner in turn. Who sends a flood then waits behind the own flood, and not the
-//! others with it.
+//! A queue that serves its owners in turn. An owner that sends a flood waits behind its own items, and hardly delays
+//! the others.
 
 use std::collections::{HashMap, VecDeque};
 
-/// Waiting items. Those of one owner stay in order.
+/// Waiting items, each with an owner. Those of one owner stay in order.
 #[derive(Debug)]
 pub struct FairQueue<T> {
     waiting: HashMap<u128, VecDeque<T>>,
-    /// The owners with something waiting, whose turn is next in front.
+    /// The owners that have items, the next one to be served in front.
     next: VecDeque<u128>,
 }
 
@@ -32,7 +32,8 @@ impl<T> FairQueue<T> {
         own.push_back(item);
     }
 
-    /// Takes one of each owner in turn, again and again, until the one that fills what they are taken for.
+    /// Moves items to `taken`: one of each owner in turn, again and again, up to and including the first item for which
+    /// `fills` is true.
     pub fn take(&mut self, taken: &mut Vec<T>, mut fills: impl FnMut(&T) -> bool) {
         while let Some(owner) = self.next.pop_front()
             && let Some(own) = self.waiting.get_mut(&owner)

@@ -1,5 +1,5 @@
-//! What a check of the whole asks the broker: what it is, whether the queues are declared as this program declares them,
-//! and whether a message goes through.
+//! What commands such as `earmark doctor` ask the broker: its version, whether the queues are declared as this program
+//! declares them, and whether a message goes through.
 
 use super::confirmed::Confirmed;
 use super::consumer::Consumer;
@@ -12,13 +12,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// The first bytes of AMQP 0-9-1; the broker answers with what it is.
+/// The first bytes of AMQP 0-9-1. The broker answers with its name and version.
 const GREETING: &[u8] = b"AMQP\x00\x00\x09\x01";
-/// How its answer names its version: the name's length, the name, and the type of a long text.
+/// What stands before the version in that answer: the length of the field's name, the name, and the type of a long
+/// text.
 const VERSION_FIELD: &[u8] = b"\x07versionS";
 
 impl Broker {
-    /// The broker's version as it says it in its greeting, which the library does not pass on. `None` over TLS.
+    /// The broker's version, from its greeting, because lapin does not pass it on. `None` over TLS, and if the broker
+    /// does not say it in time.
     pub async fn version(&self) -> Option<String> {
         if self.uri.scheme != lapin::uri::AMQPScheme::AMQP {
             return None;
@@ -40,7 +42,7 @@ impl Broker {
         version_in(&answer)
     }
 
-    /// How each queue stands, in the same order; `None` for one that is not there.
+    /// The state of each queue, in the same order; `None` for a queue that does not exist.
     pub async fn find_queues(&self, queues: &[String]) -> Result<Vec<Option<Depth>>, Error> {
         let gauge = Gauge::open(self, Role::Command).await?;
         let together = gauge.read(queues).await;
@@ -55,7 +57,7 @@ impl Broker {
         Ok(found)
     }
 
-    /// Asks for one over a connection of its own, as a no counts as a lost link.
+    /// Asks about one queue over a connection of its own, because a queue that does not exist costs the connection.
     async fn find_queue(&self, queue: &str) -> Result<Option<Depth>, Error> {
         let link = self.connect(Role::Command).await?;
         let asking = async { depth::ask(&link.channel().await?, queue).await };
@@ -68,7 +70,8 @@ impl Broker {
         }
     }
 
-    /// Declares everything once more, which the broker refuses in words if it was declared otherwise.
+    /// Declares everything once more. If something was declared differently, the broker refuses, and the error is its
+    /// text.
     pub async fn check_declared(&self, topology: &Topology) -> Result<(), Error> {
         let link = self.connect(Role::Command).await?;
         let declared = super::open(&[&link], topology.declare(&link)).await;
@@ -76,7 +79,7 @@ impl Broker {
         declared
     }
 
-    /// Sends a message through a queue of its own; answers how long that took.
+    /// Sends a message through a queue of its own, and returns how long that took.
     pub async fn round_trip(&self, topology: &Topology) -> Result<Duration, Error> {
         let link = self.connect(Role::Command).await?;
         let since = Instant::now();

@@ -1,8 +1,9 @@
-//! RabbitMQ: lapin and bytes. Knows nothing of the ledger, of SQL, or of what the bytes mean.
+//! Connects to RabbitMQ with lapin, publishes and consumes. This module carries bytes: it knows nothing of the ledger,
+//! of SQL, or of what the bytes mean.
 //!
-//! Nothing here recovers by itself. Whatever goes wrong on a connection, its [`Link`] is lost as a whole, and whoever
-//! owns it builds everything anew: connection, channels, queues, consumers. Publishing and consuming use separate links,
-//! because a memory alarm of the broker stops all writing on a connection that publishes, acknowledgements included.
+//! Nothing here recovers by itself. If anything goes wrong on a connection, its [`Link`] is lost as a whole, and its
+//! owner builds everything anew: connection, channels, queues, consumers. Publishing and consuming use separate links,
+//! because during a memory alarm the broker blocks a connection that publishes, acknowledgements included.
 
 pub mod confirmed;
 pub mod consumer;
@@ -27,7 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Anything that went wrong with the broker. There is one way to go on: connect again.
+/// Anything that went wrong with the broker. The only way to go on is to connect again.
 #[derive(Debug, thiserror::Error)]
 #[error("broker: {0}")]
 pub struct Error(String);
@@ -38,24 +39,24 @@ impl From<lapin::Error> for Error {
     }
 }
 
-/// A broker's address, checked, with a heartbeat and a connect timeout in it.
+/// A broker's address, checked, with a heartbeat and a connect timeout set.
 #[derive(Clone)]
 pub struct Broker {
     uri: AMQPUri,
 }
 
-/// How long the broker may be silent before its connection counts as lost: two missed heartbeats.
+/// How long the broker may be silent before its connection counts as lost, in seconds: two missed heartbeats.
 const HEARTBEAT_SECONDS: u16 = 10;
-/// How long connecting may take, and how long opening everything over a new connection: short, so that a broker that
-/// hangs while it starts does not keep anybody from asking again when it has started.
+/// How long connecting may take, and how long opening everything over a new connection. Short, because a broker may
+/// hang while it starts: the next try then comes soon after it has started.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long the broker may take to confirm: far longer than it ever takes, so that a queue that is stuck for good is
-/// noticed, and what waits for it does not pile up.
+/// How long the broker may take to confirm or to answer. Far longer than it ever takes, it serves to notice a queue
+/// that is permanently stuck before messages pile up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Broker {
-    /// Reads `amqp://user:password@host:port/vhost`. What is wrong follows the name of the setting.
+    /// Reads `amqp://user:password@host:port/vhost`. The error text is meant to follow the name of the setting.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut uri = url::parse(text)?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
@@ -63,8 +64,8 @@ impl Broker {
         Ok(Self { uri })
     }
 
-    /// Opens two connections, one to consume over and one to publish over. They are lost together: who needs two cannot
-    /// work with one.
+    /// Opens two connections, one to consume over and one to publish over. They are lost together, because their owner
+    /// cannot work with one of them.
     pub async fn connect_twice(&self, consuming: Role, publishing: Role) -> Result<(Link, Link), Error> {
         let consuming = self.connect(consuming).await?;
         match self.connect(publishing).await {
@@ -79,7 +80,7 @@ impl Broker {
         }
     }
 
-    /// Opens a connection that the broker's own lists show with its role.
+    /// Opens a connection. The broker lists it under a name that says its role.
     pub async fn connect(&self, role: Role) -> Result<Link, Error> {
         let name = match role {
             Role::IntakeReplies => "earmark intake: replies",
@@ -98,8 +99,9 @@ impl Broker {
     }
 }
 
-/// Opens what is needed over some links, and closes them if it fails. A broker that has just come back may leave a
-/// question about a queue without an answer for ever; the same question over new connections gets one.
+/// Runs `opening`, which opens what is needed over `links`, and closes the links if it fails or takes longer than
+/// [`OPEN_TIMEOUT`]. A broker that has just come back may never answer a question about a queue; the same question over
+/// new connections gets an answer.
 pub async fn open<T>(links: &[&Link], opening: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let opened = tokio::time::timeout(OPEN_TIMEOUT, opening).await;
     let opened = opened.unwrap_or_else(|_| Err(Error(format!("no answer within {OPEN_TIMEOUT:?}"))));
@@ -109,7 +111,7 @@ pub async fn open<T>(links: &[&Link], opening: impl Future<Output = Result<T, Er
     opened
 }
 
-/// One connection to the broker, and whether it still is one.
+/// One connection to the broker, and whether it is lost. Clones share it.
 #[derive(Clone)]
 pub struct Link {
     connection: Arc<Connection>,
@@ -118,7 +120,7 @@ pub struct Link {
     channels: Arc<Mutex<Vec<Channel>>>,
     lost: CancellationToken,
     blocked: Arc<AtomicBool>,
-    /// Somebody closes it in good order.
+    /// It is being closed on purpose: its end is not logged as a failure.
     closes: Arc<AtomicBool>,
 }
 
@@ -148,7 +150,7 @@ impl Link {
                     }
                     Event::Error(error) => {
                         match role {
-                            // Whoever runs a command is told by the command.
+                            // A command reports the error itself.
                             Role::Command => tracing::debug!(%error, "broker connection lost"),
                             _ => tracing::warn!(%error, "broker connection lost"),
                         }
@@ -169,7 +171,8 @@ impl Link {
         Ok(channel)
     }
 
-    /// Gives the link up: whoever shares it must build everything anew.
+    /// Gives the link up: it is lost from now on, and all who share it must build everything anew. `why` goes to the
+    /// log.
     pub fn give_up(&self, why: &str) {
         if !self.lost.is_cancelled() {
             if !self.closes.load(Ordering::Relaxed) {
@@ -179,12 +182,12 @@ impl Link {
         }
     }
 
-    /// Says that the link is about to be closed in good order: what ends over it from here on is no trouble.
+    /// Says that the link is about to be closed on purpose: what ends with it from now on is not logged as a failure.
     pub fn begin_close(&self) {
         self.closes.store(true, Ordering::Relaxed);
     }
 
-    /// Loses the link when the guard is dropped: a task holds it without which the link is of no use.
+    /// A guard that loses the link when it is dropped. A task holds it, if the link is of no use without that task.
     fn lost_when_dropped(&self) -> DropGuard {
         self.lost.clone().drop_guard()
     }
@@ -214,7 +217,7 @@ impl Link {
         self.blocked.load(Ordering::Relaxed)
     }
 
-    /// Closes in good order, so that everything written before has arrived; gives up after a second.
+    /// Closes the connection in good order, so that everything written before arrives. Gives up after a second.
     pub async fn close(&self) {
         self.begin_close();
         let closing = self.connection.close(200, "goodbye".into());

@@ -1,15 +1,15 @@
-//! The one task that owns the publishing channel of an intake.
+//! Publishes the requests of an intake to one work queue. One task owns the channel.
 //!
-//! It packs what waits into one message, and it never lingers: a request that comes alone is sent alone, at once. While
-//! `window` messages are unconfirmed, or `answer_window` unanswered and the next is not full, requests gather, and the next
-//! message takes all of them. So packing grows with load by itself. If more wait than one message takes, their owners take
-//! turns.
+//! It packs all requests that wait into one message, and never delays one to fill a message: a single request is sent
+//! alone, at once. Requests gather while `window` messages are unconfirmed, or while `answer_window` messages are
+//! unanswered and the next is not full. The next message then takes all of them, so messages grow with the load. If
+//! more requests wait than one message takes, their owners take turns.
 //!
-//! A worker that has fallen behind, or is gone, keeps nobody here for longer than [`HOLD`]: a backlog belongs in the queue,
-//! where it is seen and survives.
+//! A worker that has fallen behind, or is gone, delays a message here by [`HOLD`] at most. A backlog belongs in the
+//! queue, where it is visible and survives.
 //!
-//! What the broker says is used to give up early, never as proof: an unroutable message is confirmed, so is one whose
-//! queue was just deleted, and a message that could not be written may be written later.
+//! The broker's confirms and returns are used to give up early, never as proof. The broker also confirms a message that
+//! it cannot route, or whose queue was just deleted; and a message that could not be written may be written later.
 
 use super::fair_queue::FairQueue;
 use super::{ANSWER_TIMEOUT, Error, Link};
@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-/// W3C trace context, of the first item that has one.
+/// The header with the W3C trace context of the first item that has one.
 const TRACE_HEADER: &str = "traceparent";
 
 fn header(name: &str, value: &str) -> FieldTable {
@@ -32,19 +32,20 @@ fn header(name: &str, value: &str) -> FieldTable {
     headers
 }
 
-/// One thing to publish, opaque but for its tag and its owner.
+/// One item to publish, and what the publisher needs to know of it.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// On whose behalf it is sent.
+    /// On whose behalf it is sent: owners take turns.
     pub owner: u128,
-    /// Whom to tell when there is trouble.
+    /// Identifies the item when it runs into trouble or is answered.
     pub tag: u128,
+    /// The bytes that go into the message.
     pub item: Vec<u8>,
     /// Its W3C trace context, if it has one.
     pub trace: Option<String>,
 }
 
-/// Why a published item will probably see no reply. The item may have been delivered all the same.
+/// Why a published item will probably get no reply. It may have been delivered all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// No queue took it.
@@ -53,26 +54,27 @@ pub enum Trouble {
     Nacked,
 }
 
-/// The bounds of packing.
+/// The bounds of a publisher.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Most items in one message.
     pub pack: usize,
     /// Most unconfirmed messages.
     pub window: usize,
-    /// Most unanswered messages, for [`HOLD`].
+    /// Most unanswered messages. With so many, requests gather for the next message until one is answered, it is full,
+    /// or [`HOLD`] has passed.
     pub answer_window: usize,
 }
 
-/// How long requests gather because nobody has answered: a large batch's time.
+/// How long requests gather because messages are unanswered: as long as a worker takes for a large batch.
 const HOLD: Duration = Duration::from_millis(20);
 
-/// A message is full with the item that brings it to so many bytes, whatever `pack` says. So a worker knows how much memory
-/// the messages take that it holds. Room for more than `pack` items of the usual size.
+/// A message is full with the item that brings it to this many bytes, even with fewer than `pack` items. So the memory
+/// that a worker needs for the messages it holds is bounded. Room for more than `pack` items of the usual size.
 const FULL: usize = 128 * 1024 - 4 * 1024;
 
-/// Puts what is sent next into `next`, at most so many items and bytes, and answers how many items: none when nothing more
-/// comes. Waits only while nothing waits. Loses nothing if it is cancelled.
+/// Moves the items of the next message into `next`, at most `most` of them and until it is full, and returns how many.
+/// 0 when no more will come. Waits only while there is no item at all. Loses nothing if it is cancelled.
 async fn fill(
     next: &mut Vec<Outgoing>,
     most: usize,
@@ -98,7 +100,7 @@ async fn fill(
     next.len()
 }
 
-/// The publishing end of a link, with confirms on.
+/// Publishes to one work queue over a link, with confirms.
 pub struct Publisher {
     link: Link,
     channel: Channel,
@@ -118,8 +120,8 @@ impl Publisher {
 
     /// Publishes what comes in until the link is lost or all senders are gone.
     ///
-    /// `pack` makes one message of several items; `on_trouble` hears of each item that ran into some; `answered` ends when
-    /// nobody waits any more for the answer to an item.
+    /// `pack` makes the body of a message from its items. `on_trouble` is called with the tag of each item that ran
+    /// into trouble. `answered` ends once no caller waits for the answer to the item with this tag.
     pub async fn run<Answered: Future<Output = ()>>(
         mut self,
         mut incoming: mpsc::UnboundedReceiver<Outgoing>,
@@ -128,12 +130,12 @@ impl Publisher {
         answered: impl Fn(u128) -> Answered,
     ) {
         let link = self.link.clone();
-        // However this ends, by a panic too, nobody must go on counting on it.
+        // However this ends, by a panic too, the link is lost, so that nobody goes on sending to it.
         let _ended = link.lost_when_dropped();
         let mut confirms = FuturesUnordered::new();
         let mut progress = Instant::now();
         let mut published_at = Instant::now();
-        // Of each message that may be unanswered, the oldest in front, the tag of its last item: that is answered last.
+        // For each message that may be unanswered, oldest first: the tag of its last item, which is answered last.
         let mut unanswered = VecDeque::new();
         let mut next = Vec::with_capacity(self.limits.pack);
         let mut waiting = FairQueue::new();
@@ -151,9 +153,9 @@ impl Publisher {
                     self.confirmed(&message_id, confirmed, &on_trouble);
                 }
                 () = tokio::time::sleep_until(progress + ANSWER_TIMEOUT), if !confirms.is_empty() => {
-                    return link.give_up("the broker confirms nothing");
+                    return link.give_up("the broker did not confirm in time");
                 }
-                // Answered or not.
+                // The oldest message is answered, or has had its time: another one may go.
                 _ = timeout_at(published_at + HOLD, answered(awaited.unwrap_or_default())), if awaited.is_some() => {
                     unanswered.pop_front();
                 }
@@ -180,7 +182,7 @@ impl Publisher {
         }
     }
 
-    /// Returns once the message is written to the socket.
+    /// Publishes a message with these items. Once it is written to the socket, returns its id and its pending confirm.
     async fn publish(
         &mut self,
         items: &[Outgoing],
@@ -195,7 +197,7 @@ impl Publisher {
             .with_content_type("application/json".into())
             .with_message_id(message_id.as_str().into());
         let properties = match items.iter().find_map(|item| item.trace.as_deref()) {
-            // For whoever looks at messages from outside. Each item has its own inside.
+            // For tools that look at messages from outside. Inside the message each item has its own.
             Some(trace) => properties.with_headers(header(TRACE_HEADER, trace)),
             None => properties,
         };
@@ -205,6 +207,7 @@ impl Publisher {
         Ok((message_id, confirm))
     }
 
+    /// Handles the broker's answer to a message.
     fn confirmed(
         &mut self,
         message_id: &str,
@@ -213,7 +216,7 @@ impl Publisher {
     ) {
         match confirmed {
             Ok(Confirmation::Ack(None)) => drop(self.unconfirmed.remove(message_id)),
-            // lapin may attach a returned message to a neighbour's confirm, so it is known by its own id.
+            // lapin may attach a returned message to the confirm of another one, so it is identified by its own id.
             Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned))) => {
                 let properties = &returned.delivery.properties;
                 let returned_id = properties.message_id().as_ref().map_or(message_id, |id| id.as_str());
@@ -229,6 +232,7 @@ impl Publisher {
         }
     }
 
+    /// Reports trouble for every item of a message.
     fn report(&mut self, message_id: &str, trouble: Trouble, on_trouble: &impl Fn(u128, Trouble)) {
         for tag in self.unconfirmed.remove(message_id).unwrap_or_default() {
             on_trouble(tag, trouble);
@@ -240,7 +244,7 @@ impl Publisher {
 mod tests {
     use super::*;
 
-    /// How many items and bytes the messages have that these items are packed into.
+    /// Packs items of these sizes into messages: how many items and bytes each message has.
     async fn messages(sizes: impl Iterator<Item = usize>, pack: usize) -> Vec<(usize, usize)> {
         let (sender, mut incoming) = mpsc::unbounded_channel();
         for size in sizes {

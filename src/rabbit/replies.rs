@@ -1,11 +1,11 @@
-//! Outcomes on their way back to the intake that asked. Not confirmed and not persistent: a lost reply costs its caller
-//! some seconds, until the intake looks into the ledger.
+//! Sends replies to the intakes that asked. They are neither confirmed nor persistent: a lost reply only costs its
+//! caller some seconds, until the intake looks into the ledger.
 
 use super::{Error, Link};
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel};
 
-/// The sending end.
+/// Sends replies over a channel of its own.
 pub struct ReplySender {
     link: Link,
     channel: Channel,
@@ -16,7 +16,8 @@ impl ReplySender {
         Ok(Self { link: link.clone(), channel: link.channel().await? })
     }
 
-    /// Returns once the reply is written to the socket, so that an acknowledgement sent after it cannot overtake it.
+    /// Returns once the reply is written to the socket, so that an acknowledgement sent after it cannot overtake it. An
+    /// error loses the link.
     pub async fn send(&self, queue: &str, body: &[u8]) -> Result<(), Error> {
         let properties = BasicProperties::default().with_content_type("application/json".into());
         let options = BasicPublishOptions::default();

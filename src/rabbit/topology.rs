@@ -1,15 +1,15 @@
-//! Every queue, exchange and argument, with its reason. They are named nowhere else.
+//! Every queue and exchange of a deployment, with its arguments and the reasons. They are named nowhere else.
 
 use super::{Error, Link};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
-/// How often a message may come back before the broker dead-letters it. Set, because RabbitMQ 3 has no limit by default;
-/// 20 is the default of RabbitMQ 4. A message that kills its worker each time is out of the way after this many.
+/// How often a message may come back before the broker dead-letters it. A message that kills its worker each time is
+/// out of the way after this many. RabbitMQ 3 has no limit by default; 20 is the default of RabbitMQ 4.
 pub const DELIVERY_LIMIT: i32 = 20;
 
-/// The names of one deployment, all of which begin with `EARMARK_QUEUE_PREFIX`.
+/// The queues of one deployment. All their names begin with `EARMARK_QUEUE_PREFIX`.
 #[derive(Clone, Debug)]
 pub struct Topology {
     prefix: String,
@@ -55,18 +55,19 @@ impl Topology {
         format!("{}.dead-letters", self.prefix)
     }
 
-    /// What the broker gives up on goes through here.
+    /// The exchange to which the broker sends messages that it gives up on.
     fn dead_letter_exchange(&self) -> String {
         format!("{}.dead-letters", self.prefix)
     }
 
-    /// The outcomes for one connection of one intake. The name is ours: a name made by the broker could not be declared
-    /// again under the same name, and would have to be told to everybody anew.
+    /// The queue of replies to one connection of one intake. This program chooses the name: a name made by the broker
+    /// could not be declared again, and everybody would have to be told the new one.
     pub fn reply_queue(&self, id: u128) -> String {
         format!("{}.replies.{id:032x}", self.prefix)
     }
 
-    /// Declares what is shared; harmless when it is there already.
+    /// Declares the queues and the exchange that are shared. Harmless if they exist; an error if they exist with other
+    /// arguments.
     pub async fn declare(&self, link: &Link) -> Result<(), Error> {
         let channel = link.channel().await?;
         self.declare_dead_letters(&channel).await?;
@@ -74,12 +75,13 @@ impl Topology {
         arguments.insert("x-dead-letter-exchange".into(), long_string(&self.dead_letter_exchange()));
         // A dead letter is confirmed by its new queue before it leaves the old one.
         arguments.insert("x-dead-letter-strategy".into(), long_string("at-least-once"));
-        // A queue that is full (by a policy of the broker) says no at once. The default drops the oldest in silence, and
-        // does not go together with at-least-once dead-lettering.
+        // A queue that is full (by a policy of the broker) refuses messages at once. The default drops the oldest
+        // message silently, and cannot be combined with at-least-once dead-lettering.
         arguments.insert("x-overflow".into(), long_string("reject-publish"));
         arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(DELIVERY_LIMIT));
-        // One worker at a time takes from a queue, and the next takes over at once when it is gone. Two would wait for
-        // each other at the businesses' rows, and neither would know the balances that the other has left.
+        // One worker at a time takes from a queue, and another takes over at once when it is gone. Two would wait for
+        // each other's locks on the rows of the businesses, and neither would know the balances that the other has
+        // left.
         arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
         for queue in self.work_queues() {
             channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments.clone()).await?;
@@ -101,8 +103,8 @@ impl Topology {
         Ok(())
     }
 
-    /// Declares a reply queue: classic (replies need no copies, and it is faster), and exclusive, so that it is gone with
-    /// its connection and RabbitMQ 4 accepts that it is transient.
+    /// Declares a reply queue. It is classic, because replies need no copies and this is faster. It is exclusive, so
+    /// that it ends with its connection and RabbitMQ 4 accepts that it is transient.
     pub(super) async fn declare_replies(&self, channel: &Channel, queue: &str) -> Result<(), Error> {
         let options = QueueDeclareOptions::exclusive().auto_delete();
         channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
@@ -110,7 +112,7 @@ impl Topology {
     }
 }
 
-/// Quorum queues survive the loss of a node, and count deliveries.
+/// The arguments of a quorum queue, which survives the loss of a node and counts deliveries.
 fn quorum() -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), long_string("quorum"));

@@ -1,5 +1,5 @@
-//! What `AMQP_URL` says, by the [specification](https://www.rabbitmq.com/docs/uri-spec) but for two things: a host has to be
-//! named, as nobody who forgot it means this machine; and an empty virtual host is `/`, as no other can be meant.
+//! Reads `AMQP_URL` by the [specification](https://www.rabbitmq.com/docs/uri-spec), with two differences. A host must
+//! be named: a URL without one would mean this machine, which is hardly intended. An empty virtual host means `/`.
 
 use crate::server_url;
 use lapin::uri::AMQPUri;
@@ -7,7 +7,7 @@ use url::Host;
 
 const PARAMETERS: [&str; 5] = ["auth_mechanism", "channel_max", "connection_timeout", "frame_max", "heartbeat"];
 
-/// Reads a URL. What is wrong follows the name of the setting, without the password.
+/// Reads a URL. The error text is meant to follow the name of the setting, and does not contain the password.
 pub fn parse(text: &str) -> Result<AMQPUri, String> {
     let url = server_url::parse(text, ["amqp", "amqps"])?;
     let host = url.host().ok_or("names no host")?;
@@ -16,7 +16,7 @@ pub fn parse(text: &str) -> Result<AMQPUri, String> {
     }
     let mut uri: AMQPUri = url.as_str().parse().map_err(|error| format!("cannot be read: {error}"))?;
     if let Host::Ipv6(address) = host {
-        // The library takes it for no host, and connects to this machine.
+        // lapin would take an IPv6 address in brackets for a missing host, and connect to this machine.
         uri.authority.host = address.to_string();
     }
     if uri.vhost.is_empty() {

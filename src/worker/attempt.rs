@@ -24,22 +24,22 @@ use std::time::Instant;
 pub enum Settled {
     /// Committed, with the payout user's hash if it is a success.
     Decided(Verdict, Option<UserHash>),
-    /// It can never be applied, and why.
+    /// The request can never be applied, for this reason.
     Rejected(String),
 }
 
-/// What one attempt came to.
+/// The result of one attempt.
 pub enum Attempt {
-    /// Committed: one result for each request.
+    /// Committed: one result for each request, in order.
     Committed(Vec<Settled>),
-    /// Rolled back, because these had been decided before.
+    /// Rolled back, because these requests had been decided before.
     Known(HashMap<(BusinessId, RequestId), Decided>),
 }
 
-/// Attempts at settling, with what is known from the last one.
+/// Makes attempts, and remembers the balances that the last commits left.
 pub struct Attempts {
     secret: HashSecret,
-    /// How the businesses stood after the last commit. Somebody else may have changed them since.
+    /// The accounts of businesses as the last commit left them. Another process may have changed them since.
     known: Accounts,
 }
 
@@ -51,10 +51,11 @@ impl Attempts {
         Self { secret, known: Accounts::new() }
     }
 
-    /// One try at settling: at once if the balances are known, else, or if that fails, step by step.
+    /// Makes one attempt: at once if all balances are known; step by step if they are not, or if the attempt at once
+    /// could not be used.
     ///
-    /// What was known of the batch's businesses is forgotten until it is committed: whatever fails, nobody can say what
-    /// it did.
+    /// The remembered balances of the batch's businesses are removed first and put back after a commit: after a failure
+    /// it is unknown whether they still hold.
     pub async fn make(
         &mut self,
         connection: &mut PgConnection,
@@ -72,7 +73,9 @@ impl Attempts {
         self.step_by_step(connection, &Vec::from_iter(named), requests, now).await
     }
 
-    /// Decides on what is known, and writes in one statement that does nothing if anything is otherwise. `None` if so.
+    /// Decides on the remembered balances, and writes everything in one statement. `None` if the statement wrote
+    /// nothing, because a balance has changed, or a request or key has a row already; also if this batch cannot be
+    /// written in one statement.
     async fn at_once(
         &mut self,
         connection: &mut PgConnection,
@@ -93,7 +96,8 @@ impl Attempts {
         let Some(stored) = settled else { return Ok(None) };
         self.remember(accounts, &decision);
         let hashes = stored_hashes(connection, &decision, hashes, &stored).await?;
-        // Whoever succeeds in this batch is credited in it: no key has a row from before.
+        // A request that succeeds here has a credit in this batch. It cannot repeat an earlier success, because no key
+        // had a row before.
         let hash = |request: &Request| {
             let name = |credit: &Credit| (credit.business, &credit.email).cmp(&(request.business, &request.email));
             decision.credits.binary_search_by(name).ok().map(|index| hashes[index])
@@ -101,7 +105,8 @@ impl Attempts {
         Ok(Some(Attempt::Committed(results(requests, &decision, hash))))
     }
 
-    /// Locks, reads, decides, writes, commits: for whatever is not known, or was decided before.
+    /// Locks, reads, decides, writes and commits. Needs no remembered balances, and copes with requests that were
+    /// decided before.
     async fn step_by_step(
         &mut self,
         connection: &mut PgConnection,
@@ -137,11 +142,12 @@ impl Attempts {
         Ok(Attempt::Committed(results(requests, &decision, hash)))
     }
 
-    /// The hash to store for each credit, should its user be new.
+    /// The hash of each credit's user, to be stored if the user is new.
     fn hashes(&self, decision: &Decision) -> Vec<UserHash> {
         decision.credits.iter().map(|credit| self.secret.user_hash(credit.business, &credit.email)).collect()
     }
 
+    /// Remembers the accounts as this decision leaves them. If that would be too many, all others are forgotten first.
     fn remember(&mut self, accounts: &Accounts, decision: &Decision) {
         if self.known.len() + accounts.len() > MOST_KNOWN {
             self.known.clear();
@@ -155,8 +161,9 @@ impl Attempts {
     }
 }
 
-/// Whether the insert of its key's row would tell for each keyed request that the key had one before. A refusal writes
-/// none, so its key has to be read; and a void raises the key's epoch, which needs its row first.
+/// Whether the decision inserts a row for the key of every keyed request. The insert then fails if a key has a row
+/// already, so no key has to be read first. A refusal writes no row for its key, and a void raises the key's epoch,
+/// which needs the row first; such batches have to be settled step by step.
 fn writes_every_key(requests: &[Request], decision: &Decision) -> bool {
     let mut keyed = requests.iter().filter_map(|request| Some((request.business, request.key.as_ref()?)));
     keyed.all(|(business, claim)| {
@@ -166,7 +173,7 @@ fn writes_every_key(requests: &[Request], decision: &Decision) -> bool {
     })
 }
 
-/// The rows that were in the way.
+/// Reads the rows that kept rows of this batch from being inserted.
 async fn find_known(connection: &mut PgConnection, requests: &[Request]) -> Result<Attempt, Error> {
     let names: Vec<_> = requests.iter().map(|request| (request.business, request.id)).collect();
     let known = allocations::find_decided(connection, &names).await?;
@@ -176,7 +183,7 @@ async fn find_known(connection: &mut PgConnection, requests: &[Request]) -> Resu
     Ok(Attempt::Known(known))
 }
 
-/// `hash` knows the users of those that succeed.
+/// One result for each request, in order. `hash` gives the payout user's hash of a request that succeeded.
 fn results(requests: &[Request], decision: &Decision, hash: impl Fn(&Request) -> Option<UserHash>) -> Vec<Settled> {
     let settled = requests.iter().zip(&decision.verdicts).map(|(request, &verdict)| {
         let success = matches!(verdict, Verdict::Replayed { .. } | Verdict::Decided(Outcome::Allocated));
@@ -185,7 +192,8 @@ fn results(requests: &[Request], decision: &Decision, hash: impl Fn(&Request) ->
     settled.collect()
 }
 
-/// After the businesses and before anything is written: whoever gives up on a keyed request takes its key first as well.
+/// Locks the keys of the batch: after the businesses, and before anything is written. An intake that voids a keyed
+/// request also locks its key before it writes.
 async fn lock_keys(connection: &mut PgConnection, requests: &[Request]) -> Result<Keys, Error> {
     let name = |request: &Request| Some((request.business, request.key.as_ref()?.key.clone()));
     let sorted: BTreeSet<(BusinessId, IdempotencyKey)> = requests.iter().filter_map(name).collect();
@@ -195,7 +203,8 @@ async fn lock_keys(connection: &mut PgConnection, requests: &[Request]) -> Resul
     keys::lock_many(connection, &Vec::from_iter(sorted)).await
 }
 
-/// After the rows: the count of raises is held to the commit, and nobody who holds it waits for anything else.
+/// Notes allocations on their keys, and raises epochs. This comes after the rows, because the count of raises stays
+/// locked until the commit, and a transaction that holds it must not wait for another lock.
 async fn write_keys(connection: &mut PgConnection, decision: &Decision) -> Result<(), Error> {
     let allocated: Vec<_> = decision.keys.iter().filter(|change| change.state.allocated.is_some()).collect();
     if !allocated.is_empty() {
@@ -209,9 +218,9 @@ async fn write_keys(connection: &mut PgConnection, decision: &Decision) -> Resul
     Ok(())
 }
 
-/// The hash of each credit's user, as it was stored when the user was new. It differs from `made` only if the secret was
-/// another one then, or if Postgres answers in another order than it was asked: then the hashes are read by name. The batch
-/// stands already; if this fails, its rows are found when it is tried again.
+/// The hash of each credit's user, as it was stored when the user was new. If `stored` differs from `made`, the secret
+/// was another one then, or Postgres returned the hashes in another order; they are then read by email. The batch is
+/// committed already: if this fails, the next attempt finds its rows.
 async fn stored_hashes(
     connection: &mut PgConnection,
     decision: &Decision,
@@ -228,7 +237,7 @@ async fn stored_hashes(
     hashes.ok_or_else(|| Error::Transient("a user that was credited is gone".to_owned()))
 }
 
-/// The hashes for those whose success is an earlier one's.
+/// The hashes of the users whose requests repeat an earlier success.
 async fn replayed_hashes(
     connection: &mut PgConnection,
     requests: &[Request],

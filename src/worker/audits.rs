@@ -1,4 +1,4 @@
-//! The audit that workers make by themselves, so that a difference is known before a person thinks of asking.
+//! Regular audits: workers add up the books by themselves, so that a difference is found before a person asks.
 
 use crate::metrics::METRICS;
 use crate::postgres::audits::{self, Audit};
@@ -6,13 +6,13 @@ use crate::postgres::{Error, PgConnection, Postgres};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How often a worker looks at the last audit, at most.
+/// Longest time between two looks at the last audit.
 const LOOK: Duration = Duration::from_secs(10);
-/// Who made these audits, in their rows.
+/// Who made these audits, as their rows say it.
 const WHO: &str = "worker";
 
-/// Audits whenever the last audit of the ledger, whoever made it, is older than `interval`, one worker at a time; never if
-/// that is zero. The figures of the last one go into the metrics in any case.
+/// Audits whenever the last audit of the ledger, by any worker or person, is older than `interval`; never if that is
+/// zero. One worker audits at a time. The figures of the last audit go into the metrics in any case.
 pub async fn audit_regularly(postgres: Postgres, interval: Duration, stop: CancellationToken) {
     let look = if interval.is_zero() { LOOK } else { interval.min(LOOK) };
     while !stop.is_cancelled() {

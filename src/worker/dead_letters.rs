@@ -1,8 +1,8 @@
-//! Dead letters, from their queue into rows, where a person can choose among them. A look at a dead letter in the queue would
-//! count as a delivery, and the broker drops what was delivered too often.
+//! Moves dead letters from their queue into rows, where a person can choose among them. Looking at a dead letter in the
+//! queue would count as a delivery, and the broker drops a message that was delivered too often.
 //!
-//! A channel, a connection to Postgres and a task of its own: nothing here holds up a lane. While Postgres is away dead letters
-//! stay with the broker.
+//! This has a channel, a connection to Postgres and a task of its own, so it never holds up a lane. While Postgres is
+//! away, dead letters stay with the broker.
 
 use super::Worker;
 use crate::ledger::{Cause, RequestId};
@@ -18,13 +18,14 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Most dead letters that are taken from the queue and not yet stored. Few, as each of them counts as delivered once more when
-/// this worker goes.
+/// Most dead letters that are taken from the queue and not yet stored. Few, because each of them counts as delivered
+/// once more when this worker goes.
 pub const PREFETCH: u16 = 8;
-/// Where the broker notes that a message came back too often.
+/// The broker's reason for giving up on a message that was redelivered too often.
 const DELIVERY_LIMIT: &str = "delivery_limit";
 
-/// Stores dead letters until the session ends. Gives them back then, as who drops them loses the link that the lanes still use.
+/// Stores dead letters until the session ends, then returns the receiver. The caller must keep it: dropping it loses
+/// the link, which the lanes still use.
 pub async fn store_all(
     mut dead_letters: DeadLetterReceiver,
     worker: Arc<Worker>,
@@ -43,7 +44,7 @@ pub async fn store_all(
     }
 }
 
-/// Tries until it is stored; false if the session ended first.
+/// Tries until the row is stored. False if the session ended first.
 async fn store(ledger: &mut Session, row: &NewDeadLetter, ending: &CancellationToken) -> bool {
     let mut backoff = Backoff::for_connections();
     loop {
@@ -66,11 +67,12 @@ async fn store(ledger: &mut Session, row: &NewDeadLetter, ending: &CancellationT
     }
 }
 
+/// The row of a dead letter.
 fn row_of(dead_letter: DeadLetterMessage) -> NewDeadLetter {
     let cause = cause_of(&dead_letter);
     let reason = dead_letter.reason.unwrap_or_else(|| match cause {
         Cause::DeliveryLimit => format!("came back more than {} times", crate::rabbit::topology::DELIVERY_LIMIT),
-        Cause::Unreadable | Cause::Rejected | Cause::Other => "nobody said why".to_owned(),
+        Cause::Unreadable | Cause::Rejected | Cause::Other => "no reason was given".to_owned(),
     });
     NewDeadLetter {
         dead_letter_id: id_of(dead_letter.message_id.as_deref().unwrap_or_default(), &dead_letter.body),
@@ -86,7 +88,8 @@ fn row_of(dead_letter: DeadLetterMessage) -> NewDeadLetter {
     }
 }
 
-/// The broker's word comes first: it also gives up on dead letters that a worker put.
+/// Why the message is a dead letter. The broker's reason takes precedence, because the broker also gives up on dead
+/// letters that a worker put.
 fn cause_of(dead_letter: &DeadLetterMessage) -> Cause {
     match (dead_letter.death.as_deref(), dead_letter.cause.as_deref().and_then(Cause::parse)) {
         (Some(DELIVERY_LIMIT), _) => Cause::DeliveryLimit,
@@ -95,7 +98,8 @@ fn cause_of(dead_letter: &DeadLetterMessage) -> Cause {
     }
 }
 
-/// The same for a dead letter that is delivered again.
+/// The id of a dead letter, made from its message id and body. A dead letter that is delivered again has the same id,
+/// and is stored once.
 fn id_of(message_id: &str, body: &[u8]) -> Uuid {
     let digest: [u8; 32] =
         Sha256::new().chain_update(message_id).chain_update([0]).chain_update(body).finalize().into();
@@ -104,11 +108,12 @@ fn id_of(message_id: &str, body: &[u8]) -> Uuid {
     uuid::Builder::from_custom_bytes(start).into_uuid()
 }
 
+/// The ids of the requests in a body; none if it cannot be read.
 fn readable(body: &[u8]) -> Vec<RequestId> {
     messages::read_requests(body).map_or_else(|_| vec![], |message| message.requests.iter().map(|one| one.id).collect())
 }
 
-/// Postgres has no text with this character.
+/// Postgres cannot store this character in a text.
 fn without_nul(text: String) -> String {
     text.replace('\0', "")
 }
@@ -138,7 +143,7 @@ mod tests {
             (None, Some("unreadable"), Cause::Unreadable),
             (None, Some("rejected"), Cause::Rejected),
             (Some("delivery_limit"), Some("rejected"), Cause::DeliveryLimit),
-            // The broker's word for a consumer that refused a message.
+            // The broker's reason for a message that a consumer refused.
             (Some("rejected"), None, Cause::Other),
             (None, Some("bad luck"), Cause::Other),
             (None, None, Cause::Other),

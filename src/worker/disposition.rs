@@ -1,5 +1,6 @@
-//! What follows from a settled batch, as data, and the one function that performs it: replies, dead letters, then the
-//! acknowledgement. In this order, because an acknowledged message never comes again to make up for a lost reply.
+//! What follows from a settled batch: replies and dead letters, then the acknowledgement. [`Disposition`] holds it as
+//! data, and [`perform_all`] does it. The acknowledgement comes last, because an acknowledged message is not delivered
+//! again to make up for a lost reply.
 
 use super::attempt::Settled;
 use super::gather::Batch;
@@ -18,14 +19,16 @@ use tokio::sync::mpsc;
 /// The consequences of one batch.
 #[derive(Debug, Default)]
 pub struct Disposition {
-    /// By reply queue: all replies of a batch to one intake are one message.
+    /// The replies, by reply queue. All replies of a batch to one intake are one message.
     replies: BTreeMap<String, Vec<Reply>>,
     dead_letters: Vec<(Cause, Unreadable)>,
-    /// The last delivery that is done; all before it are done as well. None if the batch is a part of one message.
+    /// The tag of the last delivery that is done; all before it are done as well. `None` if the batch completes no
+    /// message.
     through: Option<u64>,
 }
 
 impl Disposition {
+    /// What follows from `results`, which has one result for each request of the batch, in order.
     pub fn new(batch: Batch, results: Vec<Settled>) -> Self {
         let mut disposition = Self::default();
         let mut settled = batch.requests.iter().zip(results);
@@ -34,7 +37,7 @@ impl Disposition {
                 let (verdict, hash) = match result {
                     Settled::Decided(verdict, hash) => (verdict, hash),
                     Settled::Rejected(reason) => {
-                        tracing::warn!(request_id = %request.id, reason, "rejected");
+                        tracing::warn!(request_id = %request.id, reason, "request rejected");
                         let items = [messages::write_request(request)];
                         let body = messages::pack_requests(&part.reply_to, items.iter().map(Vec::as_slice));
                         disposition.dead_letters.push((Cause::Rejected, Unreadable { body, reason }));
@@ -55,7 +58,8 @@ impl Disposition {
     }
 }
 
-/// Performs dispositions in order, until there are no more or a link is lost. What was not acknowledged comes again.
+/// Performs dispositions in order, until there are no more or a link is lost. Messages that were not acknowledged are
+/// delivered again.
 pub async fn perform_all(
     mut dispositions: mpsc::Receiver<Disposition>,
     replies: &ReplySender,
@@ -81,7 +85,7 @@ async fn perform(
         replies.send(queue, &messages::write_replies(batch)).await?;
     }
     for (cause, dead_letter) in &disposition.dead_letters {
-        tracing::warn!(cause = cause.as_str(), reason = dead_letter.reason, "dead-lettered");
+        tracing::warn!(cause = cause.as_str(), reason = dead_letter.reason, "message dead-lettered");
         dead_letters.put(&dead_letter.body, cause.as_str(), &dead_letter.reason).await?;
     }
     failpoint::pass(Failpoint::BeforeAcknowledge).await;

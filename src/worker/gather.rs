@@ -1,5 +1,6 @@
-//! Batches of whatever has arrived. Nothing lingers: an idle worker takes a request that comes alone at once, and a busy
-//! one finds a batch waiting when it has settled the last.
+//! Reads the messages of a work queue and gathers them into batches of what has arrived. It never waits for a batch to
+//! fill: an idle worker takes a single request at once, and a busy one finds the next batch waiting when it has settled
+//! the last.
 
 use crate::ledger::{Request, RequestId, list_ids};
 use crate::metrics::METRICS;
@@ -12,15 +13,15 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// One message of the queue, read.
+/// One message of the work queue, decoded.
 #[derive(Debug)]
 pub struct Message {
-    /// The delivery to acknowledge.
+    /// The tag of the delivery, to acknowledge it.
     pub tag: u64,
-    /// How often it came back.
+    /// How often it was delivered before without being acknowledged.
     pub redeliveries: u64,
     pub content: RequestMessage,
-    /// Its requests' places among those that are read ahead.
+    /// The places of its requests in [`ReadAhead`].
     _ahead: Option<OwnedSemaphorePermit>,
 }
 
@@ -30,7 +31,7 @@ pub struct Batch {
     pub parts: Vec<Part>,
     /// The requests of all parts, in order of arrival.
     pub requests: Vec<Request>,
-    /// Of those requests that are traced, while spans are exported.
+    /// The trace contexts of the requests that have one. Empty unless spans are exported.
     pub traces: Vec<(RequestId, trace::Context)>,
 }
 
@@ -39,7 +40,7 @@ pub struct Batch {
 pub struct Part {
     pub tag: u64,
     pub reply_to: String,
-    /// How many of the batch's requests are this message's.
+    /// How many of the batch's requests are from this message.
     pub count: usize,
     pub unreadable: Vec<Unreadable>,
     /// Nothing of the message is left for a later batch.
@@ -64,7 +65,8 @@ impl Message {
         self.content.requests.len()
     }
 
-    /// Takes its first requests off, as a message of their own. Their places stay taken as long as those of the rest.
+    /// Splits off the first `count` requests as a message of their own. Their places in [`ReadAhead`] stay taken until
+    /// the rest is dropped.
     fn split_first(&mut self, count: usize) -> Self {
         let rest = self.content.requests.split_off(count);
         let requests = std::mem::replace(&mut self.content.requests, rest);
@@ -75,12 +77,13 @@ impl Message {
     }
 }
 
-/// From so many returns on, a queue is taken from one message at a time. The broker counts a return for everything that a
-/// dead worker held: else a message that kills workers would take all that lies behind it over the limit with itself.
+/// From this many redeliveries of a message on, messages are taken from its queue one at a time. When a worker dies,
+/// the broker counts a redelivery of everything that the worker held. So a message that kills workers would otherwise
+/// take those behind it over the delivery limit with it.
 const MANY_RETURNS: u64 = DELIVERY_LIMIT as u64 / 4;
 
-/// Places for requests that are read and wait for their batch: read they take several times the room that they take in a
-/// message.
+/// Bounds the requests that are decoded and wait for their batch: decoded, a request takes several times the room that
+/// it takes in a message.
 struct ReadAhead {
     places: Arc<Semaphore>,
     most: u32,
@@ -91,7 +94,8 @@ impl ReadAhead {
         Self { places: Arc::new(Semaphore::new(most as usize)), most }
     }
 
-    /// Waits until there are places for a message's requests, or until all are free: one message may be larger.
+    /// Waits until there are places for all requests of a message. A message that has more requests than there are
+    /// places takes all of them.
     async fn admit(&self, message: Message) -> Message {
         let wanted = u32::try_from(message.len()).unwrap_or(self.most).min(self.most);
         let places = Arc::clone(&self.places).acquire_many_owned(wanted).await;
@@ -101,14 +105,15 @@ impl ReadAhead {
 
 /// How the reading of a queue ended.
 pub struct Ended {
-    /// Whoever drops it loses the link, over which the batch in hand is still to be answered and acknowledged.
+    /// To be kept: dropping it loses the link, over which the batch in hand is still to be answered and acknowledged.
     pub consumer: Consumer,
-    /// Whether messages are to be taken one at a time from here on, if that differs from how they were taken.
+    /// `Some` if messages have to be taken differently from now on: one at a time (true), or many (false).
     pub one_at_a_time: Option<bool>,
 }
 
-/// Reads deliveries as they come and passes them on, until the session ends, or has to: because of a message that came back
-/// often while many are taken at once, or of one that did not while they are taken one at a time.
+/// Decodes deliveries as they come and passes them on, until the session ends. It also ends when messages have to be
+/// taken differently: at a message that came back often while many are taken at once, or at one that did not while they
+/// are taken one at a time.
 pub async fn decode(
     mut consumer: Consumer,
     decoded: mpsc::Sender<Message>,
@@ -161,12 +166,12 @@ impl Batches {
         Self { messages, limit, held: None }
     }
 
-    /// Waits for a message, and takes with it all that have arrived, up to the limit. A message that is larger than that is
-    /// settled in parts. `None` when no more come.
+    /// Waits for a message, and adds all others that have arrived, up to the limit. A message that is larger than the
+    /// limit is settled in parts. `None` when no more messages come.
     ///
-    /// The limit halves each time a message comes back: if one of its requests kills the worker, fewer and fewer others are
-    /// undone with it, and after ten times it stands alone. A few deaths leave the batches large, so that a long queue is
-    /// soon worked off.
+    /// The limit halves each time a message comes back. If one of its requests kills the worker, fewer and fewer others
+    /// are rolled back with it, and after ten times it is alone. After a few deaths the batches are still large, so
+    /// that a long queue is soon worked off.
     pub async fn next(&mut self) -> Option<Batch> {
         let mut first = match self.held.take() {
             Some(held) => held,
@@ -222,7 +227,7 @@ mod tests {
         Message { tag, redeliveries, content, _ahead: None }
     }
 
-    /// The batches that these messages make: of each part its message and its size.
+    /// The batches made of these messages: for each part, the tag of its message and its number of requests.
     async fn batches(messages: Vec<Message>, limit: usize) -> Vec<Vec<(u64, usize)>> {
         let (sender, receiver) = mpsc::channel(messages.len());
         for message in messages {
@@ -250,7 +255,7 @@ mod tests {
         let messages = vec![message(1, 0, 1), message(2, 1, 3), message(3, 2, 1), message(4, 0, 1), message(5, 3, 2)];
         let expected = [vec![(1, 1), (2, 3)], vec![(3, 1), (4, 1)], vec![(5, 1)], vec![(5, 1)]];
         assert_eq!(batches(messages, 8).await, expected);
-        // However often it came back, and however small a batch is.
+        // The same holds for the most redeliveries and for the smallest batch.
         assert_eq!(batches(vec![message(1, u64::MAX, 2)], 8).await, [[(1, 1)], [(1, 1)]]);
         assert_eq!(batches(vec![message(1, 1, 2)], 1).await, [[(1, 1)], [(1, 1)]]);
     }

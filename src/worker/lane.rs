@@ -1,5 +1,5 @@
-//! One work queue's way through a worker: one batch is decoded and another answered while a third commits, and each part
-//! passes on in order.
+//! A lane works on one work queue, in stages that run side by side: one batch is decoded and another is answered while
+//! a third commits. Each stage keeps the order.
 
 use super::attempt::Settled;
 use super::disposition::{self, Disposition};
@@ -21,7 +21,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Everything of the broker that one queue needs.
+/// What one work queue needs of the broker: a consumer, and senders for replies and dead letters.
 pub struct Lane {
     queue: String,
     limits: Limits,
@@ -32,6 +32,7 @@ pub struct Lane {
 }
 
 impl Lane {
+    /// Opens the consumer and the senders. `one_at_a_time`: take a message only when the one before it is acknowledged.
     pub async fn open(
         consuming: &Link,
         publishing: &Link,
@@ -51,17 +52,18 @@ impl Lane {
         })
     }
 
-    /// The queue, and what is taken from it.
+    /// The name of the queue, and the count of its messages that are taken and not yet acknowledged.
     pub fn held(&self) -> (String, Held) {
         (self.queue.clone(), self.consumer.held())
     }
 
-    /// Works until the session ends; then finishes the batch in hand, replies and acknowledges. Gives the consumer back.
+    /// Works until the session ends; then finishes the batch in hand, replies and acknowledges. Returns the consumer,
+    /// which has to be kept until all lanes have ended; `None` if reading it panicked.
     pub async fn run(self, worker: Arc<Worker>, link: Link, ending: CancellationToken) -> Option<Consumer> {
         let Self { queue, limits, one_at_a_time, consumer, replies, dead_letters } = self;
         let acknowledger = consumer.acknowledger();
         let (decoded, messages) = mpsc::channel(usize::from(limits.prefetch));
-        // Two: one being answered, one waiting. More would only grow what a crash makes others do again.
+        // Two: one being answered, one waiting. With more, a crash would leave more to be done again.
         let (settled, dispositions) = mpsc::channel::<Disposition>(2);
         let gathering =
             tokio::spawn(gather::decode(consumer, decoded, limits.read_ahead, one_at_a_time, ending.clone()));
@@ -103,7 +105,7 @@ async fn settle_all(
     }
 }
 
-/// A span for each request that is traced.
+/// Begins a span for each request that is traced.
 fn begin_spans(batch: &Batch) -> Vec<(RequestId, trace::Span)> {
     let begin = |(id, context): &(_, _)| Some((*id, trace::begin(Some(*context), "settle", trace::Kind::Consumer)?));
     batch.traces.iter().filter_map(begin).collect()

@@ -1,8 +1,9 @@
-//! Process 2: queue → ledger → reply.
+//! The worker process: takes requests from RabbitMQ, settles them in Postgres, and sends the replies.
 //!
-//! [`gather`] makes a batch of whatever has arrived, [`settle`] sees to it that it is applied, [`attempt`] is one transaction, [`disposition`] sends the
-//! replies and then the acknowledgements. [`lane`] runs the three side by side, for one work queue. Beside them [`dead_letters`]
-//! moves dead letters into rows, [`pause`] reads the switch for all workers, and [`audits`] adds up the books.
+//! [`gather`] makes a batch of the messages that have arrived. [`settle`] tries until the batch is settled; [`attempt`]
+//! is one try, in one transaction. [`disposition`] sends the replies and then the acknowledgements. [`lane`] runs these
+//! three side by side for one work queue. In addition, [`dead_letters`] moves dead letters from their queue into rows,
+//! [`pause`] reads the switch that pauses all workers, and [`audits`] adds up the books.
 
 pub mod attempt;
 pub mod audits;
@@ -35,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Limits {
     /// Most messages taken from the queues and not yet acknowledged.
     pub prefetch: u16,
-    /// Most requests of these messages that are read before their transaction begins.
+    /// Most requests of these messages that are decoded before their transaction begins.
     pub read_ahead: u32,
     /// Most requests in one transaction.
     pub batch: usize,
@@ -44,7 +45,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Those of each of so many queues: an equal share of what is held, and one message at least.
+    /// The limits for each of `queues` queues: an equal share of `prefetch` and `read_ahead`, at least one each.
     fn shared_by(self, queues: u16) -> Self {
         let queues = queues.max(1);
         let (prefetch, read_ahead) = (self.prefetch / queues, self.read_ahead / u32::from(queues));
@@ -52,34 +53,34 @@ impl Limits {
     }
 }
 
-/// What a worker is made of.
+/// What a worker needs.
 pub struct Settings {
     pub broker: Broker,
     pub postgres: Postgres,
     pub secret: HashSecret,
     pub limits: Limits,
-    /// How old the last audit may be; zero if this worker makes none.
+    /// How old the last audit may be before this worker makes another; zero if it makes none.
     pub audit_interval: Duration,
 }
 
-/// A worker, for as long as it runs.
+/// A running worker.
 pub struct Worker {
     settings: Settings,
     consuming: AtomicBool,
-    /// By queue, while it consumes.
+    /// The count of unacknowledged messages of each queue. Empty while the worker is not connected.
     held: Mutex<Vec<(String, Held)>>,
-    /// The queues that messages are taken from one at a time.
+    /// The queues from which messages are taken one at a time.
     one_at_a_time: Mutex<HashSet<String>>,
     postgres_health: Health,
     pause: Pause,
 }
 
-/// How a worker is.
+/// The state of a worker, for people.
 #[derive(Clone, Debug)]
 pub struct Status {
     pub postgres_up: bool,
     pub consuming: bool,
-    /// By a person, with all others.
+    /// A person has paused all workers.
     pub paused: bool,
     /// Messages taken and not yet acknowledged, by queue.
     pub unacknowledged: Vec<(String, u64)>,
@@ -92,7 +93,7 @@ impl Worker {
         Arc::new(Self { settings, consuming, held, one_at_a_time, postgres_health, pause })
     }
 
-    /// How this worker is, for people to look at.
+    /// The state of this worker, for people.
     pub fn status(&self) -> Status {
         Status {
             postgres_up: self.postgres_health.is_up(),
@@ -110,7 +111,8 @@ impl Worker {
         self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes messages from this queue one at a time, or as many as allowed, from the next session on.
+    /// Sets how messages are taken from this queue from the next session on: one at a time, or as many as `prefetch`
+    /// allows.
     fn take_one_at_a_time(&self, queue: String, one_at_a_time: bool) {
         if one_at_a_time {
             tracing::warn!(queue, "a message keeps coming back: messages are taken one at a time");
@@ -132,8 +134,8 @@ impl Worker {
         checks.iter().filter(|(is_so, _)| *is_so).map(|(_, what)| format!("worker: {what}")).collect()
     }
 
-    /// Works on all queues of `topology` until `stop`; whenever the broker is lost, connects again. On `stop`, and when it
-    /// is paused, it finishes the batch in hand, replies, acknowledges, and leaves the rest to others.
+    /// Works on all queues of `topology` until `stop`, and connects again whenever the broker is lost. On `stop` and on
+    /// a pause it finishes the batch in hand, replies, acknowledges, and leaves the rest in the queues.
     pub async fn run(self: Arc<Self>, topology: Topology, stop: CancellationToken) {
         let mut beside = self.start_beside(topology.prefix(), &stop);
         let mut backoff = Backoff::for_connections();
@@ -157,7 +159,8 @@ impl Worker {
         tracing::info!("worker stopped");
     }
 
-    /// What goes on whether or not there is a broker: all of it ends with `stop`.
+    /// Starts the tasks that run with or without a broker: the check of Postgres, the reader of the pause switch, and
+    /// the audits. All end with `stop`.
     fn start_beside(self: &Arc<Self>, prefix: &str, stop: &CancellationToken) -> JoinSet<()> {
         let Settings { postgres, audit_interval, .. } = &self.settings;
         let mut beside = JoinSet::new();
@@ -168,7 +171,7 @@ impl Worker {
         beside
     }
 
-    /// One pair of connections, from their opening to their loss.
+    /// Opens a pair of connections and works until they are lost, the worker is paused, or `stop`.
     async fn session(self: &Arc<Self>, topology: &Topology, stop: &CancellationToken) -> Result<(), Error> {
         let broker = &self.settings.broker;
         let limits = self.settings.limits.shared_by(topology.partitions());
@@ -185,13 +188,14 @@ impl Worker {
         let (lanes, dead_letters) = rabbit::open(&[&consuming, &publishing], opening).await?;
         *self.held() = lanes.iter().map(Lane::held).collect();
         self.consuming.store(true, Ordering::Relaxed);
-        tracing::info!("worker consumes");
+        tracing::info!("worker connected to RabbitMQ");
         let ending = CancellationToken::new();
         let _ended = ending.clone().drop_guard();
         let storing = tokio::spawn(dead_letters::store_all(dead_letters, Arc::clone(self), ending.clone()));
         let mut running: JoinSet<Option<Consumer>> =
             lanes.into_iter().map(|lane| lane.run(Arc::clone(self), consuming.clone(), ending.clone())).collect();
-        // None of them ends by itself: one that does has lost its link, or panicked, or a message has to be taken otherwise.
+        // A lane ends by itself only if its link is lost, if it panics, or if its messages have to be taken
+        // differently: one at a time, or many again.
         let mut ended = tokio::select! {
             ended = running.join_next() => ended,
             () = consuming.lost() => Some(Ok(None)),
@@ -201,7 +205,8 @@ impl Worker {
         consuming.begin_close();
         publishing.begin_close();
         ending.cancel();
-        // Kept until every lane has answered and acknowledged its batch in hand: dropping one loses the link.
+        // The consumers are kept until every lane has answered and acknowledged its batch in hand: dropping one loses
+        // the link.
         let mut consumers = vec![];
         while let Some(lane) = ended {
             match lane {

@@ -1,5 +1,5 @@
-//! The switch that pauses all workers of a deployment, as its row says. Asked for once a second: a pause is for people, and
-//! a person cannot tell a second from none.
+//! The switch that pauses all workers of a deployment, read from its row once a second. People set it, and to a person
+//! one second makes no difference.
 
 use crate::postgres::{PgConnection, Postgres, partitions};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Whether the workers are paused, as far as is known.
+/// Whether the workers are paused, as last read; `None` until the first read.
 #[derive(Debug)]
 pub struct Pause(watch::Sender<Option<bool>>);
 
@@ -21,13 +21,14 @@ impl Pause {
         *self.0.borrow() == Some(true)
     }
 
-    /// Returns when the workers are paused (`true`) or are not; a switch that has not been read yet is neither.
+    /// Returns when the workers are paused (`on` is true) or not paused (`on` is false). Until the switch was read for
+    /// the first time, they count as neither.
     pub async fn until(&self, on: bool) {
         // The sender is `self`, so there is always one.
         let _ = self.0.subscribe().wait_for(|known| *known == Some(on)).await;
     }
 
-    /// Reads the switch again and again, until `stop`. While Postgres is away, what was read last holds.
+    /// Reads the switch once a second until `stop`. While Postgres is away, the last value holds.
     pub async fn watch(&self, postgres: &Postgres, prefix: &str, stop: &CancellationToken) {
         let mut session = postgres.session();
         while !stop.is_cancelled() {
@@ -42,7 +43,7 @@ impl Pause {
     fn switch(&self, on: bool) {
         let before = self.0.send_replace(Some(on));
         if before.unwrap_or(false) != on {
-            tracing::info!(paused = on, "worker paused or resumed");
+            tracing::info!(paused = on, "pause switch changed");
         }
     }
 }

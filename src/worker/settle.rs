@@ -1,15 +1,15 @@
-//! Settles a batch: again and again, and in parts if need be, until each of its requests is decided or found to be one that
-//! cannot be stored. [`super::attempt`] is one attempt.
+//! Settles a batch: tries, in parts if need be, until each of its requests is decided or turns out to be one that
+//! cannot be stored. [`super::attempt`] is one try.
 //!
 //! | what went wrong | what is done |
 //! |---|---|
-//! | some rows were there already (a redelivery, a void) | roll back, read them, settle the others without them |
-//! | Postgres says that nothing happened, refuses the statement, or cannot be reached | the same again over a new connection, later |
-//! | Postgres took too long | half of it, until one request is left, then as above |
-//! | the answer to COMMIT is lost | half of it under the same ids: if it stands, the rows are there already |
-//! | the data cannot be stored | halve the batch until the bad request stands alone |
+//! | some rows are there already (a redelivery, a void) | roll back, read them, settle the others without them |
+//! | Postgres says that nothing happened, refuses the statement, or cannot be reached | try again later, over a new connection |
+//! | Postgres took too long | try halves, down to one request, then as above |
+//! | the answer to COMMIT is lost | try halves with the same ids: if it was committed, the rows are there already |
+//! | the data cannot be stored | try halves until the bad request is alone |
 //!
-//! Nobody is answered before the commit is.
+//! No reply is sent before its commit is confirmed.
 
 use super::Settings;
 use super::attempt::{Attempt, Attempts, Settled};
@@ -29,7 +29,7 @@ pub struct Settler {
     attempts: Attempts,
     /// How much later than its deadline, by this worker's clock, a request is still applied.
     clock_tolerance: Millis,
-    /// Whether requests of the last batch had been decided before.
+    /// Whether the last batch had requests that were decided before. The next batch is then looked up first.
     met_decided: bool,
 }
 
@@ -43,8 +43,8 @@ impl Settler {
         }
     }
 
-    /// Settles a batch: one result for each of its requests, in order. `None` if the session ended first; then nobody is
-    /// answered, and the messages come again.
+    /// Settles a batch: one result for each of its requests, in order. `None` if the session ended first; then no reply
+    /// is sent, and the messages are delivered again.
     ///
     /// Requests whose deadline has passed are voided.
     pub async fn settle(&mut self, batch: &Batch, ending: &CancellationToken) -> Option<Vec<Settled>> {
@@ -74,8 +74,9 @@ impl Settler {
         first.into_iter().map(|index| results[index].clone()).collect()
     }
 
-    /// Settles the requests of `group` together, again and again until they are committed. `group` shrinks to those that
-    /// are left; `Some(Err(_))` if fewer of them have to be tried at once, or if the one that is left cannot be stored.
+    /// Settles the requests of `group` together, and tries until they are committed. `group` holds indices into
+    /// `requests`, and shrinks to those that are left. `Some(Err(_))` if fewer of them have to be tried at once, or if
+    /// the one that is left cannot be stored; `None` if the session ended.
     async fn settle_group(
         &mut self,
         requests: &[Request],
@@ -108,18 +109,19 @@ impl Settler {
         Some(Ok(()))
     }
 
-    /// Reads what was decided before. Requests that came back, or that nobody waits for any more, come in long rows: each
-    /// batch of them would be written in vain, and locked and written once more, before their rows are read.
+    /// Reads the rows of requests that were decided before, and takes these out of the group. Such requests,
+    /// redelivered or voided meanwhile, come many in a row. Without this look-up each batch of them would be written in
+    /// vain, then locked and written in vain once more, before their rows are read.
     async fn look_up(&mut self, requests: &[Request], group: &mut Vec<usize>, results: &mut [Option<Settled>]) {
         let names: Vec<_> = group.iter().map(|&index| (requests[index].business, requests[index].id)).collect();
         match self.session.run(async |connection| allocations::find_decided(connection, &names).await).await {
             Ok(known) => self.take_known(&known, requests, group, results),
-            // Settling them finds it out as well.
-            Err(error) => tracing::debug!(%error, "nothing looked up"),
+            // Settling the requests finds the same rows.
+            Err(error) => tracing::debug!(%error, "requests not looked up"),
         }
     }
 
-    /// Takes those out of the group that were decided before.
+    /// Takes the requests that were decided before out of the group, with the results that their rows say.
     fn take_known(
         &mut self,
         known: &HashMap<(BusinessId, RequestId), Decided>,
@@ -136,8 +138,8 @@ impl Settler {
         });
     }
 
-    /// Decides a request that cannot be applied, so that its caller need not wait for that. Should this fail too, the
-    /// intake does it.
+    /// Voids a request that cannot be applied, so that its caller need not wait for the intake to do so. If this fails
+    /// too, the intake does it.
     async fn void_rejected(&mut self, request: &Request) {
         let voiding = self.session.run(async |connection| match request.key {
             Some(_) => allocations::void_keyed_many(connection, &[request]).await.map(drop),
@@ -173,7 +175,8 @@ fn count(settled: &[Settled]) {
     }
 }
 
-/// The indices of the first request of each id, and for every request the index of the first of its id.
+/// Finds requests with the same id: the index of the first request of each id, and for every request the index of the
+/// first with its id.
 fn first_of_each(requests: &[Request]) -> (Vec<usize>, Vec<usize>) {
     let mut seen = HashMap::new();
     let first = requests
@@ -185,7 +188,7 @@ fn first_of_each(requests: &[Request]) -> (Vec<usize>, Vec<usize>) {
     (unique.collect(), first)
 }
 
-/// The result of a request that was decided before.
+/// The result of a request that was decided before; rejected if the row is another request's.
 fn from_row(row: &Decided, request: &Request) -> Settled {
     if row.is_of(request) {
         if row.outcome == Outcome::Voided {

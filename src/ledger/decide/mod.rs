@@ -1,4 +1,4 @@
-//! The decision: a batch of requests against the balances they would debit, in arrival order, in memory.
+//! Decides a batch of requests in memory, in order of arrival, against the balances that they would debit.
 //!
 //! | phase | where | statements |
 //! |---|---|---|
@@ -8,8 +8,8 @@
 //! | write balances, users and rows at once | `postgres::batches::write` | 1 |
 //! | note allocations on keys, raise epochs (only if there are any) | `postgres::keys` | 0 to 2 |
 //!
-//! Every request is decided against what the ones before it left. That makes a batch give exactly what its requests give
-//! one by one: a test holds this for thousands of random batches.
+//! Each request is decided against what the ones before it left. So a batch gives exactly what its requests give one by
+//! one; a test checks this for thousands of random batches.
 
 use super::{Amount, BusinessId, Email, IdempotencyKey, Millis, Outcome, RaiseCount, Request, RequestId, Verdict};
 use std::collections::BTreeMap;
@@ -25,13 +25,14 @@ pub struct Account {
     pub payouts_enabled: bool,
 }
 
-/// What the decision needs to know of an idempotency key, read under its lock. A key without a row is the default.
+/// What the decision needs to know of an idempotency key, read under its lock. A key without a row has the default
+/// state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyState {
     pub epoch: i64,
-    /// The raise that brought the key into this epoch; `None` while the batch that raises it is not written.
+    /// The raise that brought the key into this epoch; `None` if it is raised by the batch that is being decided.
     pub raise: Option<RaiseCount>,
-    /// The one allocation under the key: never replaced.
+    /// The one allocation under the key. It is never replaced.
     pub allocated: Option<(RequestId, Email, Amount)>,
 }
 
@@ -56,7 +57,7 @@ impl KeyChange {
     }
 }
 
-/// What one payout user gains in the batch, in cents: one entry a user, however often it was credited.
+/// What one payout user gains in the batch, in cents: one entry for each user, however often it was credited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credit {
     pub business: BusinessId,
@@ -80,8 +81,8 @@ pub type Keys = BTreeMap<(BusinessId, IdempotencyKey), KeyState>;
 
 /// Decides each request in turn.
 ///
-/// `accounts` holds every business that `requests` names; a request of any other business is voided, as nobody could pay
-/// for it. `keys` holds the keys that have a row. No request id may appear twice.
+/// `accounts` holds every business that `requests` names; a request of any other business is voided, because there is
+/// no balance to debit. `keys` holds the keys that have a row. No request id may appear twice.
 pub fn decide(accounts: &Accounts, keys: &Keys, requests: &[Request], now: Millis) -> Decision {
     let mut copy = WorkingCopy {
         accounts: accounts.clone(),
@@ -155,8 +156,8 @@ impl WorkingCopy {
     }
 }
 
-/// A void answers for the key as well: it raises the epoch, so that no attempt sent before can debit after somebody was
-/// told that none did. A refusal promises nothing, and leaves the key as it is.
+/// The new state of the request's key; `None` if it does not change. A void raises the epoch, so that no attempt sent
+/// before can debit after a caller was told that none did. A refusal promises nothing, and leaves the key as it is.
 fn next_key_state(state: &KeyState, outcome: Outcome, request: &Request) -> Option<KeyState> {
     match outcome {
         Outcome::Allocated => {

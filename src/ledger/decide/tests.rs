@@ -1,4 +1,4 @@
-//! The specification of `decide`: one row a request, its expected result at the row's end.
+//! Specifies `decide` by cases and by properties. In a table, each row is a request and its expected result.
 
 use super::*;
 use crate::ledger::KeyClaim;
