@@ -102,8 +102,8 @@ pub struct Process {
     #[arg(long, env = "EARMARK_OPS_LISTEN")]
     pub ops_listen: Option<SocketAddr>,
     /// The token that lets people and programs read and act in the console: at least 16 characters
-    /// (`openssl rand -hex 24`). Without any token the console is open to everybody on this machine, and to nobody else. The token must be
-    /// the same in every process, so that a session opened at one is valid at all
+    /// (`openssl rand -hex 24`). Without any token the console is open to everybody on this machine, and to nobody
+    /// else. The token must be the same in every process, so that a session opened at one is valid at all
     #[arg(long, env = "EARMARK_OPS_TOKEN", hide_env_values = true)]
     ops_token: Option<String>,
     /// The token that lets people and programs read in the console, but not act: at least 16 characters

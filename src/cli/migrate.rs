@@ -1,3 +1,5 @@
+//! `earmark migrate`: brings the schema up to date.
+
 use crate::config::Database;
 
 pub async fn run(database: &Database) -> anyhow::Result<()> {
