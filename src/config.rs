@@ -47,6 +47,7 @@ pub struct Queues {
 }
 
 impl Queues {
+    /// The broker at `AMQP_URL`. Does not connect yet; the error says what is wrong with the URL.
     pub fn broker(&self) -> anyhow::Result<Broker> {
         Broker::parse(&self.amqp_url).map_err(named("AMQP_URL"))
     }
@@ -310,6 +311,7 @@ pub struct IntakeSettings {
 }
 
 impl IntakeSettings {
+    /// The limits of requests in flight, bulk calls, and each API key.
     pub fn admission(&self) -> admission::Limits {
         admission::Limits {
             in_flight: self.max_in_flight as usize,
@@ -322,6 +324,7 @@ impl IntakeSettings {
         }
     }
 
+    /// The limits of messages to the work queues.
     pub fn packing(&self) -> Packing {
         Packing {
             pack: usize::from(self.pack),
@@ -360,6 +363,7 @@ pub struct WorkerSettings {
 }
 
 impl WorkerSettings {
+    /// The limits of a worker's messages and batches.
     pub fn limits(&self) -> Limits {
         Limits {
             prefetch: self.prefetch,

@@ -18,6 +18,7 @@ pub struct Arguments {
     json: bool,
 }
 
+/// Audits the ledger, records and prints the result. Returns exit code 1 if there are differences.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let postgres = arguments.database.open()?;
     let audit = audits::audit(&postgres).await?;

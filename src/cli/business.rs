@@ -56,6 +56,7 @@ struct New {
     enable_payouts: bool,
 }
 
+/// Runs the subcommand.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let postgres = arguments.database.open()?;
     let json = arguments.json;

@@ -96,6 +96,7 @@ impl Selection {
     }
 }
 
+/// Runs the subcommand. Returns exit code 1 if some of the chosen dead letters could not be replayed or dropped.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { database, json, reveal, command } = arguments;
     let postgres = database.open()?;
@@ -144,7 +145,7 @@ fn report(done_what: &str, chosen: &[Uuid], done: &[Uuid], json: bool) -> anyhow
 /// Asks for a typed confirmation, because a drop cannot be undone.
 fn confirm(count: usize) -> anyhow::Result<()> {
     let expected = format!("drop {count}");
-    eprint!("type `{expected}` to drop {count} dead letters for good: ");
+    eprint!("type `{expected}` to drop {count} dead letters permanently: ");
     let mut typed = String::new();
     std::io::stdin().read_line(&mut typed)?;
     ensure!(typed.trim() == expected, "nothing was dropped");
@@ -182,7 +183,7 @@ fn print_one(dead_letter: &DeadLetter) {
     println!("queue     {}", dead_letter.queue.as_deref().unwrap_or("not known"));
     println!("arrived   {}", moment(dead_letter.arrived_at));
     if let Some(died) = dead_letter.died_at {
-        println!("died      {} times, first at {}", dead_letter.deaths, moment(died));
+        println!("deaths    {}, first at {}", dead_letter.deaths, moment(died));
     }
     if let (Some(at), Some(by)) = (dead_letter.replayed_at, &dead_letter.replayed_by) {
         println!("replayed  {} times, last at {} by {by}", dead_letter.replays, moment(at));

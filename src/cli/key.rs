@@ -36,6 +36,7 @@ enum Command {
     Revoke { key: Uuid },
 }
 
+/// Runs the subcommand.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let postgres = arguments.database.open()?;
     match arguments.command {

@@ -2,6 +2,7 @@
 
 use crate::config::Database;
 
+/// Applies all migrations that the schema lacks.
 pub async fn run(database: &Database) -> anyhow::Result<()> {
     database.open()?.migrate().await?;
     eprintln!("the schema is up to date");

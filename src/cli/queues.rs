@@ -30,6 +30,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The escape sequence that moves the cursor to the top left corner and clears the terminal below it.
 const REDRAW: &str = "\x1b[H\x1b[J";
 
+/// Prints the queues, once or every second.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (postgres, broker) = (arguments.database.open()?, arguments.queues.broker()?);
     let prefix = arguments.queues.prefix.name()?;

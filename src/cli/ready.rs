@@ -17,6 +17,7 @@ pub struct Arguments {
 /// How long connecting may take, and how long each read of the answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Asks the process and prints its answer. Returns exit code 1 if the process is not ready.
 pub async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let address = arguments.ops_listen;
     let answer = ask(address).with_context(|| format!("nothing answers on {address}"))?;

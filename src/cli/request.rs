@@ -27,6 +27,7 @@ pub struct Arguments {
     json: bool,
 }
 
+/// Looks up the request and prints it.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { database, request, reply_timeout, reveal, json } = arguments;
     ensure!(request.get_version_num() == 7, "{request} is not the id of a request: request ids are UUIDs of version 7");
@@ -45,7 +46,7 @@ fn print(timeline: &RequestTimeline) {
         println!("business  {business} {}", timeline.business_name.as_deref().unwrap_or_default());
     }
     if let (Some(amount), Some(email)) = (timeline.amount, &timeline.email) {
-        println!("asks      {amount} cents to {email}");
+        println!("payout    {amount} cents to {email}");
     }
     if let Some(epoch) = timeline.epoch {
         println!("key       {}, epoch {epoch}", timeline.key.as_deref().unwrap_or("(hidden)"));

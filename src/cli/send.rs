@@ -46,6 +46,7 @@ pub struct Arguments {
 /// The exit code if some lines are undecided, or the command failed before it sent any.
 const UNFINISHED: u8 = 2;
 
+/// Sends the file. Never fails: an error is printed and becomes exit code 2.
 pub async fn run(arguments: Arguments) -> ExitCode {
     match send(&arguments).await {
         Ok(code) => code,

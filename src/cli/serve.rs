@@ -44,14 +44,17 @@ pub struct WorkerOnly {
     worker: WorkerSettings,
 }
 
+/// Runs intake and worker until a signal.
 pub async fn serve(arguments: Serve) -> anyhow::Result<()> {
     run("serve", arguments.process, Some(arguments.intake), Some(arguments.worker)).await
 }
 
+/// Runs an intake until a signal.
 pub async fn intake(arguments: IntakeOnly) -> anyhow::Result<()> {
     run("intake", arguments.process, Some(arguments.intake), None).await
 }
 
+/// Runs a worker until a signal.
 pub async fn worker(arguments: WorkerOnly) -> anyhow::Result<()> {
     run("worker", arguments.process, None, Some(arguments.worker)).await
 }
@@ -156,7 +159,8 @@ fn open_intake(
 /// How many clients may be connected at the same time: EARMARK_MAX_CONNECTIONS, or fewer if the process may not open so
 /// many files. Raises the process's limit of open files as far as allowed.
 fn most_connections(settings: &IntakeSettings) -> anyhow::Result<usize> {
-    let files = rlimit::increase_nofile_limit(u64::MAX).context("how many files this process may open")?;
+    let files =
+        rlimit::increase_nofile_limit(u64::MAX).context("cannot find out how many files this process may open")?;
     let files = usize::try_from(files)?;
     let (wanted, most) = (settings.max_connections as usize, files - OTHER_FILES.min(files / 2));
     if wanted > most {

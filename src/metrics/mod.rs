@@ -123,7 +123,7 @@ impl Metrics {
             ),
             message_requests: make.sizes("earmark_message_requests", "Number of requests in a published message."),
             batch_requests: make
-                .sizes("earmark_batch_requests", "Number of requests in a batch, which is settled in one transaction."),
+                .sizes("earmark_batch_requests", "Number of requests in a batch that a worker settles together."),
             batch_duration: make.seconds(
                 "earmark_batch_duration_seconds",
                 "Time from taking a batch to its commit.",
@@ -206,8 +206,8 @@ const REQUEST_SECONDS: [f64; 22] = [
 const SETTLE_SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0];
 
 fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
-    let made = made.expect("a metric is named as it should be");
-    registry.register(Box::new(made.clone())).expect("a metric of a new name");
+    let made = made.expect("the name of a metric is valid");
+    registry.register(Box::new(made.clone())).expect("the name of a metric is unique");
     made
 }
 

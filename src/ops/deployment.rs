@@ -93,6 +93,7 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// The number of open dead letters of all causes.
     pub fn open_dead_letters(&self) -> i64 {
         self.dead_letters.iter().map(|(_, count)| count).sum()
     }

@@ -34,7 +34,7 @@ impl Gauges {
         let some =
             |name: &str, help: &str, labels: &[&str]| METRICS.register(IntGaugeVec::new(Opts::new(name, help), labels));
         let oldest = "Age of this process's oldest request without an outcome; 0 if there is none.";
-        let messages = "Messages in a queue. ready: by the broker's count, the same in every process. unacknowledged: held by this process.";
+        let messages = "Messages in a queue. ready: the broker's count. unacknowledged: held by this process.";
         Self {
             ready: one("earmark_ready", "1 if the process can work: /readyz answers 200."),
             connected: some(

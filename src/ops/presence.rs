@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Dead letters are counted every so many rounds (every 5 s).
+/// The number of rounds between two counts of dead letters: 5 s.
 const ROUNDS_BETWEEN_COUNTS: u64 = 5;
-/// Rows of processes that have not reported for a day are removed every so many rounds (every hour).
+/// The number of rounds between two removals of rows of processes that have not reported for a day: 1 h.
 const ROUNDS_BETWEEN_REMOVALS: u64 = 3600;
 
 /// Writes the process's row every second until `stop`, then removes it. A failed write is only logged: the row's age

@@ -40,7 +40,7 @@ pub async fn timeline(
 async fn find_key(postgres: &Postgres, found: &Found, request: RequestId) -> Option<(String, i64)> {
     let reading = postgres.read(async |connection| keys::find_of_request(connection, found.business, request).await);
     reading.await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "idempotency key of the request not found out");
+        tracing::warn!(%error, "idempotency key of the request not found: postgres failed");
         None
     })
 }

@@ -31,7 +31,7 @@ pub enum Attempt {
     Paid { receipt: Receipt, replayed: bool },
     /// The line is refused, and no funds moved.
     Refused(Refusal),
-    /// The answer does not say what was decided. Send the line again unchanged, at the earliest after `after`.
+    /// The answer does not say what was decided. Send the line again unchanged, after waiting at least `after`.
     Again { why: String, after: Duration },
     /// No line can be sent with these settings; the text says why.
     Stop(String),
@@ -42,7 +42,7 @@ pub enum Found {
     Allocated,
     /// The service does not know it, or has not allocated it.
     Unknown,
-    /// The answer does not say. Ask again, at the earliest after `after`.
+    /// The answer does not say. Ask again, after waiting at least `after`.
     Again {
         why: String,
         after: Duration,
@@ -59,6 +59,7 @@ struct Answer {
 }
 
 impl Client {
+    /// Creates a client. Fails if the URL or the key cannot be used.
     pub fn new(settings: &Settings) -> anyhow::Result<Self> {
         let url = Url::parse(&settings.url).context("EARMARK_URL is not a URL")?;
         ensure!(
@@ -66,7 +67,7 @@ impl Client {
             "EARMARK_URL must begin with https:// or http://"
         );
         let key = HeaderValue::from_str(&format!("Bearer {}", settings.api_key.trim()));
-        let mut key = key.ok().context("EARMARK_API_KEY has characters that no key has")?;
+        let mut key = key.ok().context("EARMARK_API_KEY has characters that no API key has")?;
         key.set_sensitive(true);
         let http = https::client()?
             .timeout(settings.timeout)

@@ -46,7 +46,7 @@ impl Opening {
         Self { file: name.to_owned(), numbered }
     }
 
-    /// Checks that the file of now has the name and the lines without a reference that it had when it was first sent.
+    /// Checks that the file still has the name and the lines without a reference that it had at its first run.
     fn admits(&self, now: &Self) -> anyhow::Result<()> {
         ensure!(
             self.file == now.file,

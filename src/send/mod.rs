@@ -107,8 +107,8 @@ impl Batch {
     }
 
     /// Sends all undecided lines, at most `concurrency` at a time, until each is decided or `stop` is cancelled. After
-    /// `stop` it waits for the lines in flight. An error means that no further line can be sent; the states of the
-    /// lines are valid all the same.
+    /// `stop` it waits for the lines in flight. An error means that no further line can be sent; the states of
+    /// the lines stay valid.
     pub async fn send(
         &mut self,
         client: &Client,

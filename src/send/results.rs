@@ -37,6 +37,7 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Sums up the states of all lines.
     pub fn new(batch: &Batch) -> Self {
         let (mut total, mut paid, mut undecided) = (Tally::default(), Tally::default(), Tally::default());
         let mut refused: BTreeMap<String, Tally> = BTreeMap::new();

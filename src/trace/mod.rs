@@ -88,8 +88,9 @@ struct Tracer {
 
 static TRACER: OnceLock<Tracer> = OnceLock::new();
 
-/// Starts exporting to `endpoint`, such as `http://localhost:4318`. Must be called at most once. `sample`: the share of
-/// requests without a trace context for which a new trace begins, from 0 to 1. `service`: the service's name in spans.
+/// Starts exporting spans to `endpoint`, such as `http://localhost:4318`. Must be called at most once. `sample`: the
+/// share of requests without a trace context for which a new trace begins, from 0 to 1. `service`: the service's name
+/// in spans.
 pub fn start(endpoint: &str, sample: f64, service: &'static str) -> Result<(), String> {
     let exporter = otlp::Exporter::start(endpoint, service)?;
     TRACER.set(Tracer { exporter, sample }).map_err(|_| "tracing was started before".to_owned())
@@ -100,7 +101,7 @@ pub fn is_on() -> bool {
     TRACER.get().is_some()
 }
 
-/// Exports all spans that have ended, and waits for it for at most `patience`.
+/// Waits until all ended spans are exported, but at most `patience`.
 pub async fn flush(patience: Duration) {
     if let Some(tracer) = TRACER.get() {
         let _ = tokio::time::timeout(patience, tracer.exporter.flush()).await;

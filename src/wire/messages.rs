@@ -258,12 +258,12 @@ pub fn read_replies(body: &[u8]) -> Vec<Reply> {
     let envelope: ReplyEnvelope = match serde_json::from_slice(body) {
         Ok(envelope) => envelope,
         Err(error) => {
-            tracing::warn!(error = unreadable("message", &error), "unreadable replies");
+            tracing::warn!(error = unreadable("message", &error), "replies from a worker cannot be read");
             return vec![];
         }
     };
     if envelope.version != VERSION {
-        tracing::warn!(version = envelope.version, "unreadable replies");
+        tracing::warn!(version = envelope.version, "replies from a worker have an unknown version");
         return vec![];
     }
     envelope.replies.iter().filter_map(read_reply).collect()

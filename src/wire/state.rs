@@ -51,7 +51,7 @@ pub struct IntakeState {
     pub answers: Counts,
     /// Answers with 500, by what proves that they never debit.
     pub unexpected: Counts,
-    /// Answers with 503, by reason.
+    /// Answers with 503, or 429 for an API key's limits, by reason.
     pub unavailable: Counts,
     /// Answers with 504.
     pub unknown: u64,

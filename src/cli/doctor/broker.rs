@@ -11,6 +11,7 @@ use crate::wire::operator::Check;
 /// The oldest RabbitMQ version that has what the queues need (at-least-once dead-lettering).
 const OLDEST: (u32, u32) = (3, 10);
 
+/// All checks of the broker. If no message passes through, there is only that failure.
 pub async fn check(broker: &Broker, postgres: &Postgres, prefix: &str, partitions: u16) -> Vec<Check> {
     // The largest number of partitions ever set is in Postgres. If that cannot be read, the setting is used.
     let most = postgres.read(async |connection| partitions::find_most(connection, prefix).await).await;
@@ -28,7 +29,8 @@ pub async fn check(broker: &Broker, postgres: &Postgres, prefix: &str, partition
 }
 
 fn unreachable(error: &Error) -> Check {
-    let fix = "start the broker, correct AMQP_URL, give its user all rights to queues with EARMARK_QUEUE_PREFIX, or clear its alarm";
+    let fix =
+        "start the broker, correct AMQP_URL, give its user all rights to EARMARK_QUEUE_PREFIX, or clear its alarm";
     failure("rabbitmq", error.to_string(), fix)
 }
 
@@ -50,7 +52,7 @@ async fn queues(broker: &Broker, topology: &Topology) -> Vec<Check> {
     let depths = match broker.find_queues(&names).await {
         Ok(depths) => depths,
         Err(error) => {
-            let fix = "look at the nodes that lead the queues: `rabbitmq-queues quorum_status`";
+            let fix = "check the leader nodes of the queues: `rabbitmq-queues quorum_status`";
             return vec![failure("queues", error.to_string(), fix)];
         }
     };

@@ -15,6 +15,7 @@ const CLOCK_MILLIS: i64 = 500;
 /// with fewer than this another process may not get all that it needs.
 const FEW_CONNECTIONS: i64 = 15;
 
+/// All checks of the database. If it cannot be reached, there is only that failure.
 pub async fn check(postgres: &Postgres) -> Vec<Check> {
     // Refuses a read-only server and a pooler that shares sessions. Nothing else can be checked over those.
     let writable = postgres.refuse_shared_sessions().await;
@@ -42,10 +43,10 @@ pub async fn check(postgres: &Postgres) -> Vec<Check> {
 fn unreachable(error: &Error) -> Check {
     let fix = match error {
         Error::Refused(_) => {
-            "fix what it says: the password, the rights, the server's settings, or what stands in between"
+            "fix what the error names: the password, the rights, the server's settings, or a pooler or proxy before it"
         }
-        Error::ReadOnly(_) => "let DATABASE_URL lead to a server that takes writes",
-        Error::Full(_) => "give the server disk space",
+        Error::ReadOnly(_) => "point DATABASE_URL at a server that accepts writes",
+        Error::Full(_) => "free disk space on the server",
         Error::Away(_)
         | Error::Transient(_)
         | Error::TooSlow(_)
@@ -88,7 +89,7 @@ fn postgres_clock(server: &Server, now: i64) -> Check {
     Check { found: format!("postgres: {}", clock.found), ..clock }
 }
 
-/// Checks a clock that is `ahead` milliseconds before the clock named by `of`.
+/// Checks a clock that is `ahead` milliseconds ahead of the clock that `of` names.
 pub fn time(check: &'static str, of: &str, ahead: i128) -> Check {
     let found = format!("{} ms {} {of}", ahead.abs(), if ahead < 0 { "behind" } else { "ahead of" });
     if ahead.abs() > i128::from(CLOCK_MILLIS) {
@@ -104,7 +105,7 @@ async fn schema(postgres: &Postgres) -> Vec<Check> {
             let found = format!("{missing} migrations of this program are missing");
             return vec![failure("schema", found, "run `earmark migrate`")];
         }
-        Err(error) => return vec![failure("schema", error.to_string(), "run the newest earmark")],
+        Err(error) => return vec![failure("schema", error.to_string(), "run the newest release of earmark")],
     }
     let mut checks = vec![ok("schema", "up to date")];
     let looking = async |connection: &mut PgConnection| {

@@ -32,6 +32,7 @@ fn failure(check: &'static str, found: impl Into<String>, fix: &'static str) -> 
     Check { check, level: Level::Failure, found: found.into(), fix: Some(fix) }
 }
 
+/// Runs and prints all checks. Returns exit code 1 if one fails.
 pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let process = arguments.process;
     let mut checks = settings(&process);

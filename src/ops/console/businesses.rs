@@ -35,6 +35,7 @@ struct List {
     next: Option<Uuid>,
 }
 
+/// The list of businesses, one page at a time.
 pub async fn list(
     State(console): State<Arc<Console>>,
     frame: Frame,
@@ -60,6 +61,7 @@ struct One {
     deposit: Uuid,
 }
 
+/// The page of one business, with its last 20 deposits.
 pub async fn show(
     State(console): State<Arc<Console>>,
     frame: Frame,

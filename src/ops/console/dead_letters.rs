@@ -64,6 +64,7 @@ struct List {
     next: Option<Uuid>,
 }
 
+/// The list of open dead letters, newest first, one page at a time.
 pub async fn list(
     State(console): State<Arc<Console>>,
     frame: Frame,
@@ -88,6 +89,7 @@ struct One {
     is_revealed: bool,
 }
 
+/// The page of one dead letter, with masked addresses.
 pub async fn show(
     State(console): State<Arc<Console>>,
     frame: Frame,

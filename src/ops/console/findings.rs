@@ -47,13 +47,8 @@ fn note_processes(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
     }
     let vanished = |process: &&Process| process.is_silent() && process.row.unseen_millis < VANISHED_MILLIS;
     for Process { row, .. } in snapshot.processes.iter().filter(vanished) {
-        let text = format!(
-            "The {} {} on {} has not been heard of for {}.",
-            row.kind,
-            row.pid,
-            row.host,
-            span(row.unseen_millis)
-        );
+        let text =
+            format!("The {} {} on {} has not reported for {}.", row.kind, row.pid, row.host, span(row.unseen_millis));
         note(Grade::Warn, text);
     }
 }
@@ -186,7 +181,7 @@ mod tests {
         snapshot.processes[0].row.unseen_millis = deployment::SILENCE_MILLIS;
         let found = texts(&snapshot);
         assert!(found.iter().any(|text| text.starts_with("No worker is running")), "{found:?}");
-        assert!(found.iter().any(|text| text.contains("has not been heard of for 5 s")), "{found:?}");
+        assert!(found.iter().any(|text| text.contains("has not reported for 5 s")), "{found:?}");
     }
 
     #[test]

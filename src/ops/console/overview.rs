@@ -28,6 +28,7 @@ pub struct Parts {
     pub snapshot: Arc<Snapshot>,
 }
 
+/// The overview page.
 pub async fn show(State(console): State<Arc<Console>>, frame: Frame) -> Response {
     page(&Overview { frame, snapshot: console.samples.latest() })
 }
@@ -39,6 +40,7 @@ pub struct Line {
 }
 
 impl Snapshot {
+    /// The grade of the worst finding.
     pub fn grade(&self) -> Grade {
         self.findings.first().map_or(Grade::Good, |finding| finding.grade)
     }
@@ -85,10 +87,12 @@ impl Snapshot {
         count_of(&self.totals.late, "allocated") + count_of(&self.totals.late, "replayed")
     }
 
+    /// What workers decided, with counts.
     pub fn outcomes(&self) -> Vec<Line> {
         lines(&self.totals.settled, |how| SettledAs::parse(how).map_or(how, |how| words::settled_as(how)))
     }
 
+    /// The statuses that intakes answered with, with counts.
     pub fn answers(&self) -> Vec<Line> {
         lines(&self.totals.answers, |status| status).into_iter().filter(|line| line.count > 0).collect()
     }
@@ -102,7 +106,7 @@ impl Process {
     /// The CSS class and the text of its condition.
     pub fn condition(&self) -> (&'static str, String) {
         if self.is_silent() {
-            return ("bad", format!("not heard of for {}", words::span(self.row.unseen_millis)));
+            return ("bad", format!("no report for {}", words::span(self.row.unseen_millis)));
         }
         match self.state.impediments.as_slice() {
             [] if self.state.worker.is_some() && self.state.intake.is_none() => ("good", "consuming".to_owned()),
@@ -111,8 +115,9 @@ impl Process {
         }
     }
 
+    /// Whether its intake and worker are connected to Postgres and RabbitMQ, as text.
     pub fn connections(&self) -> String {
-        let word = |is_up: bool| if is_up { "connected" } else { "away" };
+        let word = |is_up: bool| if is_up { "connected" } else { "not connected" };
         let of = |name: &str, postgres, rabbitmq| format!("{name}: Postgres {}, RabbitMQ {rabbitmq}", word(postgres));
         let intake = self.state.intake.as_ref();
         let worker = self.state.worker.as_ref();

@@ -34,18 +34,22 @@ impl Frame {
         Self { visitor: None, section: String::new(), notice: None, is_open: false, version: env!("CARGO_PKG_VERSION") }
     }
 
+    /// The CSRF token for the forms of the page.
     pub fn csrf(&self) -> &str {
         self.visitor.as_ref().map(|visitor| visitor.csrf.as_str()).unwrap_or_default()
     }
 
+    /// Whether to show the forms of actions.
     pub fn may_act(&self) -> bool {
         self.visitor.as_ref().is_some_and(|visitor| visitor.role == Role::Full)
     }
 
+    /// The visitor's name; empty if nobody is signed in.
     pub fn name(&self) -> &str {
         self.visitor.as_ref().map(|visitor| visitor.name.as_str()).unwrap_or_default()
     }
 
+    /// The visitor's role, as text; empty if nobody is signed in.
     pub fn role(&self) -> &'static str {
         self.visitor.as_ref().map(|visitor| visitor.role.as_str()).unwrap_or_default()
     }
@@ -161,6 +165,7 @@ impl IntoResponse for Trouble {
     }
 }
 
+/// The answer to an unknown path.
 pub async fn missing() -> Trouble {
     Trouble::Missing("There is no such page.")
 }

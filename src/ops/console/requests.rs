@@ -14,6 +14,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+/// The query parameters of the page.
 #[derive(Deserialize)]
 pub struct Wanted {
     #[serde(default)]
@@ -37,6 +38,7 @@ struct Event {
     text: String,
 }
 
+/// The page, with the request's address masked.
 pub async fn show(
     State(console): State<Arc<Console>>,
     frame: Frame,

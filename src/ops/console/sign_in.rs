@@ -28,6 +28,7 @@ struct Entry {
     name: String,
 }
 
+/// The sign-in page. Redirects to the overview if there is a session or no token is set.
 pub async fn show(State(console): State<Arc<Console>>, headers: HeaderMap) -> Response {
     let visitor =
         page::cookie(&headers, SESSION).and_then(|cookie| console.access.visitor(cookie, clock::now_millis()));

@@ -68,6 +68,7 @@ pub enum Grade {
 }
 
 impl Grade {
+    /// The name of the grade, which is also its CSS class.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Good => "good",
