@@ -1,3 +1,5 @@
+//! `earmark business`: creates, lists and funds businesses, and switches their payouts on and off.
+
 use super::{key, print_json};
 use crate::api_key::{self, Kind};
 use crate::clock;
@@ -12,7 +14,7 @@ use uuid::Uuid;
 pub struct Arguments {
     #[command(flatten)]
     database: Database,
-    /// Print one line of JSON
+    /// Print one line of JSON instead of text
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -21,39 +23,40 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Create a business, with a secret and a public key that are shown this once
+    /// Create a business with a secret and a public API key. The keys are shown only now
     Create(New),
     /// List all businesses with their balances, in cents
     List,
-    /// Add to a payout balance; a negative amount takes out
+    /// Add funds to a payout balance; a negative amount takes funds out
     Fund {
         business: Uuid,
-        /// In cents
+        /// The amount in cents
         #[arg(long, allow_negative_numbers = true)]
         amount: i64,
-        /// Why, for the deposit's row
+        /// The reason, stored with the deposit
         #[arg(long, default_value = "")]
         note: String,
     },
-    /// Let a business pay
+    /// Switch a business's payouts on
     EnablePayouts { business: Uuid },
-    /// Refuse all its requests with 403
+    /// Switch a business's payouts off: all its requests are refused with 403
     DisablePayouts { business: Uuid },
 }
 
 #[derive(Args)]
 struct New {
-    /// What people call it
+    /// The name of the business
     #[arg(long)]
     name: String,
-    /// Its first deposit, in cents
+    /// The first deposit, in cents
     #[arg(long, default_value = "0", value_parser = clap::value_parser!(i64).range(0..))]
     payout_balance: i64,
-    /// Let it pay from the start
+    /// Switch payouts on from the start
     #[arg(long)]
     enable_payouts: bool,
 }
 
+/// Runs the subcommand.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let postgres = arguments.database.open()?;
     let json = arguments.json;
@@ -94,7 +97,7 @@ async fn create(postgres: &Postgres, new: New, json: bool) -> anyhow::Result<()>
     println!("business        {business_id}\nname            {name}\npayout balance  {payout_balance} cents");
     println!("payouts         {}", if payouts_enabled { "enabled" } else { "disabled" });
     println!("secret key      {secret}\npublic key      {public}");
-    eprintln!("the keys are stored nowhere and not shown again");
+    eprintln!("copy the keys now: they are not stored and cannot be shown again");
     Ok(())
 }
 

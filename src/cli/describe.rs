@@ -1,4 +1,4 @@
-//! How a process that serves is, put together from its parts.
+//! Describes a running service for its row in `processes`: who it is, and the state of its intake and worker.
 
 use crate::clock;
 use crate::intake::Intake;
@@ -10,7 +10,7 @@ use crate::worker::Worker;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// The process for the list of those that run.
+/// The identity of this process. `kind`: `serve`, `intake` or `worker`.
 pub fn presence(kind: &'static str) -> Presence {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Presence {
@@ -22,7 +22,7 @@ pub fn presence(kind: &'static str) -> Presence {
     }
 }
 
-/// What tells how the process is: its intake, its worker, and the queues as it sees them.
+/// A function that returns the current state of the process: of its intake, its worker, and the queues.
 pub fn describe(intake: Option<Arc<Intake>>, worker: Option<Arc<Worker>>, depths: Depths) -> Describe {
     Arc::new(move || {
         let mut impediments = intake.as_ref().map(|intake| intake.impediments()).unwrap_or_default();

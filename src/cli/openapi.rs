@@ -1,6 +1,8 @@
+//! `earmark openapi`: prints the OpenAPI document.
+
 use crate::intake::openapi;
 
-/// As it stands in `docs/openapi.json`.
+/// Prints what `docs/openapi.json` contains.
 pub fn run() -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(&openapi::document())?);
     Ok(())

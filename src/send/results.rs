@@ -1,4 +1,4 @@
-//! What came of a file: sums for people and programs, and a table with a row a line.
+//! The results of `earmark send`: sums for people and programs, and a CSV table with one row for each line of the file.
 
 use super::{Batch, State};
 use crate::ledger::Reference;
@@ -9,11 +9,11 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// So many lines, and so many cents.
+/// A number of lines, and the sum of their amounts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     pub lines: u64,
-    /// A file may ask for more than fits into 64 bits.
+    /// The sum in cents. The sum of a file may not fit into 64 bits.
     pub cents: i128,
 }
 
@@ -24,19 +24,20 @@ impl Tally {
     }
 }
 
-/// Every line is counted in the whole, and in one of the others.
+/// The sums of a file. Each line counts in `total` and in one of `paid`, `refused` and `undecided`.
 #[derive(Debug, Serialize)]
 pub struct Summary {
     pub total: Tally,
     pub paid: Tally,
-    /// By reason, in the words of the service.
+    /// Refused lines by the reason, which is the service's text.
     pub refused: BTreeMap<String, Tally>,
     pub undecided: Tally,
-    /// Of the paid ones, those that this run found paid and the journal did not know.
+    /// The paid lines that were already paid when this run sent them, although the journal did not say so.
     pub replayed_lines: u64,
 }
 
 impl Summary {
+    /// Sums up the states of all lines.
     pub fn new(batch: &Batch) -> Self {
         let (mut total, mut paid, mut undecided) = (Tally::default(), Tally::default(), Tally::default());
         let mut refused: BTreeMap<String, Tally> = BTreeMap::new();
@@ -53,13 +54,13 @@ impl Summary {
     }
 }
 
-/// `payouts.results.csv` for `payouts.csv`.
+/// The path of the table: `payouts.results.csv` for `payouts.csv`.
 pub fn path_of(file: &Path) -> PathBuf {
     file.with_extension("results.csv")
 }
 
-/// Writes a row for every line, in the order of the file. Takes the place of an earlier table when it is complete. The hashes
-/// in it show balances, so only the owner may read it.
+/// Writes the table, with a row for each line in the order of the file. It replaces an earlier table only when it is
+/// complete. Its hashes give access to balances, so only the owner may read it.
 pub fn write(batch: &Batch, path: &Path) -> anyhow::Result<()> {
     let new = path.with_extension("csv.new");
     let mut options = OpenOptions::new();

@@ -1,4 +1,4 @@
-//! What the HTTP answers look like.
+//! The bodies of the HTTP answers. Their doc comments become descriptions in `docs/openapi.json`.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -12,11 +12,11 @@ pub struct AllocatedBody {
     pub hash: String,
 }
 
-/// Most of the answers that are no success: what is wrong, in words.
+/// Most answers other than success: what is wrong, as text.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ErrorBody {
     pub error: &'static str,
-    /// 504 alone: the request to ask about.
+    /// Only with 504: the id of the request, for looking up its outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<Uuid>,
 }
@@ -27,7 +27,7 @@ pub struct BulkBody {
     pub results: Vec<BulkResult>,
 }
 
-/// One item's answer: what `POST /payout/create` would have said in status, headers and body.
+/// One item's answer: the status, headers and body that `POST /payout/create` would have answered with.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BulkResult {
     pub status: u16,
@@ -37,7 +37,7 @@ pub struct BulkResult {
     /// Absent if the item never became a request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<Uuid>,
-    /// Whether the one debit is that of an earlier call under the same key.
+    /// Whether the debit was made by an earlier call with the same key.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub replayed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,7 +68,7 @@ pub struct PayoutUserBody {
     pub created_at: time::OffsetDateTime,
 }
 
-/// `GET /payout/requests/{request_id}`. Amount in cents. What is not known is left out.
+/// `GET /payout/requests/{request_id}`. Amount in cents. Unknown fields are left out.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct RequestBody {
     pub request_id: Uuid,
@@ -91,7 +91,7 @@ pub struct RequestBody {
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct HistoryBody {
     pub requests: Vec<RequestBody>,
-    /// Where the next page begins; null if this was the last.
+    /// The cursor of the next page; null if this is the last.
     pub next_cursor: Option<String>,
 }
 
@@ -99,7 +99,7 @@ pub struct HistoryBody {
 pub const CSV_COLUMNS: [&str; 7] = ["request_id", "state", "email", "amount", "hash", "reference", "decided_at"];
 
 impl RequestBody {
-    /// Writes a line of CSV. What is not known is empty.
+    /// Writes the request as a line of CSV. Unknown fields are empty.
     pub fn write_csv(&self, csv: &mut csv::Writer<Vec<u8>>) -> csv::Result<()> {
         let decided_at = self.decided_at.and_then(|time| time.format(&Rfc3339).ok());
         let text = |text: Option<&str>| guarded(text.unwrap_or_default()).into_owned();
@@ -115,17 +115,18 @@ impl RequestBody {
     }
 }
 
-/// A writer of the history's CSV, with lines that end as RFC 4180 wants it.
+/// A writer for the history as CSV. Lines end with CR LF, as RFC 4180 demands.
 pub fn csv_writer() -> csv::Writer<Vec<u8>> {
     csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(vec![])
 }
 
-/// What a formula begins with, also in full width, and what is put before it.
+/// The characters that get an apostrophe before them: those that begin a formula, also in full width, and the
+/// apostrophe.
 const FORMULA_STARTS: [char; 9] = ['=', '+', '-', '@', '＝', '＋', '－', '＠', '\''];
 
-/// A text that a spreadsheet would take for a formula gets an apostrophe before it: clients choose addresses and
-/// references, and somebody else opens the file. So does one that begins with an apostrophe, so that a reader who takes one
-/// off always has what was sent.
+/// Puts an apostrophe before a text that a spreadsheet would take for a formula. Clients choose emails and references,
+/// and other people open the file. A text that begins with an apostrophe gets one too, so that removing one apostrophe
+/// always restores the original text.
 fn guarded(text: &str) -> Cow<'_, str> {
     if text.starts_with(FORMULA_STARTS) { Cow::from(format!("'{text}")) } else { Cow::from(text) }
 }
@@ -136,7 +137,7 @@ pub struct BulkErrors {
     pub allocations: [&'static str; 1],
 }
 
-/// The messages of each field that failed.
+/// The messages of each field that is not valid.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FieldErrors {
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! Businesses: their balances, the switch of their payouts, and adding funds.
+//! The pages of businesses: balances, switching payouts on and off, and adding funds.
 
 use super::guard::Fields;
 use super::page::{Confirm, Frame, Trouble, done, page};
@@ -12,17 +12,17 @@ use serde::Deserialize;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Businesses on a page.
+/// The number of businesses on a page.
 const PAGE: usize = 50;
 const MAX_NOTE_CHARS: usize = 200;
 
-/// What the address of the list says.
+/// The query parameters of the list.
 #[derive(Deserialize)]
 pub struct BusinessQuery {
-    /// Part of a name, or a whole id.
+    /// A part of a name, or a whole id; empty for all.
     #[serde(default)]
     q: String,
-    /// The last business of the page before.
+    /// The last business of the page before; absent for the first page.
     after: Option<Uuid>,
 }
 
@@ -35,6 +35,7 @@ struct List {
     next: Option<Uuid>,
 }
 
+/// The list of businesses, one page at a time.
 pub async fn list(
     State(console): State<Arc<Console>>,
     frame: Frame,
@@ -56,10 +57,11 @@ struct One {
     frame: Frame,
     business: Business,
     deposits: Vec<businesses::Deposit>,
-    /// Names the next deposit, so that one sent twice is entered once.
+    /// The id of the next deposit. The form contains it, so that a form sent twice makes one deposit.
     deposit: Uuid,
 }
 
+/// The page of one business, with its last 20 deposits.
 pub async fn show(
     State(console): State<Arc<Console>>,
     frame: Frame,
@@ -75,7 +77,7 @@ async fn find(console: &Console, id: Uuid) -> Result<Business, Trouble> {
     finding.await?.ok_or(Trouble::Missing("There is no such business."))
 }
 
-/// Turns payouts on or off.
+/// Switches payouts on or off, after a confirmation page.
 pub async fn switch(
     State(console): State<Arc<Console>>,
     frame: Frame,
@@ -96,7 +98,7 @@ pub async fn switch(
 
 fn ask_to_switch(frame: Frame, business: &Business, enable: bool) -> Response {
     let (verb, consequence) = if enable {
-        ("on", "Its requests are decided on their merits again, from the next one on.")
+        ("on", "From now on its requests are decided as usual again.")
     } else {
         ("off", "Every request of this business is refused with 403 from now on. Nothing that was allocated changes.")
     };
@@ -113,7 +115,7 @@ fn ask_to_switch(frame: Frame, business: &Business, enable: bool) -> Response {
     })
 }
 
-/// Adds funds, or takes some out.
+/// Adds funds to a payout balance, or takes funds out, after a confirmation page.
 pub async fn fund(
     State(console): State<Arc<Console>>,
     frame: Frame,

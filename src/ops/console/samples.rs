@@ -1,5 +1,5 @@
-//! One look at the whole deployment each second, and a quarter of an hour of them, in memory. Everything comes from the rows
-//! that the processes write.
+//! Takes a snapshot of the whole deployment every second, and keeps 15 minutes of samples in memory. Everything is read
+//! from the rows that the processes write.
 
 use super::findings;
 use super::rates::Tracks;
@@ -16,12 +16,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How many samples are kept: a quarter of an hour.
+/// How many samples are kept: 15 minutes.
 pub const KEPT: usize = 900;
-/// For so long a process that is gone is still shown.
+/// How long a process that has ended is still shown, in milliseconds: one hour.
 const SHOWN_MILLIS: i64 = 3_600_000;
 
-/// All samples by column, as the charts take them.
+/// All samples, as one list for each column: the format that the charts need.
 #[derive(Debug, Default, Serialize)]
 pub struct History {
     at: Vec<i64>,
@@ -35,7 +35,7 @@ pub struct History {
     p99: Vec<Option<f64>>,
 }
 
-/// The samples of this process.
+/// The samples that this process has taken, and the latest snapshot.
 #[derive(Default)]
 pub struct Samples {
     kept: Mutex<VecDeque<Sample>>,
@@ -43,15 +43,17 @@ pub struct Samples {
 }
 
 impl Samples {
+    /// The latest snapshot.
     pub fn latest(&self) -> Arc<Snapshot> {
         self.latest.borrow().clone()
     }
 
-    /// Tells of each snapshot from now on.
+    /// A receiver that is notified of each new snapshot.
     pub fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.latest.subscribe()
     }
 
+    /// All kept samples.
     pub fn history(&self) -> History {
         let mut history = History::default();
         for sample in self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter() {
@@ -68,7 +70,7 @@ impl Samples {
         history
     }
 
-    /// Samples every second until `stop`.
+    /// Takes a snapshot every second until `stop`.
     pub async fn run(&self, postgres: &Postgres, topology: &Topology, stop: CancellationToken) {
         let (mut session, mut tracks) = (postgres.session(), Tracks::default());
         let mut ticks = tokio::time::interval(INTERVAL);
@@ -77,7 +79,7 @@ impl Samples {
             tokio::select! { _ = ticks.tick() => {}, () = stop.cancelled() => return }
             let looked = look(&mut session, topology.prefix()).await;
             if let Err(error) = &looked {
-                tracing::debug!(%error, "the console cannot look");
+                tracing::debug!(%error, "no snapshot for the console: postgres failed");
             }
             self.take(looked.ok(), &mut tracks, topology);
         }
@@ -87,7 +89,7 @@ impl Samples {
         let at_millis = clock::now_millis();
         let mut snapshot = match looked {
             Some((processes, standing)) => tracks.snapshot(at_millis, processes, standing, topology),
-            // The last one again, as what it is: not of now.
+            // The last snapshot again, marked as not current.
             None => Snapshot { is_current: false, sample: Sample::default(), ..Snapshot::clone(&self.latest()) },
         };
         snapshot.at_millis = at_millis;
@@ -107,7 +109,7 @@ impl Samples {
     }
 }
 
-/// Reads what the processes wrote, and what stands besides.
+/// Reads the states of the processes and the standing of the deployment.
 async fn look(session: &mut Session, prefix: &str) -> Result<(Vec<Process>, Standing), Error> {
     let looking = async |connection: &mut PgConnection| {
         let processes = deployment::find_processes(connection).await?;
