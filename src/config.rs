@@ -42,6 +42,7 @@ pub struct Queues {
     /// The broker: `amqp://user:password@host:port/vhost`
     #[arg(long, env = "AMQP_URL", hide_env_values = true)]
     amqp_url: String,
+    /// The prefix of all queues.
     #[command(flatten)]
     pub prefix: Prefix,
 }
@@ -226,10 +227,12 @@ impl Process {
         self.database.open_with(pool_size, self.settle_timeout)
     }
 
+    /// The way to RabbitMQ; an error if the URL is wrong.
     pub fn broker(&self) -> anyhow::Result<Broker> {
         self.queues.broker()
     }
 
+    /// The checked prefix of all queues.
     pub fn queue_prefix(&self) -> anyhow::Result<&str> {
         self.queues.prefix.name()
     }

@@ -19,7 +19,7 @@ pub struct Arguments {
 }
 
 /// Audits the ledger, records and prints the result. Returns exit code 1 if there are differences.
-pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let postgres = arguments.database.open()?;
     let audit = audits::audit(&postgres).await?;
     let who = &arguments.operator.by;

@@ -57,7 +57,7 @@ struct New {
 }
 
 /// Runs the subcommand.
-pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let postgres = arguments.database.open()?;
     let json = arguments.json;
     match arguments.command {

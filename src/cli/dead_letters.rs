@@ -97,7 +97,7 @@ impl Selection {
 }
 
 /// Runs the subcommand. Returns exit code 1 if some of the chosen dead letters could not be replayed or dropped.
-pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { database, json, reveal, command } = arguments;
     let postgres = database.open()?;
     match command {

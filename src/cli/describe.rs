@@ -11,7 +11,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 /// The identity of this process. `kind`: `serve`, `intake` or `worker`.
-pub fn presence(kind: &'static str) -> Presence {
+pub(super) fn presence(kind: &'static str) -> Presence {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Presence {
         process_id: Uuid::new_v4(),
@@ -23,7 +23,7 @@ pub fn presence(kind: &'static str) -> Presence {
 }
 
 /// A function that returns the current state of the process: of its intake, its worker, and the queues.
-pub fn describe(intake: Option<Arc<Intake>>, worker: Option<Arc<Worker>>, depths: Depths) -> Describe {
+pub(super) fn describe(intake: Option<Arc<Intake>>, worker: Option<Arc<Worker>>, depths: Depths) -> Describe {
     Arc::new(move || {
         let mut impediments = intake.as_ref().map(|intake| intake.impediments()).unwrap_or_default();
         impediments.extend(worker.iter().flat_map(|worker| worker.impediments()));

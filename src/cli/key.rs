@@ -37,7 +37,7 @@ enum Command {
 }
 
 /// Runs the subcommand.
-pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let postgres = arguments.database.open()?;
     match arguments.command {
         Command::Create { business, kind } => create(&postgres, business, kind, arguments.json).await,
@@ -67,7 +67,7 @@ async fn create(postgres: &Postgres, business: Uuid, kind: Kind, json: bool) -> 
 }
 
 /// The row of a new key.
-pub fn new_row(business_id: Uuid, kind: Kind, key: &str) -> api_keys::ApiKey {
+pub(super) fn new_row(business_id: Uuid, kind: Kind, key: &str) -> api_keys::ApiKey {
     api_keys::ApiKey {
         key_id: Uuid::new_v4(),
         business_id,

@@ -3,7 +3,7 @@
 use crate::config::Database;
 
 /// Applies all migrations that the schema lacks.
-pub async fn run(database: &Database) -> anyhow::Result<()> {
+pub(super) async fn run(database: &Database) -> anyhow::Result<()> {
     database.open()?.migrate().await?;
     eprintln!("the schema is up to date");
     Ok(())

@@ -26,12 +26,15 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(version)]
 pub struct Cli {
+    /// How to log.
     #[command(flatten)]
     pub logging: Logging,
+    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
+/// The commands.
 #[derive(Subcommand)]
 pub enum Command {
     /// Run intake and worker in one process

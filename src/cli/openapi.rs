@@ -3,7 +3,7 @@
 use crate::intake::openapi;
 
 /// Prints what `docs/openapi.json` contains.
-pub fn run() -> anyhow::Result<()> {
+pub(super) fn run() -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(&openapi::document())?);
     Ok(())
 }

@@ -31,7 +31,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const REDRAW: &str = "\x1b[H\x1b[J";
 
 /// Prints the queues, once or every second.
-pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (postgres, broker) = (arguments.database.open()?, arguments.queues.broker()?);
     let prefix = arguments.queues.prefix.name()?;
     loop {

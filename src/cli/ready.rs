@@ -18,7 +18,7 @@ pub struct Arguments {
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Asks the process and prints its answer. Returns exit code 1 if the process is not ready.
-pub async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let address = arguments.ops_listen;
     let answer = ask(address).with_context(|| format!("nothing answers on {address}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));

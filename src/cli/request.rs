@@ -28,7 +28,7 @@ pub struct Arguments {
 }
 
 /// Looks up the request and prints it.
-pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { database, request, reply_timeout, reveal, json } = arguments;
     ensure!(request.get_version_num() == 7, "{request} is not the id of a request: request ids are UUIDs of version 7");
     let id = RequestId::from_u128(request.as_u128());

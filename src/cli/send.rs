@@ -47,7 +47,7 @@ pub struct Arguments {
 const UNFINISHED: u8 = 2;
 
 /// Sends the file. Never fails: an error is printed and becomes exit code 2.
-pub async fn run(arguments: Arguments) -> ExitCode {
+pub(super) async fn run(arguments: Arguments) -> ExitCode {
     match send(&arguments).await {
         Ok(code) => code,
         Err(error) => {

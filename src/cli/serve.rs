@@ -45,17 +45,17 @@ pub struct WorkerOnly {
 }
 
 /// Runs intake and worker until a signal.
-pub async fn serve(arguments: Serve) -> anyhow::Result<()> {
+pub(super) async fn serve(arguments: Serve) -> anyhow::Result<()> {
     run("serve", arguments.process, Some(arguments.intake), Some(arguments.worker)).await
 }
 
 /// Runs an intake until a signal.
-pub async fn intake(arguments: IntakeOnly) -> anyhow::Result<()> {
+pub(super) async fn intake(arguments: IntakeOnly) -> anyhow::Result<()> {
     run("intake", arguments.process, Some(arguments.intake), None).await
 }
 
 /// Runs a worker until a signal.
-pub async fn worker(arguments: WorkerOnly) -> anyhow::Result<()> {
+pub(super) async fn worker(arguments: WorkerOnly) -> anyhow::Result<()> {
     run("worker", arguments.process, None, Some(arguments.worker)).await
 }
 

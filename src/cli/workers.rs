@@ -40,7 +40,7 @@ enum Command {
 }
 
 /// Runs the subcommand, then prints the workers. Fails if no process ever ran with this queue prefix.
-pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { database, prefix, json, command } = arguments;
     let (postgres, prefix) = (database.open()?, prefix.name()?);
     let known = match &command {

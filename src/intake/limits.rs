@@ -40,6 +40,7 @@ struct Count {
 }
 
 impl KeyLimits {
+    /// Limits under which nothing is used yet.
     pub fn new(bounds: Bounds) -> Self {
         Self { bounds, keys: Mutex::default() }
     }

@@ -25,10 +25,12 @@ pub struct Counters<L> {
 }
 
 impl<L: Label> Counters<L> {
+    /// Counts one.
     pub fn inc(&self, value: L) {
         self.children[value.index()].inc();
     }
 
+    /// Counts so many.
     pub fn inc_by(&self, value: L, count: u64) {
         self.children[value.index()].inc_by(count);
     }
@@ -43,6 +45,7 @@ impl<L: Label> Counters<L> {
 pub struct Requests(Vec<Counters<Status>>);
 
 impl Requests {
+    /// Counts one.
     pub fn inc(&self, route: Route, status: u16) {
         self.0[route.index()].inc(Status::from(status));
     }
@@ -56,30 +59,53 @@ impl Requests {
 /// All metrics that are counted where something happens. Their help texts in [`Metrics::new`] say what each one is.
 pub struct Metrics {
     registry: Registry,
+    /// `earmark_requests_total`.
     pub requests: Requests,
+    /// `earmark_request_duration_seconds`.
     pub request_duration: Histogram,
+    /// `earmark_unexpected_total`.
     pub unexpected: Counters<Proof>,
+    /// `earmark_unavailable_total`.
     pub unavailable: Counters<Refusal>,
+    /// `earmark_unknown_total`.
     pub unknown: IntCounter,
+    /// `earmark_late_answers_total`.
     pub late: Counters<Late>,
+    /// `earmark_voids_total`.
     pub voids: Counters<Voider>,
+    /// `earmark_replies_without_waiter_total`.
     pub replies_without_waiter: IntCounter,
+    /// `earmark_message_requests`.
     pub message_requests: Histogram,
+    /// `earmark_batch_requests`.
     pub batch_requests: Histogram,
+    /// `earmark_batch_duration_seconds`.
     pub batch_duration: Histogram,
+    /// `earmark_settle_duration_seconds`, by phase.
     pub settle_duration: Vec<Histogram>,
+    /// `earmark_outcomes_total`.
     pub settled: Counters<SettledAs>,
+    /// `earmark_commits_in_doubt_total`.
     pub commits_in_doubt: IntCounter,
+    /// `earmark_batch_retries_total`.
     pub batch_retries: IntCounter,
+    /// `earmark_batch_splits_total`.
     pub batch_splits: IntCounter,
+    /// `earmark_redeliveries_total`.
     pub redeliveries: IntCounter,
+    /// `earmark_dead_letters_total`.
     pub dead_letters: Counters<Cause>,
     /// Dead letters of the deployment that were neither replayed nor dropped.
     pub dead_letters_open: IntGauge,
+    /// `earmark_postgres_connects_total`.
     pub postgres_connects: IntCounter,
+    /// `earmark_postgres_errors_total`.
     pub postgres_errors: Counters<Trouble>,
+    /// `earmark_pool_wait_seconds`.
     pub pool_wait: Histogram,
+    /// `earmark_rabbitmq_connects_total`.
     pub rabbitmq_connects: Counters<Role>,
+    /// `earmark_rabbitmq_connections`.
     pub rabbitmq_connections: Vec<IntGauge>,
     /// The sum of the differences that the last audit found, in cents.
     pub audit_difference: Gauge,

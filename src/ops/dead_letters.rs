@@ -119,8 +119,10 @@ fn shown_request(request: &Request, decided: Option<&Decided>, reveal: bool) -> 
 /// Why a replay failed. Dead letters before the failing one may have been replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// Postgres did not do it.
     #[error(transparent)]
     Postgres(#[from] Error),
+    /// RabbitMQ did not take it.
     #[error(transparent)]
     Rabbit(#[from] rabbit::Error),
 }

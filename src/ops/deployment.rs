@@ -17,6 +17,7 @@ pub const SILENCE_MILLIS: i64 = 5_000;
 /// One process of the deployment.
 #[derive(Clone, Debug)]
 pub struct Process {
+    /// Its row in the list of processes.
     pub row: Present,
     /// The state that the process reported, parsed from its row.
     pub state: State,

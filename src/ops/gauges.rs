@@ -21,7 +21,7 @@ struct Gauges {
 }
 
 /// All metrics in Prometheus' text format, with the gauges set from `state`.
-pub fn text(state: &State) -> String {
+pub(super) fn text(state: &State) -> String {
     // One scrape at a time: setting the gauges first removes the series of the scrape before.
     let gauges = GAUGES.lock().unwrap_or_else(PoisonError::into_inner);
     gauges.set(state);

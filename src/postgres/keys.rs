@@ -141,7 +141,7 @@ pub(super) struct KeyColumns<'a> {
 }
 
 impl<'a> KeyColumns<'a> {
-    pub fn new(changes: &[&'a KeyChange]) -> Self {
+    pub(super) fn new(changes: &[&'a KeyChange]) -> Self {
         let allocated = |change: &&'a KeyChange| change.state.allocated.as_ref();
         let (businesses, names) = columns(changes.iter().map(|change| (change.business, &change.key)));
         Self {

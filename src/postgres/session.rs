@@ -132,25 +132,25 @@ async fn open(way: &Way) -> Result<(Open, Proof), Error> {
 }
 
 /// A new connection, and nothing that watches over it.
-pub async fn connect(way: &Way) -> Result<PgConnection, Error> {
+pub(super) async fn connect(way: &Way) -> Result<PgConnection, Error> {
     Ok(open(way).await?.0.connection)
 }
 
 /// A few sessions that reads share.
 #[derive(Debug)]
-pub struct Readers {
+pub(super) struct Readers {
     places: Semaphore,
     idle: Mutex<Vec<Session>>,
 }
 
 impl Readers {
-    pub fn new(most: u32) -> Self {
+    pub(super) fn new(most: u32) -> Self {
         Self { places: Semaphore::new(most as usize), idle: Mutex::default() }
     }
 
     /// Reads over one of the sessions; waits until one is free, but not for longer than a piece of work may last. A session
     /// whose caller went away in the middle does not come back.
-    pub async fn read<T>(
+    pub(super) async fn read<T>(
         &self,
         way: &Way,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,

@@ -23,6 +23,7 @@ pub struct DeadLetterSender {
 }
 
 impl DeadLetterSender {
+    /// Opens the sending end for the messages of the queue `from`.
     pub async fn open(link: &Link, topology: &Topology, from: &str) -> Result<Self, Error> {
         Ok(Self { confirmed: Confirmed::open(link).await?, queue: topology.dead_letter_queue(), from: from.to_owned() })
     }
@@ -44,7 +45,9 @@ impl DeadLetterSender {
 /// A dead letter as it was delivered, with what its headers say.
 #[derive(Debug)]
 pub struct DeadLetterMessage {
+    /// The delivery to acknowledge.
     pub tag: u64,
+    /// The bytes of the message.
     pub body: Vec<u8>,
     /// The message's own id. It is the same when the dead letter is delivered again.
     pub message_id: Option<String>,
@@ -71,6 +74,7 @@ impl DeadLetterReceiver {
         Ok(Self(Consumer::open(link, &topology.dead_letter_queue(), prefetch).await?))
     }
 
+    /// What acknowledges the messages.
     pub fn acknowledger(&self) -> Acknowledger {
         self.0.acknowledger()
     }

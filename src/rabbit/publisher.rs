@@ -112,6 +112,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
+    /// Opens a channel that publishes to `queue`.
     pub async fn open(link: &Link, queue: &str, limits: Limits) -> Result<Self, Error> {
         let channel = link.channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;

@@ -13,7 +13,9 @@ use std::time::Duration;
 
 /// The service's address and the API key to use.
 pub struct Settings {
+    /// Where the service is.
     pub url: String,
+    /// The secret key.
     pub api_key: String,
     /// How long one attempt may take.
     pub timeout: Duration,
@@ -28,23 +30,36 @@ pub struct Client {
 /// The result of an attempt to pay a line.
 pub enum Attempt {
     /// The line is paid. `replayed`: an earlier attempt under the same idempotency key paid it.
-    Paid { receipt: Receipt, replayed: bool },
+    Paid {
+        /// The request that paid it.
+        receipt: Receipt,
+        /// Whether that was an earlier attempt under the same key.
+        replayed: bool,
+    },
     /// The line is refused, and no funds moved.
     Refused(Refusal),
     /// The answer does not say what was decided. Send the line again unchanged, after waiting at least `after`.
-    Again { why: String, after: Duration },
+    Again {
+        /// Why, in words.
+        why: String,
+        /// How long to wait.
+        after: Duration,
+    },
     /// No line can be sent with these settings; the text says why.
     Stop(String),
 }
 
 /// The result of looking up a request.
 pub enum Found {
+    /// It was allocated.
     Allocated,
     /// The service does not know it, or has not allocated it.
     Unknown,
     /// The answer does not say. Ask again, after waiting at least `after`.
     Again {
+        /// Why nothing is known, in words.
         why: String,
+        /// How long to wait.
         after: Duration,
     },
     /// Asking again is of no use; the text says why.

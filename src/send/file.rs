@@ -22,14 +22,18 @@ use std::path::Path;
 pub struct Line {
     /// The line's number in the file, from 1.
     pub number: u64,
+    /// The payout user.
     pub email: Email,
+    /// How much.
     pub amount: Amount,
+    /// The line's reference, if it has one.
     pub reference: Option<Reference>,
 }
 
 /// A line that cannot be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadLine {
+    /// The number of the line in the file, from 1.
     pub number: u64,
     /// What is wrong and how to fix it, without the line's content.
     pub reason: String,

@@ -6,16 +6,16 @@ use std::path::Path;
 
 /// A SHA-256 over the amount, the email and the identity of a line: its reference or, without one, file name and
 /// number.
-pub type Digest = [u8; 32];
+pub(super) type Digest = [u8; 32];
 
 /// The name of a file without its folder. Only the name counts, so that a folder can be moved between two runs.
-pub fn file_name(path: &Path) -> String {
+pub(super) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// The digest of a line. Two lines have the same digest if, and only if, they are the same payment. `file`: the file's
 /// name.
-pub fn digest(file: &str, line: &Line) -> Digest {
+pub(super) fn digest(file: &str, line: &Line) -> Digest {
     let (email, amount) = (line.email.as_str(), line.amount.cents().to_string());
     match &line.reference {
         Some(reference) => sha256(&["referenced", reference.as_str(), email, &amount]),
@@ -28,7 +28,7 @@ pub fn digest(file: &str, line: &Line) -> Digest {
 /// With a reference, the key depends on the reference alone, in every file. So the line can be moved and corrected; the
 /// service refuses it if it was already paid with another email or amount. Without a reference, the key depends on the
 /// file's name and on the line's number, email and amount.
-pub fn key(file: &str, line: &Line) -> String {
+pub(super) fn key(file: &str, line: &Line) -> String {
     let digest = match &line.reference {
         Some(reference) => sha256(&["reference", reference.as_str()]),
         None => digest(file, line),

@@ -23,7 +23,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// An open journal. It is locked, so that only one run at a time uses it; the lock ends with the process.
-pub struct Journal {
+pub(super) struct Journal {
     file: File,
     path: PathBuf,
     /// Whether the first line is written.
@@ -73,7 +73,7 @@ impl Opening {
 
 /// Any further line of a journal: one payment.
 #[derive(Serialize, Deserialize)]
-pub struct Entry {
+pub(super) struct Entry {
     /// The line's number, for people. A line with a reference may have moved since.
     line: u64,
     digest: String,
@@ -82,7 +82,7 @@ pub struct Entry {
 }
 
 /// The journal's entry for a line; `None` if it is not paid. `name`: the name of the file of payouts.
-pub fn entry(name: &str, line: &Line, state: &State) -> Option<Entry> {
+pub(super) fn entry(name: &str, line: &Line, state: &State) -> Option<Entry> {
     let State::Paid(Receipt { hash, request_id }) = state else { return None };
     let (hash, request_id) = (hash.clone(), request_id.clone());
     Some(Entry { line: line.number, digest: hex::encode(digest(name, line)), hash, request_id })
@@ -91,7 +91,7 @@ pub fn entry(name: &str, line: &Line, state: &State) -> Option<Entry> {
 impl Journal {
     /// Opens the journal of the file `of`, or creates an empty one. Returns it with the lines that are paid, by digest.
     /// Fails if another run has it open, or if the file was changed since its first run.
-    pub fn open(of: &Path, name: &str, lines: &[Line]) -> anyhow::Result<(Self, HashMap<Digest, Receipt>)> {
+    pub(super) fn open(of: &Path, name: &str, lines: &[Line]) -> anyhow::Result<(Self, HashMap<Digest, Receipt>)> {
         let path = of.with_file_name(format!("{name}.journal"));
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -127,7 +127,7 @@ impl Journal {
     }
 
     /// Writes the first line, unless an earlier run did. It is on the disk when this returns.
-    pub fn begin(&mut self, name: &str, lines: &[Line]) -> anyhow::Result<()> {
+    pub(super) fn begin(&mut self, name: &str, lines: &[Line]) -> anyhow::Result<()> {
         if self.has_begun {
             return Ok(());
         }
@@ -140,7 +140,7 @@ impl Journal {
     }
 
     /// Appends payments. They are on the disk when this returns.
-    pub fn append(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+    pub(super) fn append(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
         if entries.is_empty() { Ok(()) } else { self.write(entries) }
     }
 

@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub enum State {
     /// Not sent yet, or sent without an answer that says what was decided. The next run sends it.
     Undecided,
+    /// It is paid.
     Paid(Receipt),
     /// Refused, and no funds moved. The next run sends it again, because a balance may have been topped up.
     Refused(Refusal),
@@ -46,6 +47,7 @@ pub enum State {
 pub struct Receipt {
     /// The payout user's hash: 64 hexadecimal digits.
     pub hash: String,
+    /// The request that paid or refused it.
     pub request_id: String,
 }
 
@@ -54,6 +56,7 @@ pub struct Receipt {
 pub struct Refusal {
     /// The service's text.
     pub reason: String,
+    /// The request that paid or refused it.
     pub request_id: String,
 }
 

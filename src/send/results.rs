@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 /// A number of lines, and the sum of their amounts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
+    /// How many lines.
     pub lines: u64,
     /// The sum in cents. The sum of a file may not fit into 64 bits.
     pub cents: i128,
@@ -27,10 +28,13 @@ impl Tally {
 /// The sums of a file. Each line counts in `total` and in one of `paid`, `refused` and `undecided`.
 #[derive(Debug, Serialize)]
 pub struct Summary {
+    /// All lines.
     pub total: Tally,
+    /// The lines that are paid.
     pub paid: Tally,
     /// Refused lines by the reason, which is the service's text.
     pub refused: BTreeMap<String, Tally>,
+    /// The lines whose outcome is not known yet.
     pub undecided: Tally,
     /// The paid lines that were already paid when this run sent them, although the journal did not say so.
     pub replayed_lines: u64,

@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A span that has ended.
-pub struct Ended {
+pub(super) struct Ended {
     pub span: Span,
     /// When it ended, in nanoseconds since 1970.
     pub end: u128,
@@ -40,11 +40,11 @@ impl Job {
 }
 
 /// A handle of the task that sends spans.
-pub struct Exporter(mpsc::Sender<Job>);
+pub(super) struct Exporter(mpsc::Sender<Job>);
 
 impl Exporter {
     /// Starts the task. `endpoint`: the collector's URL without a path. `service`: the service's name in spans.
-    pub fn start(endpoint: &str, service: &'static str) -> Result<Self, String> {
+    pub(super) fn start(endpoint: &str, service: &'static str) -> Result<Self, String> {
         let url = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
         let url = reqwest::Url::parse(&url).map_err(|error| format!("is not a URL: {error}"))?;
         let client = https::client().and_then(|client| client.timeout(TIMEOUT).build());
@@ -55,12 +55,12 @@ impl Exporter {
     }
 
     /// Hands over a span. It never waits: if too many spans wait, the span is dropped.
-    pub fn send(&self, ended: Ended) {
+    pub(super) fn send(&self, ended: Ended) {
         let _ = self.0.try_send(Job::Send(ended));
     }
 
     /// Waits until all spans handed over before are sent or have failed.
-    pub async fn flush(&self) {
+    pub(super) async fn flush(&self) {
         let (done, sent) = oneshot::channel();
         if self.0.send(Job::Flush(done)).await.is_ok() {
             let _ = sent.await;

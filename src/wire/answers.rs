@@ -9,12 +9,14 @@ use uuid::Uuid;
 /// 200 of `POST /payout/create`: the payout user's hash, in hexadecimal.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AllocatedBody {
+    /// The payout user's hash, in hexadecimal.
     pub hash: String,
 }
 
 /// Most answers other than success: what is wrong, as text.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ErrorBody {
+    /// What is wrong, in words.
     pub error: &'static str,
     /// Only with 504: the id of the request, for looking up its outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,12 +26,14 @@ pub struct ErrorBody {
 /// `POST /payout/create/bulk`: what became of each item, in the order of the items.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BulkBody {
+    /// One result for each item, in the order of the items.
     pub results: Vec<BulkResult>,
 }
 
 /// One item's answer: the status, headers and body that `POST /payout/create` would have answered with.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BulkResult {
+    /// The HTTP status.
     pub status: u16,
     /// Whether funds were debited.
     #[schemars(extend("enum" = ["yes", "no", "unknown"]))]
@@ -40,10 +44,13 @@ pub struct BulkResult {
     /// Whether the debit was made by an earlier call with the same key.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub replayed: bool,
+    /// The payout user's hash, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
+    /// What is wrong, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'static str>,
+    /// The messages of each field that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors: Option<FieldErrors>,
 }
@@ -51,18 +58,25 @@ pub struct BulkResult {
 /// `GET /balance`, in cents.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BalanceBody {
+    /// In cents.
     pub balance: i64,
+    /// What can still be allocated, in cents.
     pub payout_balance: i64,
 }
 
 /// `GET /payout/user`. Balance in cents, hash in hexadecimal.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct PayoutUserBody {
+    /// The address of the payout user.
     pub email: String,
+    /// The payout user's hash, in hexadecimal.
     pub hash: String,
+    /// In cents.
     pub balance: i64,
+    /// The HTTP status.
     #[schemars(extend("enum" = ["active", "inactive"]))]
     pub status: String,
+    /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub created_at: time::OffsetDateTime,
@@ -71,17 +85,24 @@ pub struct PayoutUserBody {
 /// `GET /payout/requests/{request_id}`. Amount in cents. Unknown fields are left out.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct RequestBody {
+    /// The request.
     pub request_id: Uuid,
+    /// The outcome, or `pending`.
     #[schemars(extend("enum" = ["allocated", "insufficient_balance", "payouts_disabled", "voided", "pending"]))]
     pub state: &'static str,
+    /// The address of the payout user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
+    /// In cents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<i64>,
+    /// The payout user's hash, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
+    /// The caller's own name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+    /// When its row was written; absent while it is undecided.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub decided_at: Option<time::OffsetDateTime>,
@@ -90,6 +111,7 @@ pub struct RequestBody {
 /// `GET /payout/requests`: a page of the history.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct HistoryBody {
+    /// The requests of the page, newest first.
     pub requests: Vec<RequestBody>,
     /// The cursor of the next page; null if this is the last.
     pub next_cursor: Option<String>,
@@ -134,16 +156,20 @@ fn guarded(text: &str) -> Cow<'_, str> {
 /// What is wrong with the items of `POST /payout/create/bulk` itself.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BulkErrors {
+    /// What is wrong, in words.
     pub allocations: [&'static str; 1],
 }
 
 /// The messages of each field that is not valid.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FieldErrors {
+    /// The address of the payout user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<[&'static str; 1]>,
+    /// In cents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<[&'static str; 1]>,
+    /// The caller's own name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<[&'static str; 1]>,
 }

@@ -74,9 +74,11 @@ pub struct Unreadable {
 pub struct RequestMessage {
     /// The queue for the replies.
     pub reply_to: String,
+    /// The requests that can be read.
     pub requests: Vec<Request>,
     /// The trace contexts of the requests that have one.
     pub traces: Vec<(RequestId, String)>,
+    /// Those that cannot.
     pub unreadable: Vec<Unreadable>,
 }
 
@@ -198,7 +200,9 @@ fn read_request(text: &str) -> Result<(Request, Option<String>), String> {
 /// A worker's reply about one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
+    /// The request that it answers.
     pub id: RequestId,
+    /// What was decided.
     pub verdict: Verdict,
     /// The payout user's hash, if the verdict is a success.
     pub hash: Option<UserHash>,

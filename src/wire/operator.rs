@@ -10,12 +10,17 @@ use uuid::Uuid;
 /// One business: `earmark business list` prints an array of them.
 #[derive(Clone, Debug, Serialize)]
 pub struct Business {
+    /// The business.
     pub business_id: Uuid,
+    /// Its name.
     pub name: String,
     /// The sum of its payout users' balances.
     pub balance: i64,
+    /// What the business can still allocate, in cents.
     pub payout_balance: i64,
+    /// Whether requests of the business are decided on their merits, or refused with 403.
     pub payouts_enabled: bool,
+    /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
@@ -23,32 +28,44 @@ pub struct Business {
 /// Printed by `earmark business create`. The keys are not stored.
 #[derive(Debug, Serialize)]
 pub struct NewBusiness {
+    /// The business.
     pub business_id: Uuid,
+    /// Its name.
     pub name: String,
+    /// What the business can still allocate, in cents.
     pub payout_balance: i64,
+    /// Whether requests of the business are decided on their merits, or refused with 403.
     pub payouts_enabled: bool,
+    /// The new secret key.
     pub secret_key: String,
+    /// The new public key.
     pub public_key: String,
 }
 
 /// Printed by `earmark business fund`: the payout balance afterwards.
 #[derive(Debug, Serialize)]
 pub struct Funded {
+    /// The business.
     pub business_id: Uuid,
+    /// What the business can still allocate, in cents.
     pub payout_balance: i64,
 }
 
 /// One API key: `earmark key list` prints an array of them.
 #[derive(Clone, Debug, Serialize)]
 pub struct ApiKey {
+    /// The key.
     pub key_id: Uuid,
+    /// The business.
     pub business_id: Uuid,
     /// `secret` or `public`.
     pub kind: String,
     /// The last four characters of the key.
     pub hint: String,
+    /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+    /// When it was revoked; null while it works.
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
 }
@@ -56,21 +73,32 @@ pub struct ApiKey {
 /// Printed by `earmark key create`. The key is not stored.
 #[derive(Debug, Serialize)]
 pub struct NewApiKey {
+    /// The key.
     pub key_id: Uuid,
+    /// The business.
     pub business_id: Uuid,
+    /// What it is: `payout_balance`, `user_balance`, `idempotency_key`, or the kind of a key.
     pub kind: String,
+    /// The new key, or the idempotency key.
     pub key: String,
 }
 
 /// Printed by `earmark audit`. The sums of cents are text, because they may not fit into 64 bits.
 #[derive(Clone, Debug, Serialize)]
 pub struct Audit {
+    /// How many businesses there are.
     pub businesses: i64,
+    /// How many payout users there are.
     pub payout_users: i64,
+    /// How many decided requests there are.
     pub allocations: i64,
+    /// The sum of all deposits.
     pub deposited: String,
+    /// The sum of all allocations.
     pub allocated: String,
+    /// The sum of all payout balances.
     pub payout_balances: String,
+    /// The sum of all payout users' balances.
     pub user_balances: String,
     /// All differences found; empty if every balance is right.
     pub differences: Vec<Difference>,
@@ -79,11 +107,15 @@ pub struct Audit {
 /// One balance or row that differs from what the other rows say.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
+    /// What it is: `payout_balance`, `user_balance`, `idempotency_key`, or the kind of a key.
     pub kind: String,
+    /// The business.
     pub business_id: Uuid,
     /// The payout user's hash, or the id of the key's request. Never an email address.
     pub subject: Option<String>,
+    /// What the rows add up to, in cents.
     pub expected: Option<String>,
+    /// What the balance says, in cents.
     pub found: Option<String>,
 }
 
@@ -92,6 +124,7 @@ pub struct Difference {
 pub struct Doctor {
     /// Whether no check failed.
     pub ok: bool,
+    /// The checks, in the order in which they were made.
     pub checks: Vec<Check>,
 }
 
@@ -99,8 +132,11 @@ pub struct Doctor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
+    /// All is as it should be.
     Ok,
+    /// It works, and somebody should look.
     Warning,
+    /// It does not work.
     Failure,
 }
 
@@ -109,6 +145,7 @@ pub enum Level {
 pub struct Check {
     /// What was checked.
     pub check: &'static str,
+    /// How it came out.
     pub level: Level,
     /// What was found.
     pub found: String,
@@ -120,6 +157,7 @@ pub struct Check {
 /// Printed by `earmark queues`: everything that waits.
 #[derive(Debug, Serialize)]
 pub struct Queues {
+    /// All queues of the deployment.
     pub queues: Vec<Queue>,
     /// The age of the oldest request that no intake has an answer for yet, in milliseconds.
     pub oldest_millis: Option<i64>,
@@ -127,12 +165,14 @@ pub struct Queues {
     pub in_flight: u64,
     /// The number of open dead letters, by cause.
     pub dead_letters: BTreeMap<&'static str, i64>,
+    /// Since when and by whom workers are paused; null while they work.
     pub paused: Option<Paused>,
 }
 
 /// One queue of the deployment.
 #[derive(Debug, Serialize)]
 pub struct Queue {
+    /// Its name.
     pub name: String,
     /// Messages that no worker has taken; each has up to `EARMARK_PACK` requests. Null if the queue does not exist.
     pub ready: Option<u32>,
@@ -145,28 +185,38 @@ pub struct Queue {
 /// A pause of all workers: when it began, and who made it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Paused {
+    /// Since when.
     #[serde(with = "time::serde::rfc3339")]
     pub paused_at: OffsetDateTime,
+    /// By whom.
     pub paused_by: String,
 }
 
 /// Printed by `earmark workers`.
 #[derive(Debug, Serialize)]
 pub struct Workers {
+    /// The prefix of the queues.
     pub prefix: String,
+    /// Since when and by whom workers are paused; null while they work.
     pub paused: Option<Paused>,
+    /// The processes that work.
     pub workers: Vec<Process>,
 }
 
 /// One process of the deployment.
 #[derive(Clone, Debug, Serialize)]
 pub struct Process {
+    /// The process.
     pub process_id: Uuid,
     /// `serve`, `intake` or `worker`.
     pub kind: String,
+    /// The name of its machine.
     pub host: String,
+    /// Its process id on that machine.
     pub pid: i64,
+    /// The version of the program.
     pub version: String,
+    /// When it was started.
     #[serde(with = "time::serde::rfc3339")]
     pub started_at: OffsetDateTime,
     /// When it last reported, by the database's clock.
@@ -181,6 +231,7 @@ pub struct Process {
 /// One dead letter: `earmark dead-letters list` prints an array of them, `show` one.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeadLetter {
+    /// The dead letter.
     pub dead_letter_id: Uuid,
     /// `unreadable`, `rejected`, `delivery_limit` or `other`.
     pub cause: String,
@@ -190,6 +241,7 @@ pub struct DeadLetter {
     pub queue: Option<String>,
     /// How often the broker dead-lettered it, and when first.
     pub deaths: i64,
+    /// When it died first, as the broker says.
     #[serde(with = "time::serde::rfc3339::option")]
     pub died_at: Option<OffsetDateTime>,
     /// When it was stored.
@@ -197,11 +249,15 @@ pub struct DeadLetter {
     pub arrived_at: OffsetDateTime,
     /// How often it was replayed.
     pub replays: i32,
+    /// When it was replayed last.
     #[serde(with = "time::serde::rfc3339::option")]
     pub replayed_at: Option<OffsetDateTime>,
+    /// Who replayed it last.
     pub replayed_by: Option<String>,
+    /// When it was dropped.
     #[serde(with = "time::serde::rfc3339::option")]
     pub dropped_at: Option<OffsetDateTime>,
+    /// Who dropped it.
     pub dropped_by: Option<String>,
     /// The requests in it that can be parsed.
     pub requests: Vec<DeadLetterRequest>,
@@ -215,11 +271,15 @@ pub struct DeadLetter {
 /// One request in a dead letter, with what the ledger says about it. The amount is in cents.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeadLetterRequest {
+    /// The request.
     pub request_id: Uuid,
+    /// The business.
     pub business_id: Uuid,
     /// Masked, unless addresses are revealed.
     pub email: String,
+    /// In cents.
     pub amount: i64,
+    /// Until when it may be applied.
     #[serde(with = "time::serde::rfc3339")]
     pub deadline: OffsetDateTime,
     /// The idempotency key, if it has one. Only if addresses are revealed.
@@ -230,6 +290,7 @@ pub struct DeadLetterRequest {
     pub epoch: Option<i64>,
     /// One of the outcomes, or `undecided`.
     pub state: &'static str,
+    /// When its row was written; absent while it is undecided.
     #[serde(with = "time::serde::rfc3339::option")]
     pub decided_at: Option<OffsetDateTime>,
     /// What a replay would do, as a name for programs.
@@ -241,14 +302,18 @@ pub struct DeadLetterRequest {
 /// Printed by `earmark request`. The amount is in cents. Unknown fields are left out.
 #[derive(Clone, Debug, Serialize)]
 pub struct RequestTimeline {
+    /// The request.
     pub request_id: Uuid,
+    /// The business.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub business_id: Option<Uuid>,
+    /// What people call the business.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub business_name: Option<String>,
     /// Masked, unless addresses are revealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
+    /// In cents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<i64>,
     /// When the intake minted its id, which contains the time.
@@ -261,6 +326,7 @@ pub struct RequestTimeline {
     /// One of the outcomes, or `undecided`: it waits in a queue, was never published, or there is no request with this
     /// id.
     pub state: &'static str,
+    /// When its row was written; absent while it is undecided.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub decided_at: Option<OffsetDateTime>,
     /// The idempotency key that it was allocated under. Only if addresses are revealed.

@@ -27,6 +27,7 @@ pub struct State {
 /// One queue of the deployment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct QueueDepth {
+    /// The name of the queue.
     pub name: String,
     /// Messages that no worker has taken. A message has up to `EARMARK_PACK` requests.
     pub ready: u32,
@@ -39,7 +40,9 @@ pub struct QueueDepth {
 pub struct IntakeState {
     /// It is shutting down and accepts no requests.
     pub draining: bool,
+    /// Whether Postgres can be worked with.
     pub postgres_up: bool,
+    /// Whether RabbitMQ is connected.
     pub rabbitmq_up: bool,
     /// The broker accepts no messages because of a memory or disk alarm.
     pub rabbitmq_blocked: bool,
@@ -67,6 +70,7 @@ pub struct IntakeState {
 /// The state of a worker.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct WorkerState {
+    /// Whether Postgres can be worked with.
     pub postgres_up: bool,
     /// It is subscribed to its queues, active or standing by.
     pub consuming: bool,
@@ -92,7 +96,9 @@ pub struct WorkerState {
 /// A histogram. `counts[n]` is the number of values that were at most `bounds[n]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Buckets {
+    /// The upper bounds of the buckets.
     pub bounds: Vec<f64>,
+    /// How many observations were at most as large as each bound.
     pub counts: Vec<u64>,
     /// The number of all values, including those above the last bound.
     pub count: u64,

@@ -47,6 +47,7 @@ pub struct Attempts {
 const MOST_KNOWN: usize = 100_000;
 
 impl Attempts {
+    /// Attempts that know no balance yet.
     pub fn new(secret: HashSecret) -> Self {
         Self { secret, known: Accounts::new() }
     }

@@ -13,10 +13,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub struct Pause(watch::Sender<Option<bool>>);
 
 impl Pause {
+    /// A switch that has not been read yet.
     pub fn unknown() -> Self {
         Self(watch::Sender::new(None))
     }
 
+    /// Whether the workers are paused.
     pub fn is_on(&self) -> bool {
         *self.0.borrow() == Some(true)
     }

@@ -34,6 +34,7 @@ pub struct Settler {
 }
 
 impl Settler {
+    /// A settler that has settled nothing yet.
     pub fn new(settings: &Settings) -> Self {
         Self {
             session: settings.postgres.session(),

@@ -12,7 +12,7 @@ use crate::wire::operator::Check;
 const OLDEST: (u32, u32) = (3, 10);
 
 /// All checks of the broker. If no message passes through, there is only that failure.
-pub async fn check(broker: &Broker, postgres: &Postgres, prefix: &str, partitions: u16) -> Vec<Check> {
+pub(super) async fn check(broker: &Broker, postgres: &Postgres, prefix: &str, partitions: u16) -> Vec<Check> {
     // The largest number of partitions ever set is in Postgres. If that cannot be read, the setting is used.
     let most = postgres.read(async |connection| partitions::find_most(connection, prefix).await).await;
     let topology = Topology::new(prefix, most.unwrap_or(1).max(partitions));

@@ -16,7 +16,7 @@ const CLOCK_MILLIS: i64 = 500;
 const FEW_CONNECTIONS: i64 = 15;
 
 /// All checks of the database. If it cannot be reached, there is only that failure.
-pub async fn check(postgres: &Postgres) -> Vec<Check> {
+pub(super) async fn check(postgres: &Postgres) -> Vec<Check> {
     // Refuses a read-only server and a pooler that shares sessions. Nothing else can be checked over those.
     let writable = postgres.refuse_shared_sessions().await;
     if let Err(error @ Error::Refused(_)) = &writable {
@@ -90,7 +90,7 @@ fn postgres_clock(server: &Server, now: i64) -> Check {
 }
 
 /// Checks a clock that is `ahead` milliseconds ahead of the clock that `of` names.
-pub fn time(check: &'static str, of: &str, ahead: i128) -> Check {
+pub(super) fn time(check: &'static str, of: &str, ahead: i128) -> Check {
     let found = format!("{} ms {} {of}", ahead.abs(), if ahead < 0 { "behind" } else { "ahead of" });
     if ahead.abs() > i128::from(CLOCK_MILLIS) {
         return warning(check, found, "synchronise the clocks (NTP): with wrong clocks requests are voided");

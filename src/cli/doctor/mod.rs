@@ -33,7 +33,7 @@ fn failure(check: &'static str, found: impl Into<String>, fix: &'static str) -> 
 }
 
 /// Runs and prints all checks. Returns exit code 1 if one fails.
-pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let process = arguments.process;
     let mut checks = settings(&process);
     // Settings that cannot be parsed are reported by `settings`. The checks that need them are skipped.

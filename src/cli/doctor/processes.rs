@@ -14,7 +14,7 @@ use crate::{cli, clock};
 const OLD_AUDIT_SECONDS: i64 = 24 * 60 * 60;
 
 /// All checks of the deployment; empty if the database cannot be read, which another check reports.
-pub async fn check(postgres: &Postgres, prefix: &str) -> Vec<Check> {
+pub(super) async fn check(postgres: &Postgres, prefix: &str) -> Vec<Check> {
     let reading = async |connection: &mut PgConnection| {
         Ok((deployment::find_processes(connection).await?, deployment::find_standing(connection, prefix).await?))
     };

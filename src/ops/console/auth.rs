@@ -30,6 +30,7 @@ pub enum Role {
 }
 
 impl Role {
+    /// The name of the role in the log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read-only",
@@ -45,6 +46,7 @@ impl Role {
 /// The person or program that sent a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Visitor {
+    /// What the visitor may do.
     pub role: Role,
     /// The name given at sign-in. It is not checked, and is used for the log.
     pub name: String,

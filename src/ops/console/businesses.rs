@@ -18,7 +18,7 @@ const MAX_NOTE_CHARS: usize = 200;
 
 /// The query parameters of the list.
 #[derive(Deserialize)]
-pub struct BusinessQuery {
+pub(super) struct BusinessQuery {
     /// A part of a name, or a whole id; empty for all.
     #[serde(default)]
     q: String,
@@ -36,7 +36,7 @@ struct List {
 }
 
 /// The list of businesses, one page at a time.
-pub async fn list(
+pub(super) async fn list(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Query(filter): Query<BusinessQuery>,
@@ -62,7 +62,7 @@ struct One {
 }
 
 /// The page of one business, with its last 20 deposits.
-pub async fn show(
+pub(super) async fn show(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Path(id): Path<Uuid>,
@@ -78,7 +78,7 @@ async fn find(console: &Console, id: Uuid) -> Result<Business, Trouble> {
 }
 
 /// Switches payouts on or off, after a confirmation page.
-pub async fn switch(
+pub(super) async fn switch(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Path(id): Path<Uuid>,
@@ -116,7 +116,7 @@ fn ask_to_switch(frame: Frame, business: &Business, enable: bool) -> Response {
 }
 
 /// Adds funds to a payout balance, or takes funds out, after a confirmation page.
-pub async fn fund(
+pub(super) async fn fund(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Path(id): Path<Uuid>,

@@ -24,7 +24,7 @@ const DROP: &str = "drop";
 
 /// The query parameters of the list.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct DeadLetterQuery {
+pub(super) struct DeadLetterQuery {
     /// A cause's name; empty for all.
     #[serde(default)]
     cause: String,
@@ -65,7 +65,7 @@ struct List {
 }
 
 /// The list of open dead letters, newest first, one page at a time.
-pub async fn list(
+pub(super) async fn list(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Query(filter): Query<DeadLetterQuery>,
@@ -90,7 +90,7 @@ struct One {
 }
 
 /// The page of one dead letter, with masked addresses.
-pub async fn show(
+pub(super) async fn show(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Path(id): Path<Uuid>,
@@ -101,7 +101,7 @@ pub async fn show(
 
 /// Shows one dead letter with whole addresses and its message. This is a POST and cannot be bookmarked: each look is
 /// logged.
-pub async fn reveal(
+pub(super) async fn reveal(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Path(id): Path<Uuid>,
@@ -128,7 +128,11 @@ async fn meant(console: &Console, fields: &Fields) -> Result<Vec<Uuid>, Trouble>
 }
 
 /// Publishes dead letters to their work queues again, after a confirmation page.
-pub async fn replay(State(console): State<Arc<Console>>, frame: Frame, fields: Fields) -> Result<Response, Trouble> {
+pub(super) async fn replay(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    fields: Fields,
+) -> Result<Response, Trouble> {
     let ids = meant(&console, &fields).await?;
     if fields.get("confirmed") != "yes" {
         return ask_to_replay(&console, frame, &ids, &fields).await;
@@ -184,7 +188,11 @@ async fn ask_to_replay(console: &Console, frame: Frame, ids: &[Uuid], fields: &F
 const MOST_LOOKED_AT: usize = 200;
 
 /// Marks dead letters as dropped, after a confirmation page with a typed word.
-pub async fn drop(State(console): State<Arc<Console>>, frame: Frame, fields: Fields) -> Result<Response, Trouble> {
+pub(super) async fn drop(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    fields: Fields,
+) -> Result<Response, Trouble> {
     let ids = meant(&console, &fields).await?;
     if fields.get("confirmed") != "yes" {
         return Ok(ask_to_drop(frame, &ids, &fields));

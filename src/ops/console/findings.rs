@@ -7,15 +7,15 @@ use crate::ops::deployment::Process;
 
 /// The age of the oldest request, in seconds, from which it is a warning. Normally requests are answered within
 /// milliseconds.
-pub const OLD_SECONDS: f64 = 2.0;
+pub(super) const OLD_SECONDS: f64 = 2.0;
 /// The age of the oldest request, in seconds, from which it is an alarm: clients are about to get 500.
-pub const TOO_OLD_SECONDS: f64 = 4.0;
+pub(super) const TOO_OLD_SECONDS: f64 = 4.0;
 /// How long a process that vanished is a finding, in milliseconds. Afterwards it is shown only in the list of
 /// processes.
 const VANISHED_MILLIS: i64 = 300_000;
 
 /// Everything that is wrong, worst first; empty if all is well.
-pub fn find(snapshot: &Snapshot) -> Vec<Finding> {
+pub(super) fn find(snapshot: &Snapshot) -> Vec<Finding> {
     if !snapshot.is_current {
         let text = "Postgres does not answer this process. What is shown below is not current.";
         return vec![Finding { grade: Grade::Bad, text: text.to_owned() }];

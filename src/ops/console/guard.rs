@@ -19,16 +19,16 @@ const ANYBODY: &str = "somebody on this machine";
 
 /// The fields of a form, in order. A name may occur several times.
 #[derive(Clone, Debug, Default)]
-pub struct Fields(Vec<(String, String)>);
+pub(super) struct Fields(Vec<(String, String)>);
 
 impl Fields {
     /// The first value of the field, trimmed; empty if there is none.
-    pub fn get(&self, name: &str) -> &str {
+    pub(super) fn get(&self, name: &str) -> &str {
         self.all(name).next().unwrap_or_default().trim()
     }
 
     /// All values of the field.
-    pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
@@ -42,7 +42,7 @@ impl<S: Sync> FromRequestParts<S> for Fields {
 }
 
 /// Refuses requests with another `Host` than this machine's while no token is set; see [`auth::is_loopback_host`].
-pub async fn check_host(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
+pub(super) async fn check_host(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
     if console.access.is_open() && !auth::is_loopback_host(host(request.headers())) {
         return Trouble::Forbidden("Without a token the console answers to 127.0.0.1 and localhost alone.")
             .into_response();
@@ -52,7 +52,7 @@ pub async fn check_host(State(console): State<Arc<Console>>, request: Request, n
 
 /// Lets visitors with a session or token through to pages. Actions (all methods but GET and HEAD) also need the full
 /// role and a form of this session.
-pub async fn check(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
+pub(super) async fn check(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
     let (visitor, cookie) = match identify(&console, &request) {
         Ok(found) => found,
         Err(trouble) => return trouble.into_response(),
@@ -143,13 +143,13 @@ async fn check_form(request: Request, visitor: &Visitor) -> Result<Request, Trou
 
 /// Whether a form was sent by a page of this console. Browsers send `Origin` with every form; without it the answer is
 /// no.
-pub fn has_own_origin(headers: &HeaderMap) -> bool {
+pub(super) fn has_own_origin(headers: &HeaderMap) -> bool {
     let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
     origin.is_some_and(|origin| auth::is_own_origin(origin, host(headers)))
 }
 
 /// The address of the client.
-pub fn peer(request: &Request) -> SocketAddr {
+pub(super) fn peer(request: &Request) -> SocketAddr {
     let known = request.extensions().get::<ConnectInfo<SocketAddr>>();
     known.map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |ConnectInfo(address)| *address)
 }

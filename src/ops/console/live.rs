@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 /// The stream of events. First `history`, all samples for the charts. Then every second `sample`, the newest sample,
 /// and `page`, the changing parts of the overview as HTML.
-pub async fn stream(
+pub(super) async fn stream(
     State(console): State<Arc<Console>>,
     frame: Frame,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {

@@ -49,12 +49,15 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 
 /// What a console needs.
 pub struct Settings {
+    /// The way to Postgres.
     pub postgres: Postgres,
     /// Used for replays of dead letters.
     pub broker: Broker,
+    /// The names of the queues.
     pub topology: Topology,
     /// The intakes' EARMARK_REPLY_TIMEOUT: the deadline of a request that is looked up is computed with it.
     pub reply_timeout: Duration,
+    /// Who may look and who may act.
     pub access: Access,
 }
 
@@ -70,6 +73,7 @@ pub struct Console {
 }
 
 impl Console {
+    /// A console that has not looked yet.
     pub fn new(settings: Settings) -> Arc<Self> {
         let Settings { postgres, broker, topology, reply_timeout, access } = settings;
         let (attempts, samples) = (Attempts::default(), Samples::default());

@@ -23,13 +23,13 @@ struct Overview {
 /// The parts of the overview that change. They are sent to open pages every second.
 #[derive(Template)]
 #[template(path = "parts.html")]
-pub struct Parts {
+pub(super) struct Parts {
     pub frame: Frame,
     pub snapshot: Arc<Snapshot>,
 }
 
 /// The overview page.
-pub async fn show(State(console): State<Arc<Console>>, frame: Frame) -> Response {
+pub(super) async fn show(State(console): State<Arc<Console>>, frame: Frame) -> Response {
     page(&Overview { frame, snapshot: console.samples.latest() })
 }
 
@@ -134,7 +134,11 @@ impl Process {
 }
 
 /// Pauses all workers, after a confirmation page.
-pub async fn pause(State(console): State<Arc<Console>>, frame: Frame, fields: Fields) -> Result<Response, Trouble> {
+pub(super) async fn pause(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    fields: Fields,
+) -> Result<Response, Trouble> {
     if fields.get("confirmed") != "yes" {
         return Ok(ask_to_pause(frame));
     }
@@ -165,7 +169,7 @@ fn ask_to_pause(frame: Frame) -> Response {
 }
 
 /// Lets paused workers work again.
-pub async fn resume(State(console): State<Arc<Console>>, frame: Frame) -> Result<Response, Trouble> {
+pub(super) async fn resume(State(console): State<Arc<Console>>, frame: Frame) -> Result<Response, Trouble> {
     let prefix = console.topology.prefix();
     let writing = async |connection: &mut PgConnection| partitions::write_resumed(connection, prefix).await;
     console.postgres.session().run(writing).await?;
@@ -174,7 +178,7 @@ pub async fn resume(State(console): State<Arc<Console>>, frame: Frame) -> Result
 }
 
 /// Audits the ledger now, and records the result under the visitor's name.
-pub async fn audit(State(console): State<Arc<Console>>, frame: Frame) -> Result<Response, Trouble> {
+pub(super) async fn audit(State(console): State<Arc<Console>>, frame: Frame) -> Result<Response, Trouble> {
     let audit = audits::audit(&console.postgres).await?;
     let who = frame.name();
     let writing = async |connection: &mut PgConnection| audits::write_audit(connection, &audit, who).await;

@@ -11,13 +11,13 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use std::sync::Arc;
 
 /// The cookie with the notice: what the last action did, for the next page to show.
-pub const NOTICE: &str = "earmark_notice";
+pub(super) const NOTICE: &str = "earmark_notice";
 /// How long a notice is kept for the next page, in seconds.
 const NOTICE_SECONDS: i64 = 60;
 
 /// The data of the layout around every page.
 #[derive(Clone, Debug)]
-pub struct Frame {
+pub(super) struct Frame {
     pub visitor: Option<Visitor>,
     /// The first part of the path. It marks the current page in the navigation.
     pub section: String,
@@ -30,32 +30,32 @@ pub struct Frame {
 
 impl Frame {
     /// A frame for pages without a visitor: sign-in and errors.
-    pub fn bare() -> Self {
+    pub(super) fn bare() -> Self {
         Self { visitor: None, section: String::new(), notice: None, is_open: false, version: env!("CARGO_PKG_VERSION") }
     }
 
     /// The CSRF token for the forms of the page.
-    pub fn csrf(&self) -> &str {
+    pub(super) fn csrf(&self) -> &str {
         self.visitor.as_ref().map(|visitor| visitor.csrf.as_str()).unwrap_or_default()
     }
 
     /// Whether to show the forms of actions.
-    pub fn may_act(&self) -> bool {
+    pub(super) fn may_act(&self) -> bool {
         self.visitor.as_ref().is_some_and(|visitor| visitor.role == Role::Full)
     }
 
     /// The visitor's name; empty if nobody is signed in.
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.visitor.as_ref().map(|visitor| visitor.name.as_str()).unwrap_or_default()
     }
 
     /// The visitor's role, as text; empty if nobody is signed in.
-    pub fn role(&self) -> &'static str {
+    pub(super) fn role(&self) -> &'static str {
         self.visitor.as_ref().map(|visitor| visitor.role.as_str()).unwrap_or_default()
     }
 
     /// Logs an action of the visitor. `subject`: what it was done to.
-    pub fn log(&self, action: &'static str, subject: &dyn std::fmt::Display) {
+    pub(super) fn log(&self, action: &'static str, subject: &dyn std::fmt::Display) {
         tracing::info!(who = self.name(), role = self.role(), action, %subject, "console action");
     }
 }
@@ -76,7 +76,7 @@ impl FromRequestParts<Arc<Console>> for Frame {
 }
 
 /// Renders a page as an answer with 200.
-pub fn page(template: &impl Template) -> Response {
+pub(super) fn page(template: &impl Template) -> Response {
     match template.render() {
         Ok(text) => Html(text).into_response(),
         // Cannot happen: templates are rendered to memory, and none of their filters fails.
@@ -85,7 +85,7 @@ pub fn page(template: &impl Template) -> Response {
 }
 
 /// Redirects to the page `to` after an action. The page shows `notice` once.
-pub fn done(notice: &str, to: &str) -> Response {
+pub(super) fn done(notice: &str, to: &str) -> Response {
     let mut response = Redirect::to(to).into_response();
     set_cookie(&mut response, NOTICE, &hex::encode(notice), NOTICE_SECONDS);
     response
@@ -95,7 +95,7 @@ pub fn done(notice: &str, to: &str) -> Response {
 /// sends the same fields to the same action, with `confirmed=yes`.
 #[derive(Template)]
 #[template(path = "confirm.html")]
-pub struct Confirm {
+pub(super) struct Confirm {
     pub frame: Frame,
     pub question: String,
     /// What the action will do, one sentence each.
@@ -115,7 +115,7 @@ pub struct Confirm {
 
 /// Why a page is not shown, or an action not done. Each is answered with an error page.
 #[derive(Debug)]
-pub enum Trouble {
+pub(super) enum Trouble {
     /// A page was requested without a session: redirects to the sign-in page.
     NotSignedIn,
     /// An action or the event stream was requested without a session: 401.
@@ -166,12 +166,12 @@ impl IntoResponse for Trouble {
 }
 
 /// The answer to an unknown path.
-pub async fn missing() -> Trouble {
+pub(super) async fn missing() -> Trouble {
     Trouble::Missing("There is no such page.")
 }
 
 /// The value of a cookie of the request.
-pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
     pairs.find(|(known, _)| *known == name).map(|(_, value)| value)
@@ -179,7 +179,7 @@ pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 /// Sets a cookie that is hidden from scripts and not sent with requests from other sites. `seconds`: its lifetime; 0
 /// removes it.
-pub fn set_cookie(response: &mut Response, name: &str, value: &str, seconds: i64) {
+pub(super) fn set_cookie(response: &mut Response, name: &str, value: &str, seconds: i64) {
     let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict");
     if let Ok(value) = HeaderValue::from_str(&text) {
         response.headers_mut().append(header::SET_COOKIE, value);

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 /// The query parameters of the page.
 #[derive(Deserialize)]
-pub struct Wanted {
+pub(super) struct Wanted {
     #[serde(default)]
     id: String,
 }
@@ -39,7 +39,7 @@ struct Event {
 }
 
 /// The page, with the request's address masked.
-pub async fn show(
+pub(super) async fn show(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Query(wanted): Query<Wanted>,
@@ -48,7 +48,11 @@ pub async fn show(
 }
 
 /// Shows the request with its whole address and its key. Each use is logged.
-pub async fn reveal(State(console): State<Arc<Console>>, frame: Frame, fields: Fields) -> Result<Response, Trouble> {
+pub(super) async fn reveal(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    fields: Fields,
+) -> Result<Response, Trouble> {
     frame.log("addresses revealed", &fields.get("id"));
     look_up(&console, frame, fields.get("id"), true).await
 }

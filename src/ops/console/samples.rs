@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How many samples are kept: 15 minutes.
-pub const KEPT: usize = 900;
+pub(super) const KEPT: usize = 900;
 /// How long a process that has ended is still shown, in milliseconds: one hour.
 const SHOWN_MILLIS: i64 = 3_600_000;
 
 /// All samples, as one list for each column: the format that the charts need.
 #[derive(Debug, Default, Serialize)]
-pub struct History {
+pub(super) struct History {
     at: Vec<i64>,
     ready: Vec<Option<u64>>,
     unacknowledged: Vec<Option<u64>>,
@@ -37,24 +37,24 @@ pub struct History {
 
 /// The samples that this process has taken, and the latest snapshot.
 #[derive(Default)]
-pub struct Samples {
+pub(super) struct Samples {
     kept: Mutex<VecDeque<Sample>>,
     latest: watch::Sender<Arc<Snapshot>>,
 }
 
 impl Samples {
     /// The latest snapshot.
-    pub fn latest(&self) -> Arc<Snapshot> {
+    pub(super) fn latest(&self) -> Arc<Snapshot> {
         self.latest.borrow().clone()
     }
 
     /// A receiver that is notified of each new snapshot.
-    pub fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
+    pub(super) fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.latest.subscribe()
     }
 
     /// All kept samples.
-    pub fn history(&self) -> History {
+    pub(super) fn history(&self) -> History {
         let mut history = History::default();
         for sample in self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             history.at.push(sample.at);
@@ -71,7 +71,7 @@ impl Samples {
     }
 
     /// Takes a snapshot every second until `stop`.
-    pub async fn run(&self, postgres: &Postgres, topology: &Topology, stop: CancellationToken) {
+    pub(super) async fn run(&self, postgres: &Postgres, topology: &Topology, stop: CancellationToken) {
         let (mut session, mut tracks) = (postgres.session(), Tracks::default());
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

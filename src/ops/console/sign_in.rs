@@ -29,7 +29,7 @@ struct Entry {
 }
 
 /// The sign-in page. Redirects to the overview if there is a session or no token is set.
-pub async fn show(State(console): State<Arc<Console>>, headers: HeaderMap) -> Response {
+pub(super) async fn show(State(console): State<Arc<Console>>, headers: HeaderMap) -> Response {
     let visitor =
         page::cookie(&headers, SESSION).and_then(|cookie| console.access.visitor(cookie, clock::now_millis()));
     if visitor.is_some() || console.access.is_open() {
@@ -39,7 +39,7 @@ pub async fn show(State(console): State<Arc<Console>>, headers: HeaderMap) -> Re
 }
 
 /// Opens a session if the token is right.
-pub async fn enter(State(console): State<Arc<Console>>, request: Request) -> Result<Response, Trouble> {
+pub(super) async fn enter(State(console): State<Arc<Console>>, request: Request) -> Result<Response, Trouble> {
     let (from, now) = (guard::peer(&request).ip(), clock::now_millis());
     if !guard::has_own_origin(request.headers()) {
         return Err(Trouble::Forbidden("The form was sent by another site."));
@@ -69,7 +69,7 @@ fn refuse(wrong: &'static str, name: String) -> Response {
 }
 
 /// Signs out: removes the session cookie from this browser.
-pub async fn leave(visitor: axum::Extension<Visitor>, _form: Fields) -> Response {
+pub(super) async fn leave(visitor: axum::Extension<Visitor>, _form: Fields) -> Response {
     tracing::info!(who = visitor.name, "console sign-out");
     let mut response = Redirect::to("/sign-in").into_response();
     set_cookie(&mut response, SESSION, "", 0);

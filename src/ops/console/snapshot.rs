@@ -107,12 +107,12 @@ pub struct Snapshot {
 }
 
 /// The count for a label's value; 0 if there is none.
-pub fn count_of(counts: &Counts, value: &str) -> u64 {
+pub(super) fn count_of(counts: &Counts, value: &str) -> u64 {
     counts.get(value).copied().unwrap_or(0)
 }
 
 /// Sums up the counts of live processes.
-pub fn totals<'a>(states: impl Iterator<Item = &'a State>) -> Totals {
+pub(super) fn totals<'a>(states: impl Iterator<Item = &'a State>) -> Totals {
     let mut totals = Totals::default();
     for state in states {
         if let Some(intake) = &state.intake {
@@ -138,7 +138,7 @@ fn add(sum: &mut Counts, counts: &Counts) {
 
 /// The work queues. The broker's counts are those that one live process reported: the one that knows most queues and,
 /// of those, the one that reported last. `dead_letters`: the name of the dead-letter queue, which is left out.
-pub fn queues(processes: &[Process], dead_letters: &str) -> Vec<Queue> {
+pub(super) fn queues(processes: &[Process], dead_letters: &str) -> Vec<Queue> {
     let live: Vec<&Process> = processes.iter().filter(|process| !process.is_silent()).collect();
     let seen = live.iter().filter(|process| !process.state.queues.is_empty()).max_by_key(|process| {
         // Workers know more queues than intakes if there were more partitions in the past.

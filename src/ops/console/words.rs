@@ -7,12 +7,12 @@ use std::borrow::Borrow;
 use time::OffsetDateTime;
 
 /// Formats cents: `1,234.56` for 123,456.
-pub fn money(cents: &i64) -> String {
+pub(super) fn money(cents: &i64) -> String {
     money::write(*cents)
 }
 
 /// Formats a span of milliseconds: `12 s`, `3 min`, `5 h`, `2 days`.
-pub fn span(millis: i64) -> String {
+pub(super) fn span(millis: i64) -> String {
     let seconds = millis.max(0) / 1000;
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -23,23 +23,23 @@ pub fn span(millis: i64) -> String {
 }
 
 /// Formats how long ago a moment was, such as `3 min`.
-pub fn ago(at: &OffsetDateTime) -> String {
+pub(super) fn ago(at: &OffsetDateTime) -> String {
     span((clock::now_utc() - *at).whole_milliseconds().try_into().unwrap_or(i64::MAX))
 }
 
 /// Formats a moment: `2026-11-23 16:06:17 UTC`.
-pub fn moment(at: &OffsetDateTime) -> String {
+pub(super) fn moment(at: &OffsetDateTime) -> String {
     let at = at.to_offset(time::UtcOffset::UTC);
     format!("{} {:02}:{:02}:{:02} UTC", at.date(), at.hour(), at.minute(), at.second())
 }
 
 /// Formats a whole number with separators; a dash if it is unknown.
-pub fn figure(value: &Option<u64>) -> String {
+pub(super) fn figure(value: &Option<u64>) -> String {
     value.map_or_else(|| "-".to_owned(), grouped)
 }
 
 /// Formats a rate: a whole number from ten on, one decimal below; a dash if it is unknown.
-pub fn rate(value: &Option<f64>) -> String {
+pub(super) fn rate(value: &Option<f64>) -> String {
     match value {
         None => "-".to_owned(),
         Some(value) if *value >= 10.0 || *value == 0.0 => grouped(value.round() as u64),
@@ -48,12 +48,12 @@ pub fn rate(value: &Option<f64>) -> String {
 }
 
 /// Formats seconds: `1.2 s`; a dash if unknown.
-pub fn seconds(value: &Option<f64>) -> String {
+pub(super) fn seconds(value: &Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1} s"))
 }
 
 /// Formats milliseconds: `1.2 ms`, `12 ms` or, from 1000 on, `1.2 s`; a dash if unknown.
-pub fn millis(value: &Option<f64>) -> String {
+pub(super) fn millis(value: &Option<f64>) -> String {
     match value {
         None => "-".to_owned(),
         Some(value) if *value >= 1000.0 => format!("{:.1} s", value / 1000.0),
@@ -63,12 +63,12 @@ pub fn millis(value: &Option<f64>) -> String {
 }
 
 /// Formats a whole number with separators: `12,345`.
-pub fn grouped(value: impl Borrow<u64>) -> String {
+pub(super) fn grouped(value: impl Borrow<u64>) -> String {
     money::group(*value.borrow())
 }
 
 /// Why a message became a dead letter, in words. `name`: the cause's name.
-pub fn cause(name: &str) -> &str {
+pub(super) fn cause(name: &str) -> &str {
     match Cause::parse(name) {
         Some(Cause::Unreadable) => "cannot be read",
         Some(Cause::Rejected) => "cannot be stored",
@@ -79,7 +79,7 @@ pub fn cause(name: &str) -> &str {
 }
 
 /// What proves that nothing was debited for a 500, in words.
-pub fn proof(proof: Proof) -> &'static str {
+pub(super) fn proof(proof: Proof) -> &'static str {
     match proof {
         Proof::Inserted => "its row was inserted as voided",
         Proof::Found => "its row already said voided",
@@ -89,7 +89,7 @@ pub fn proof(proof: Proof) -> &'static str {
 }
 
 /// How a worker settled a request, in words.
-pub fn settled_as(how: SettledAs) -> &'static str {
+pub(super) fn settled_as(how: SettledAs) -> &'static str {
     match how {
         SettledAs::Allocated => "Allocated",
         SettledAs::InsufficientBalance => "Refused: balance",
@@ -104,7 +104,7 @@ pub fn settled_as(how: SettledAs) -> &'static str {
 }
 
 /// What an outcome means for the money, in a sentence.
-pub fn outcome(outcome: Outcome) -> &'static str {
+pub(super) fn outcome(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Allocated => "The amount was debited and credited, once.",
         Outcome::Voided => "It was never debited, and never will be.",
@@ -114,7 +114,7 @@ pub fn outcome(outcome: Outcome) -> &'static str {
 }
 
 /// A state's name with spaces instead of underscores.
-pub fn state(name: &&str) -> String {
+pub(super) fn state(name: &&str) -> String {
     name.replace('_', " ")
 }
 
