@@ -57,7 +57,7 @@ fn parse_hash(text: &[u8]) -> Option<UserHash> {
 
 fn show_user(user: PayoutUser) -> Answer {
     let PayoutUser { email, hash, balance, status, created_at } = user;
-    problem::found(&PayoutUserBody { email, hash: hex::encode(hash), balance, status, created_at })
+    problem::found(&PayoutUserBody { email, hash: hex::encode(hash.0), balance, status, created_at })
 }
 
 /// What became of a request. Asking about one whose deadline has passed decides it, so that the answer is final.
@@ -107,10 +107,10 @@ pub fn show_decided(id: RequestId, decided: Decided) -> RequestBody {
     RequestBody {
         request_id: Uuid::from_u128(id.as_u128()),
         state: decided.outcome.as_str(),
-        email: decided.email,
+        email: decided.email.map(|email| email.as_str().to_owned()),
         amount: decided.cents,
         hash: decided.hash.map(|hash| hex::encode(hash.0)),
-        reference: decided.reference,
+        reference: decided.reference.map(|reference| reference.as_str().to_owned()),
         decided_at: Some(decided.decided_at),
     }
 }

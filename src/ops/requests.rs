@@ -103,7 +103,7 @@ fn from_dead_letters(request: RequestId, dead_letters: Vec<Shown>, reply_timeout
 impl Timeline {
     /// The row knows better than any dead letter.
     fn note_row(&mut self, found: Found, reveal: bool) {
-        let shown = |email: String| if reveal { email } else { Email::stored(email).masked() };
+        let shown = |email: Email| if reveal { email.as_str().to_owned() } else { email.masked() };
         self.business_id = Some(Uuid::from_u128(found.business.as_u128()));
         self.business_name = Some(found.business_name);
         self.email = found.decided.email.map(shown).or(self.email.take());

@@ -29,8 +29,9 @@ pub async fn find_secrets(
     digests: &[[u8; 32]],
 ) -> Result<HashMap<[u8; 32], BusinessId>, Error> {
     let rows = sqlx::query!(
-        "/* find_secret_keys */
-         SELECT business_id, digest FROM api_keys WHERE digest = ANY($1) AND kind = 'secret' AND revoked_at IS NULL",
+        r#"/* find_secret_keys */
+        SELECT business_id AS "business: BusinessId", digest FROM api_keys
+        WHERE digest = ANY($1) AND kind = 'secret' AND revoked_at IS NULL"#,
         &digests.iter().map(<[u8; 32]>::as_slice).collect::<Vec<_>>() as &[&[u8]]
     )
     .fetch_all(connection)
@@ -39,7 +40,7 @@ pub async fn find_secrets(
         .map(|row| {
             let digest =
                 row.digest.try_into().map_err(|_| Error::Fatal("a stored digest has not 32 bytes".to_owned()))?;
-            Ok((digest, BusinessId::from_u128(row.business_id.as_u128())))
+            Ok((digest, row.business))
         })
         .collect()
 }

@@ -56,16 +56,15 @@ pub struct Filter {
 
 /// Stores a dead letter; false if it was stored before.
 pub async fn write_new(connection: &mut PgConnection, dead_letter: &NewDeadLetter) -> Result<bool, Error> {
-    let requests: Vec<Uuid> = dead_letter.requests.iter().map(|id| Uuid::from_u128(id.as_u128())).collect();
     let done = sqlx::query!(
         "/* write_dead_letter */
          INSERT INTO dead_letters (dead_letter_id, body, requests, queue, cause, reason, deaths, died_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
         dead_letter.dead_letter_id,
         dead_letter.body,
-        &requests,
+        &dead_letter.requests as &[RequestId],
         dead_letter.queue,
-        dead_letter.cause.as_str(),
+        dead_letter.cause as Cause,
         dead_letter.reason,
         i64::try_from(dead_letter.deaths).unwrap_or(i64::MAX),
         dead_letter.died_at
@@ -88,7 +87,7 @@ pub async fn find_open(connection: &mut PgConnection, filter: &Filter, limit: u3
            AND ($3::timestamptz IS NULL OR arrived_at <= $3)
            AND ($4::uuid IS NULL OR (arrived_at, dead_letter_id) < (SELECT l.arrived_at, l.dead_letter_id FROM dead_letters l WHERE l.dead_letter_id = $4))
          ORDER BY arrived_at DESC, dead_letter_id DESC LIMIT $5",
-        filter.cause.map(Cause::as_str),
+        filter.cause as Option<Cause>,
         filter.text,
         filter.until,
         filter.after,
@@ -105,7 +104,7 @@ pub async fn find_open_ids(connection: &mut PgConnection, cause: Option<Cause>) 
          SELECT dead_letter_id FROM dead_letters
          WHERE replayed_at IS NULL AND dropped_at IS NULL AND ($1::text IS NULL OR cause = $1)
          ORDER BY arrived_at, dead_letter_id",
-        cause.map(Cause::as_str)
+        cause as Option<Cause>
     )
     .fetch_all(connection)
     .await?)
@@ -131,7 +130,7 @@ pub async fn find_holding(connection: &mut PgConnection, request: RequestId) -> 
         "/* find_dead_letters_holding */
          SELECT dead_letter_id, body, queue, cause, reason, deaths, died_at, arrived_at, replays, replayed_at, replayed_by, dropped_at, dropped_by
          FROM dead_letters WHERE requests @> ARRAY[$1::uuid] ORDER BY arrived_at, dead_letter_id",
-        Uuid::from_u128(request.as_u128())
+        request as RequestId
     )
     .fetch_all(connection)
     .await?)
@@ -141,12 +140,12 @@ pub async fn find_holding(connection: &mut PgConnection, request: RequestId) -> 
 pub async fn count_open(connection: &mut PgConnection) -> Result<Vec<(Cause, i64)>, Error> {
     let rows = sqlx::query!(
         r#"/* count_open_dead_letters */
-        SELECT cause, count(*) AS "count!" FROM dead_letters
+        SELECT cause AS "cause: Cause", count(*) AS "count!" FROM dead_letters
         WHERE replayed_at IS NULL AND dropped_at IS NULL GROUP BY cause ORDER BY cause"#
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (Cause::parse(&row.cause).unwrap_or(Cause::Other), row.count)).collect())
+    Ok(rows.into_iter().map(|row| (row.cause, row.count)).collect())
 }
 
 /// Notes that a dead letter is back in a work queue; false if it was dropped meanwhile.

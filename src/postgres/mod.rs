@@ -22,6 +22,7 @@ pub mod partitions;
 pub mod processes;
 mod proof;
 mod session;
+mod types;
 mod url;
 pub mod users;
 
