@@ -108,7 +108,7 @@ async fn write(postgres: &Postgres, business: &businesses::Business, secret: &st
         }
         postgres::commit(transaction).await
     };
-    postgres.session().run(writing).await
+    postgres.write(writing).await
 }
 
 async fn list(postgres: &Postgres, json: bool) -> anyhow::Result<()> {

@@ -67,15 +67,15 @@ pub async fn request_by_id(intake: &Intake, headers: &HeaderMap, id: Option<Requ
     let Some(id) = id.filter(|&id| intake.secret.issued(business, id)) else { return Ok(problem::not_found()) };
     let wait = i64::try_from(intake.budgets.reply.as_millis()).unwrap_or(i64::MAX);
     let is_past = clock::now_millis() > secret::minted_at(id).saturating_add(wait);
-    let finding = intake.read(async |connection| {
-        let found = allocations::find_one(connection, business, id).await?;
-        if found.is_some() || !is_past {
-            return Ok(found);
-        }
-        allocations::void_by_id(connection, business, id).await?;
-        allocations::find_one(connection, business, id).await
-    });
-    let found = finding.await?;
+    let finding = intake.read(async |connection| allocations::find_one(connection, business, id).await);
+    let mut found = finding.await?;
+    if found.is_none() && is_past {
+        let deciding = intake.write_idempotent(async |connection| {
+            allocations::void_by_id(connection, business, id).await?;
+            allocations::find_one(connection, business, id).await
+        });
+        found = deciding.await?;
+    }
     Ok(show_request(id, found))
 }
 

@@ -224,7 +224,8 @@ fn of_key(request: &Request, proof: Proof, keys: &Keys, hashes: &Hashes) -> Resu
     Ok(Resolution::Replayed { original: *original, hash })
 }
 
-/// Voids a request of which only the id is known; `Ok(false)` if it was decided before.
+/// Voids a request of which only the id is known; `Ok(false)` if it was decided before. Twice is the same as once, but for
+/// the count of voids: it lacks the one whose answer is lost.
 pub async fn void_by_id(
     connection: &mut PgConnection,
     business: BusinessId,

@@ -73,7 +73,7 @@ pub async fn read_all(connection: &mut PgConnection, business: Uuid) -> Result<V
     .await?)
 }
 
-/// Revokes a key; false if there is none, or it was revoked before.
+/// Revokes a key; false if there is none, or it was revoked before, maybe by a try whose answer was lost.
 pub async fn write_revoked(connection: &mut PgConnection, key: Uuid) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* write_revoked */ UPDATE api_keys SET revoked_at = now() WHERE key_id = $1 AND revoked_at IS NULL",

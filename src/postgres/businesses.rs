@@ -199,10 +199,10 @@ pub async fn deposit(
         commit(transaction).await?;
         Ok(balance)
     };
-    postgres.session().run(writing).await
+    postgres.write(writing).await
 }
 
-/// Turns payouts on or off; false if there is no such business.
+/// Turns payouts on or off; false if there is no such business. Twice is the same as once.
 pub async fn write_payouts_enabled(
     connection: &mut PgConnection,
     business: Uuid,

@@ -148,7 +148,8 @@ pub async fn count_open(connection: &mut PgConnection) -> Result<Vec<(Cause, i64
     Ok(rows.into_iter().map(|row| (row.cause, row.count)).collect())
 }
 
-/// Notes that a dead letter is back in a work queue; false if it was dropped meanwhile.
+/// Notes that a dead letter is back in a work queue; false if it was dropped meanwhile. Twice counts as two replays. If it is
+/// lost, the dead letter is still open: another replay of it does no harm.
 pub async fn mark_replayed(connection: &mut PgConnection, dead_letter: Uuid, who: &str) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* mark_dead_letter_replayed */
@@ -162,7 +163,7 @@ pub async fn mark_replayed(connection: &mut PgConnection, dead_letter: Uuid, who
     Ok(done.rows_affected() == 1)
 }
 
-/// Notes that a dead letter is of no use any more; false if there is no open dead letter of this id.
+/// Notes that a dead letter is of no use any more; false if there is no open dead letter of this id, as after the first time.
 pub async fn mark_dropped(connection: &mut PgConnection, dead_letter: Uuid, who: &str) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* mark_dead_letter_dropped */

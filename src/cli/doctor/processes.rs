@@ -17,7 +17,7 @@ pub async fn check(postgres: &Postgres, prefix: &str) -> Vec<Check> {
             (find_pause(connection, prefix).await?, dead_letters::count_open(connection).await?);
         Ok((paused, dead_letters, find_last_audit(connection).await?))
     };
-    let Ok((paused, dead_letters, audited)) = postgres.session().run(reading).await else { return vec![] };
+    let Ok((paused, dead_letters, audited)) = postgres.session().read(reading).await else { return vec![] };
     let running = processes::list(postgres).await.unwrap_or_default();
     let heard_of: Vec<&Running> = running.iter().filter(|process| !process.is_silent).collect();
     let mut checks = vec![intakes(&heard_of), workers(&heard_of, paused.as_ref())];

@@ -89,7 +89,7 @@ pub async fn switch(
         return Ok(ask_to_switch(frame, &business, enable));
     }
     let writing = async |connection: &mut _| businesses::write_payouts_enabled(connection, id, enable).await;
-    console.postgres.session().run(writing).await?;
+    console.postgres.write(writing).await?;
     frame.log(if enable { "payouts switched on" } else { "payouts switched off" }, &id);
     let notice = format!("Payouts of {} are {}.", business.name, if enable { "on" } else { "off" });
     Ok(done(&notice, &format!("/businesses/{id}")))

@@ -224,7 +224,7 @@ async fn look(session: &mut Session, prefix: &str) -> Result<(Vec<Process>, Stan
         let paused = partitions::find_pause(connection, prefix).await?;
         Ok((rows, Standing { dead_letters, audit, paused }))
     };
-    let (rows, standing) = session.run(looking).await?;
+    let (rows, standing) = session.read(looking).await?;
     let shown = rows.into_iter().filter(|row| row.unseen_millis < SHOWN_MILLIS);
     // A process of another release may say what this one does not know; it is shown with what is known.
     let read = |row: Present| Process { state: serde_json::from_str(&row.state).unwrap_or_default(), row };
