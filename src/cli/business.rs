@@ -4,6 +4,7 @@ use super::{key, print_json};
 use crate::api_key::{self, Kind};
 use crate::clock;
 use crate::config::Database;
+use crate::ledger::BusinessId;
 use crate::postgres::{self, Error, Postgres, api_keys, businesses};
 use crate::wire::operator;
 use anyhow::{Context, bail, ensure};
@@ -106,7 +107,7 @@ async fn write(postgres: &Postgres, business: &businesses::Business, secret: &st
         let mut transaction = postgres::begin(connection).await?;
         businesses::write_new(&mut transaction, business).await?;
         if business.payout_balance != 0 {
-            let (id, amount) = (business.business_id, business.payout_balance);
+            let (id, amount) = (id_of(business.business_id), business.payout_balance);
             businesses::write_deposit(&mut transaction, id, Uuid::new_v4(), amount, "opening").await?;
         }
         for (kind, key) in [(Kind::Secret, secret), (Kind::Public, public)] {
@@ -115,7 +116,7 @@ async fn write(postgres: &Postgres, business: &businesses::Business, secret: &st
         }
         postgres::commit(transaction).await
     };
-    postgres.session().run(writing).await
+    postgres.write(writing).await
 }
 
 async fn list(postgres: &Postgres, json: bool) -> anyhow::Result<()> {
@@ -133,7 +134,7 @@ async fn list(postgres: &Postgres, json: bool) -> anyhow::Result<()> {
 
 async fn fund(postgres: &Postgres, business: Uuid, amount: i64, note: &str, json: bool) -> anyhow::Result<()> {
     ensure!(amount != 0, "--amount must not be 0");
-    let balance = match businesses::deposit(postgres, business, Uuid::new_v4(), amount, note).await {
+    let balance = match businesses::deposit(postgres, id_of(business), Uuid::new_v4(), amount, note).await {
         Err(Error::Constraint { name }) if name == "businesses_payout_balance_not_negative" => {
             bail!("the payout balance does not cover {} cents: see `earmark business list`", amount.unsigned_abs())
         }
@@ -144,6 +145,10 @@ async fn fund(postgres: &Postgres, business: Uuid, amount: i64, note: &str, json
     }
     println!("payout balance: {balance} cents");
     Ok(())
+}
+
+fn id_of(business: Uuid) -> BusinessId {
+    BusinessId::from_u128(business.as_u128())
 }
 
 fn no_business(business: Uuid) -> String {

@@ -233,5 +233,5 @@ async fn read_ledger(prefix: &str, partitions: u16, postgres: &Postgres) -> Resu
         return Ok((missing, partitions));
     }
     let noting = async |connection: &mut _| partitions::write_most(connection, prefix, partitions).await;
-    Ok((0, postgres.session().run(noting).await?))
+    Ok((0, postgres.write(noting).await?))
 }

@@ -162,7 +162,7 @@ async fn replay_over(
         let queue = dead_letter.queue.unwrap_or_else(|| topology.work_queue(0));
         confirmed.put(&queue, &Uuid::new_v4().simple().to_string(), &dead_letter.body).await?;
         tracing::info!(dead_letter_id = %id, who, queue, "dead letter replayed");
-        session.run(async |connection| dead_letters::mark_replayed(connection, id, who).await).await?;
+        session.write(async |connection| dead_letters::mark_replayed(connection, id, who).await).await?;
         replayed.push(id);
     }
     Ok(replayed)
@@ -173,7 +173,7 @@ async fn replay_over(
 pub async fn drop(postgres: &Postgres, dead_letters: &[Uuid], who: &str) -> Result<Vec<Uuid>, Error> {
     let (mut session, mut dropped) = (postgres.session(), vec![]);
     for &id in dead_letters {
-        if session.run(async |connection| dead_letters::mark_dropped(connection, id, who).await).await? {
+        if session.write(async |connection| dead_letters::mark_dropped(connection, id, who).await).await? {
             tracing::info!(dead_letter_id = %id, who, "dead letter dropped");
             dropped.push(id);
         }

@@ -28,7 +28,7 @@ pub async fn keep(postgres: Postgres, presence: Presence, describe: Describe, st
         }
     }
     let removing = async |connection: &mut _| processes::remove_presence(connection, presence.process_id).await;
-    if let Err(error) = session.run(removing).await {
+    if let Err(error) = session.write(removing).await {
         tracing::debug!(%error, "process row not removed");
     }
 }
@@ -42,7 +42,7 @@ async fn write(session: &mut Session, presence: &Presence, describe: &Describe, 
         }
         if round.is_multiple_of(ROUNDS_BETWEEN_REMOVALS) { processes::remove_unseen(connection).await } else { Ok(()) }
     };
-    session.run(writing).await
+    session.write(writing).await
 }
 
 async fn count_dead_letters(connection: &mut PgConnection) -> Result<(), Error> {

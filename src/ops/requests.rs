@@ -73,7 +73,7 @@ fn from_dead_letters(request: RequestId, dead_letters: Vec<DeadLetter>, reply_ti
 
 /// Adds the request's row. What it says replaces what a dead letter says.
 fn note_row(timeline: &mut RequestTimeline, found: Found, reveal: bool) {
-    let shown = |email: String| if reveal { email } else { Email::stored(email).masked() };
+    let shown = |email: Email| if reveal { email.as_str().to_owned() } else { email.masked() };
     timeline.business_id = Some(Uuid::from_u128(found.business.as_u128()));
     timeline.business_name = Some(found.business_name);
     timeline.email = found.decided.email.map(shown).or(timeline.email.take());

@@ -88,7 +88,7 @@ pub struct Audited {
     pub difference_cents: i64,
 }
 
-/// Notes an audit, when it was made and by whom.
+/// Notes an audit, when it was made and by whom. Twice leaves two rows, lost leaves none: either is harmless.
 pub async fn write_audit(connection: &mut PgConnection, audit: &Audit, who: &str) -> Result<(), Error> {
     sqlx::query!(
         "/* write_audit */

@@ -201,7 +201,7 @@ impl Health {
 }
 
 /// Whether the session is what it has to be, and the count of the last raise. That this cannot be read is no reason to
-/// refuse everybody.
+/// refuse everybody. It is read once, as a connection that is lost is just what is asked for here.
 async fn ask(session: &mut Session) -> Result<Option<RaiseCount>, Error> {
     session.prove().await?;
     match session.run(keys::read_raises).await {

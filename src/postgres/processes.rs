@@ -34,7 +34,7 @@ pub struct Present {
     pub state: String,
 }
 
-/// Says that a process is there, and how it is: `state` is JSON.
+/// Says that a process is there, and how it is: `state` is JSON. May be lost, as it is said again every second.
 pub async fn write_presence(connection: &mut PgConnection, presence: &Presence, state: &str) -> Result<(), Error> {
     sqlx::query!(
         "/* write_presence */

@@ -40,9 +40,12 @@ impl Session {
         Self { way, open: None }
     }
 
-    /// Runs `work` on the connection within the timeout. After anything but a clean answer the connection is dropped, so
-    /// that nothing half-done is ever continued.
-    pub async fn run<T>(&mut self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+    /// Does `work` once, within the timeout. After anything but a clean answer the connection is dropped, so that nothing
+    /// half-done is ever continued.
+    pub(super) async fn run<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut open = self.ready().await?;
         let result = within(self.way.timeout, work(&mut open.connection)).await;
         match &result {
@@ -50,6 +53,15 @@ impl Session {
             Err(error) => self.heard(error),
         }
         result
+    }
+
+    /// Writes, once. If there is no answer, it stands or it does not: whoever tries again has to find out, by a key or a
+    /// mark in the rows.
+    pub async fn write<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.run(work).await
     }
 
     /// Reads. What failed over a connection that was open before is done once more, over a new one: the old one may have been

@@ -35,7 +35,7 @@ impl Pause {
         let mut session = postgres.session();
         while !stop.is_cancelled() {
             let reading = async |connection: &mut PgConnection| partitions::find_pause(connection, prefix).await;
-            if let Ok(found) = session.run(reading).await {
+            if let Ok(found) = session.read(reading).await {
                 self.switch(found.is_some());
             }
             tokio::select! { () = tokio::time::sleep(INTERVAL) => {}, () = stop.cancelled() => {} }

@@ -23,7 +23,7 @@ pub(super) async fn check(postgres: &Postgres) -> Vec<Check> {
         return vec![unreachable(error)];
     }
     let before = clock::now_millis();
-    let server = match postgres.session().run(async |connection| inspection::read_server(connection).await).await {
+    let server = match postgres.session().read(async |connection| inspection::read_server(connection).await).await {
         Ok(server) => server,
         Err(error) => return vec![unreachable(&error)],
     };
@@ -111,7 +111,7 @@ async fn schema(postgres: &Postgres) -> Vec<Check> {
     let looking = async |connection: &mut PgConnection| {
         Ok((inspection::find_missing_privileges(connection).await?, inspection::find_unguarded(connection).await?))
     };
-    match postgres.session().run(looking).await {
+    match postgres.session().read(looking).await {
         Ok((missing, unguarded)) => checks.extend([rights(&missing), guards(&unguarded)]),
         Err(error) => checks.push(unreachable(&error)),
     }

@@ -18,7 +18,7 @@ pub(super) async fn check(postgres: &Postgres, prefix: &str) -> Vec<Check> {
     let reading = async |connection: &mut PgConnection| {
         Ok((deployment::find_processes(connection).await?, deployment::find_standing(connection, prefix).await?))
     };
-    let Ok((running, standing)) = postgres.session().run(reading).await else { return vec![] };
+    let Ok((running, standing)) = postgres.session().read(reading).await else { return vec![] };
     let heard_of: Vec<&Process> = running.iter().filter(|process| !process.is_silent()).collect();
     let mut checks = vec![intakes(&heard_of), workers(&heard_of, standing.paused.as_ref())];
     checks.extend(running.iter().filter(|process| process.is_silent()).map(silent));

@@ -3,6 +3,7 @@
 use super::guard::Fields;
 use super::page::{Confirm, Frame, Trouble, done, page};
 use super::{Console, money, words};
+use crate::ledger::BusinessId;
 use crate::postgres::Error;
 use crate::postgres::businesses::{self, Business};
 use askama::Template;
@@ -90,7 +91,7 @@ pub(super) async fn switch(
         return Ok(ask_to_switch(frame, &business, enable));
     }
     let writing = async |connection: &mut _| businesses::write_payouts_enabled(connection, id, enable).await;
-    console.postgres.session().run(writing).await?;
+    console.postgres.write(writing).await?;
     frame.log(if enable { "payouts switched on" } else { "payouts switched off" }, &id);
     let notice = format!("Payouts of {} are {}.", business.name, if enable { "on" } else { "off" });
     Ok(done(&notice, &format!("/businesses/{id}")))
@@ -130,7 +131,8 @@ pub(super) async fn fund(
         return ask_to_fund(frame, &business, cents, &note, deposit);
     }
     let to = format!("/businesses/{id}");
-    let balance = match businesses::deposit(&console.postgres, id, deposit, cents, &note).await {
+    let owner = BusinessId::from_u128(id.as_u128());
+    let balance = match businesses::deposit(&console.postgres, owner, deposit, cents, &note).await {
         Err(Error::Constraint { name }) if name == "deposits_pkey" => {
             return Ok(done("This deposit was entered before; it was not entered again.", &to));
         }

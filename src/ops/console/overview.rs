@@ -144,7 +144,7 @@ pub(super) async fn pause(
     }
     let (prefix, who) = (console.topology.prefix(), frame.name());
     let writing = async |connection: &mut PgConnection| partitions::write_paused(connection, prefix, who).await;
-    console.postgres.session().run(writing).await?;
+    console.postgres.write(writing).await?;
     frame.log("workers paused", &prefix);
     Ok(done("The workers are pausing: each finishes its current batch.", "/"))
 }
@@ -172,7 +172,7 @@ fn ask_to_pause(frame: Frame) -> Response {
 pub(super) async fn resume(State(console): State<Arc<Console>>, frame: Frame) -> Result<Response, Trouble> {
     let prefix = console.topology.prefix();
     let writing = async |connection: &mut PgConnection| partitions::write_resumed(connection, prefix).await;
-    console.postgres.session().run(writing).await?;
+    console.postgres.write(writing).await?;
     frame.log("workers resumed", &prefix);
     Ok(done("The workers are resuming.", "/"))
 }
@@ -182,7 +182,7 @@ pub(super) async fn audit(State(console): State<Arc<Console>>, frame: Frame) -> 
     let audit = audits::audit(&console.postgres).await?;
     let who = frame.name();
     let writing = async |connection: &mut PgConnection| audits::write_audit(connection, &audit, who).await;
-    console.postgres.session().run(writing).await?;
+    console.postgres.write(writing).await?;
     frame.log("audit", &format!("{} differences", audit.differences.len()));
     let notice = match audit.differences.len() {
         0 => format!("The books balance: {} decided requests were added up.", audit.allocations),

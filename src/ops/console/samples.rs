@@ -115,7 +115,7 @@ async fn look(session: &mut Session, prefix: &str) -> Result<(Vec<Process>, Stan
         let processes = deployment::find_processes(connection).await?;
         Ok((processes, deployment::find_standing(connection, prefix).await?))
     };
-    let (mut processes, standing) = session.run(looking).await?;
+    let (mut processes, standing) = session.read(looking).await?;
     processes.retain(|process| process.row.unseen_millis < SHOWN_MILLIS);
     Ok((processes, standing))
 }
