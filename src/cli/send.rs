@@ -4,9 +4,10 @@ use super::print_json;
 use crate::config::parse_duration;
 use crate::send::client::{Client, Settings};
 use crate::send::progress::Progress;
-use crate::send::results::{self, Summary, Tally};
+use crate::send::results;
 use crate::send::{self, Batch, file};
 use crate::shutdown;
+use crate::wire::operator::{Summary, Tally};
 use anyhow::{anyhow, bail, ensure};
 use clap::Args;
 use std::io::{IsTerminal, stdin};
@@ -63,7 +64,7 @@ async fn send(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let client = Client::new(&settings)?;
     let mut batch = Batch::open(&arguments.file, read(&arguments.file)?)?;
     see_that_it_is_known(&batch, &client).await?;
-    let before = Summary::new(&batch);
+    let before = results::sum_up(&batch);
     let mut stopped = None;
     if before.undecided.lines > 0 {
         consent(&arguments.file, &before, arguments.yes)?;
@@ -72,7 +73,7 @@ async fn send(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         progress.finish();
         stopped = sent.err();
     }
-    let (summary, table) = (Summary::new(&batch), results::path_of(&arguments.file));
+    let (summary, table) = (results::sum_up(&batch), results::path_of(&arguments.file));
     results::write(&batch, &table)?;
     if arguments.json {
         print_json(&summary)?;

@@ -144,7 +144,7 @@ impl Intake {
         let links = Arc::clone(&self.sessions).start(self.abandon.clone())?;
         let raises = Arc::clone(&self.raises);
         let tell = move |count: Option<_>| count.map_or_else(|| raises.forget(), |count| raises.saw(count));
-        let pings = tokio::spawn(self.health().clone().watch(self.postgres.clone(), self.abandon.clone(), tell));
+        let pings = tokio::spawn(self.postgres.clone().watch(self.abandon.clone(), tell));
         let ending = connections::Ending { soon: self.admission.draining().clone(), now: CancellationToken::new() };
         let router = routes::router(Arc::clone(&self));
         let serving = tokio::spawn(connections::serve(listener, router, self.connections, ending.clone()));

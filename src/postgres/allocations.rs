@@ -43,13 +43,17 @@ impl VoidedAttempt {
 /// A decided request, as its row says.
 #[derive(Clone, Debug)]
 pub struct Decided {
+    /// What was decided.
     pub outcome: Outcome,
     /// Null where the request was voided by somebody who knew its id alone.
     pub email: Option<Email>,
+    /// The amount, in cents; a void by id has none.
     pub cents: Option<i64>,
     /// The payout user's, if it was allocated.
     pub hash: Option<UserHash>,
+    /// The caller's own name for it.
     pub reference: Option<Reference>,
+    /// When its row was written.
     pub decided_at: OffsetDateTime,
 }
 
@@ -101,8 +105,11 @@ pub async fn find_one(
 /// A decided request, and whose it is.
 #[derive(Clone, Debug)]
 pub struct Found {
+    /// Whose request it is.
     pub business: BusinessId,
+    /// What people call the business.
     pub business_name: String,
+    /// What its row says.
     pub decided: Decided,
 }
 
@@ -133,12 +140,16 @@ pub enum Resolution {
     Allocated(UserHash),
     /// Another request under the same key, with the same email and amount, was allocated.
     Replayed {
+        /// The request that was allocated.
         original: RequestId,
+        /// The payout user's hash.
         hash: UserHash,
     },
     /// Another request under the same key, with another email or amount, was allocated.
     KeyReused,
+    /// It was refused: payouts are switched off.
     PayoutsDisabled,
+    /// It was refused: the balance does not cover it.
     InsufficientBalance,
 }
 

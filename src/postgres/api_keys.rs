@@ -10,13 +10,17 @@ use uuid::Uuid;
 /// A stored key. The key itself is stored nowhere.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
+    /// The key.
     pub key_id: Uuid,
+    /// The business.
     pub business_id: Uuid,
     /// `secret` or `public`
     pub kind: String,
     /// The key's last four characters.
     pub hint: String,
+    /// When it was created.
     pub created_at: OffsetDateTime,
+    /// When it was revoked; `None` while it works.
     pub revoked_at: Option<OffsetDateTime>,
 }
 
@@ -42,6 +46,7 @@ pub async fn find_secrets(
         .collect()
 }
 
+/// Stores a new key.
 pub async fn write_new(connection: &mut PgConnection, key: &ApiKey, digest: &[u8; 32]) -> Result<(), Error> {
     sqlx::query!(
         "/* write_key */
@@ -58,6 +63,7 @@ pub async fn write_new(connection: &mut PgConnection, key: &ApiKey, digest: &[u8
     Ok(())
 }
 
+/// All keys of a business, the oldest first.
 pub async fn read_all(connection: &mut PgConnection, business: Uuid) -> Result<Vec<ApiKey>, Error> {
     Ok(sqlx::query_as!(
         ApiKey,

@@ -36,10 +36,12 @@ impl<'a> Batch<'a> {
 #[derive(Debug)]
 pub struct HashedCredit<'a> {
     credit: &'a Credit,
+    /// The hash to store if the user is new.
     pub hash: UserHash,
 }
 
 impl<'a> HashedCredit<'a> {
+    /// The payout user who is credited.
     pub fn user(&self) -> (BusinessId, &'a Email) {
         (self.credit.business, &self.credit.email)
     }

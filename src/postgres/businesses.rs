@@ -13,6 +13,7 @@ pub struct LockedBusinesses {
 }
 
 impl LockedBusinesses {
+    /// The businesses as they stood when they were locked.
     pub fn accounts(&self) -> &Accounts {
         &self.accounts
     }
@@ -37,11 +38,17 @@ pub async fn lock_many(connection: &mut PgConnection, sorted: &[BusinessId]) -> 
 /// A business as people see it. Money in cents.
 #[derive(Clone, Debug)]
 pub struct Business {
+    /// The business.
     pub business_id: Uuid,
+    /// What people call it.
     pub name: String,
+    /// The sum of the balances of its payout users, in cents.
     pub balance: i64,
+    /// What the business can still allocate, in cents.
     pub payout_balance: i64,
+    /// Whether requests of the business are decided on their merits, or refused with 403.
     pub payouts_enabled: bool,
+    /// When it was created.
     pub created_at: OffsetDateTime,
 }
 
@@ -56,6 +63,7 @@ pub async fn read_balances(connection: &mut PgConnection, business: BusinessId) 
     Ok((row.balance, row.payout_balance))
 }
 
+/// All businesses, by name.
 pub async fn read_all(connection: &mut PgConnection) -> Result<Vec<Business>, Error> {
     Ok(sqlx::query_as!(
         Business,
@@ -91,6 +99,7 @@ pub async fn find_page(
     .await?)
 }
 
+/// One business; `None` if there is none with this id.
 pub async fn find_one(connection: &mut PgConnection, business: Uuid) -> Result<Option<Business>, Error> {
     Ok(sqlx::query_as!(
         Business,
@@ -103,6 +112,7 @@ pub async fn find_one(connection: &mut PgConnection, business: Uuid) -> Result<O
     .await?)
 }
 
+/// Stores a new business.
 pub async fn write_new(connection: &mut PgConnection, business: &Business) -> Result<(), Error> {
     sqlx::query!(
         "/* write_business */
@@ -136,6 +146,7 @@ pub async fn write_payout_balance(
     .await?)
 }
 
+/// Stores the row of a deposit; the balance is written by others.
 pub async fn write_deposit(
     connection: &mut PgConnection,
     business: BusinessId,
@@ -158,9 +169,13 @@ pub async fn write_deposit(
 /// What was put into a payout balance by hand, or taken out of it. In cents.
 #[derive(Clone, Debug)]
 pub struct Deposit {
+    /// The deposit.
     pub deposit_id: Uuid,
+    /// What was put in, in cents; negative if it was taken out.
     pub amount: i64,
+    /// Why, in the words of who did it.
     pub note: String,
+    /// When it was created.
     pub created_at: OffsetDateTime,
 }
 

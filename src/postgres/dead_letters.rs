@@ -9,13 +9,17 @@ use uuid::Uuid;
 /// A dead letter that has just been taken from its queue.
 #[derive(Clone, Debug)]
 pub struct NewDeadLetter {
+    /// The dead letter.
     pub dead_letter_id: Uuid,
+    /// The message as it was.
     pub body: Vec<u8>,
     /// Those that can be read.
     pub requests: Vec<RequestId>,
     /// The work queue it came from, if anybody said.
     pub queue: Option<String>,
+    /// Why it is a dead letter.
     pub cause: Cause,
+    /// Why, in words, without an address or a key.
     pub reason: String,
     /// How often it died, by the broker's account.
     pub deaths: u64,
@@ -26,25 +30,38 @@ pub struct NewDeadLetter {
 /// A stored dead letter. Open until it is replayed or dropped.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
+    /// The dead letter.
     pub dead_letter_id: Uuid,
+    /// The message as it was.
     pub body: Vec<u8>,
+    /// The work queue it came from, if anybody said.
     pub queue: Option<String>,
     /// One of [`Cause`]'s names.
     pub cause: String,
+    /// Why, in words, without an address or a key.
     pub reason: String,
+    /// How often it died, as the broker says.
     pub deaths: i64,
+    /// When it died first, as the broker says.
     pub died_at: Option<OffsetDateTime>,
+    /// When it became a row.
     pub arrived_at: OffsetDateTime,
+    /// How often it was put back into a work queue.
     pub replays: i32,
+    /// When it was replayed last.
     pub replayed_at: Option<OffsetDateTime>,
+    /// Who replayed it last.
     pub replayed_by: Option<String>,
+    /// When it was dropped.
     pub dropped_at: Option<OffsetDateTime>,
+    /// Who dropped it.
     pub dropped_by: Option<String>,
 }
 
 /// Which open dead letters.
 #[derive(Clone, Debug, Default)]
 pub struct DeadLetterFilter {
+    /// Why it is a dead letter.
     pub cause: Option<Cause>,
     /// Only those with this text in their reason, whatever its case, or with a request of this id.
     pub text: Option<String>,

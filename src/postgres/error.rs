@@ -33,7 +33,10 @@ pub enum Error {
     Unknown(String),
     /// The data break a named rule of the schema.
     #[error("constraint {name} violated")]
-    Constraint { name: String },
+    Constraint {
+        /// The name of the constraint.
+        name: String,
+    },
     /// The data cannot be stored at all. Asking again will not help.
     #[error("cannot be stored: {0}")]
     Data(String),

@@ -16,8 +16,11 @@ pub const SCAN: i64 = 10_000;
 /// Which requests are wanted: all that have everything that is given.
 #[derive(Clone, Debug)]
 pub struct HistoryFilter {
+    /// Those with this outcome.
     pub outcome: Option<Outcome>,
+    /// Those to this payout user.
     pub email: Option<Email>,
+    /// Those with this reference.
     pub reference: Option<Reference>,
     /// The lowest id that is wanted.
     pub first: RequestId,
@@ -28,6 +31,7 @@ pub struct HistoryFilter {
 /// Some decided requests, newest first.
 #[derive(Debug)]
 pub struct Page {
+    /// The requests, the newest first.
     pub requests: Vec<(RequestId, Decided)>,
     /// Where the next page ends, as [`HistoryFilter::end`]; `None` if nothing is left.
     pub next: Option<RequestId>,

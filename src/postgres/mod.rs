@@ -32,6 +32,7 @@ mod session;
 mod types;
 mod url;
 pub mod users;
+mod watch;
 
 pub use error::Error;
 pub use health::Health;

@@ -31,7 +31,9 @@ pub async fn find_most(connection: &mut PgConnection, prefix: &str) -> Result<u1
 /// Since when workers are paused, and by whom.
 #[derive(Clone, Debug)]
 pub struct Paused {
+    /// Since when.
     pub paused_at: OffsetDateTime,
+    /// By whom.
     pub paused_by: String,
 }
 

@@ -36,6 +36,7 @@ struct Open {
 }
 
 impl Session {
+    /// A session that opens its connection when it is needed.
     pub fn new(way: Way) -> Self {
         Self { way, open: None }
     }

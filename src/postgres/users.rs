@@ -9,13 +9,19 @@ use time::OffsetDateTime;
 /// A payout user. Balance in cents.
 #[derive(Clone, Debug)]
 pub struct PayoutUser {
+    /// Its address.
     pub email: String,
+    /// Its hash.
     pub hash: UserHash,
+    /// In cents.
     pub balance: i64,
+    /// `active` or `inactive`.
     pub status: String,
+    /// When it was created.
     pub created_at: OffsetDateTime,
 }
 
+/// The payout user of a business with this address.
 pub async fn find_by_email(
     connection: &mut PgConnection,
     business: BusinessId,
@@ -33,6 +39,7 @@ pub async fn find_by_email(
     .await?)
 }
 
+/// The payout user with this hash, of whichever business.
 pub async fn find_by_hash(connection: &mut PgConnection, hash: UserHash) -> Result<Option<PayoutUser>, Error> {
     Ok(sqlx::query_as!(
         PayoutUser,

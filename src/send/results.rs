@@ -2,60 +2,27 @@
 
 use super::{Batch, State};
 use crate::ledger::Reference;
+use crate::wire::operator::{Summary, Tally};
 use anyhow::Context;
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// A number of lines, and the sum of their amounts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
-    /// How many lines.
-    pub lines: u64,
-    /// The sum in cents. The sum of a file may not fit into 64 bits.
-    pub cents: i128,
-}
-
-impl Tally {
-    fn add(&mut self, cents: i64) {
-        self.lines += 1;
-        self.cents += i128::from(cents);
-    }
-}
-
-/// The sums of a file. Each line counts in `total` and in one of `paid`, `refused` and `undecided`.
-#[derive(Debug, Serialize)]
-pub struct Summary {
-    /// All lines.
-    pub total: Tally,
-    /// The lines that are paid.
-    pub paid: Tally,
-    /// Refused lines by the reason, which is the service's text.
-    pub refused: BTreeMap<String, Tally>,
-    /// The lines whose outcome is not known yet.
-    pub undecided: Tally,
-    /// The paid lines that were already paid when this run sent them, although the journal did not say so.
-    pub replayed_lines: u64,
-}
-
-impl Summary {
-    /// Sums up the states of all lines.
-    pub fn new(batch: &Batch) -> Self {
-        let (mut total, mut paid, mut undecided) = (Tally::default(), Tally::default(), Tally::default());
-        let mut refused: BTreeMap<String, Tally> = BTreeMap::new();
-        for (line, state) in batch.lines() {
-            let cents = line.amount.cents();
-            total.add(cents);
-            match state {
-                State::Paid(_) => paid.add(cents),
-                State::Refused(refusal) => refused.entry(refusal.reason.clone()).or_default().add(cents),
-                State::Undecided => undecided.add(cents),
-            }
+/// Sums up the states of all lines.
+pub fn sum_up(batch: &Batch) -> Summary {
+    let (mut total, mut paid, mut undecided) = (Tally::default(), Tally::default(), Tally::default());
+    let mut refused: BTreeMap<String, Tally> = BTreeMap::new();
+    for (line, state) in batch.lines() {
+        let cents = line.amount.cents();
+        total.add(cents);
+        match state {
+            State::Paid(_) => paid.add(cents),
+            State::Refused(refusal) => refused.entry(refusal.reason.clone()).or_default().add(cents),
+            State::Undecided => undecided.add(cents),
         }
-        Self { total, paid, refused, undecided, replayed_lines: batch.replayed() }
     }
+    Summary { total, paid, refused, undecided, replayed_lines: batch.replayed() }
 }
 
 /// The path of the table: `payouts.results.csv` for `payouts.csv`.

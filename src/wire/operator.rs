@@ -338,3 +338,35 @@ pub struct RequestTimeline {
     /// All dead letters that contain it.
     pub dead_letters: Vec<DeadLetter>,
 }
+
+/// A number of lines, and the sum of their amounts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// How many lines.
+    pub lines: u64,
+    /// The sum in cents. The sum of a file may not fit into 64 bits.
+    pub cents: i128,
+}
+
+impl Tally {
+    /// Adds one line of so many cents.
+    pub fn add(&mut self, cents: i64) {
+        self.lines += 1;
+        self.cents += i128::from(cents);
+    }
+}
+
+/// `earmark send`: the sums of a file. Each line counts in `total` and in one of `paid`, `refused` and `undecided`.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// All lines.
+    pub total: Tally,
+    /// The lines that are paid.
+    pub paid: Tally,
+    /// Refused lines by the reason, which is the service's text.
+    pub refused: BTreeMap<String, Tally>,
+    /// The lines whose outcome is not known yet.
+    pub undecided: Tally,
+    /// The paid lines that were already paid when this run sent them, although the journal did not say so.
+    pub replayed_lines: u64,
+}

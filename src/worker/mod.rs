@@ -171,7 +171,7 @@ impl Worker {
     fn start_beside(self: &Arc<Self>, prefix: &str, stop: &CancellationToken) -> JoinSet<()> {
         let Settings { postgres, audit_interval, .. } = &self.settings;
         let mut beside = JoinSet::new();
-        beside.spawn(self.postgres_health.clone().watch(postgres.clone(), stop.clone(), |_| {}));
+        beside.spawn(postgres.clone().watch(stop.clone(), |_| {}));
         let (worker, prefix, stopped) = (Arc::clone(self), prefix.to_owned(), stop.clone());
         beside.spawn(async move { worker.pause.watch(&worker.settings.postgres, &prefix, &stopped).await });
         beside.spawn(audits::audit_regularly(postgres.clone(), *audit_interval, stop.clone()));
