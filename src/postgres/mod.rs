@@ -1,8 +1,7 @@
 //! SQL and ledger types. Knows nothing of queues or HTTP.
 //!
 //! One statement a function; each statement begins with its own name in a comment, which `pg_stat_activity`, the server's
-//! log and a packet capture show. Two ways to a connection, a few that are shared and one of one's own, and what may happen
-//! to the work on each:
+//! log and a packet capture show. Work is done over one of a few connections that are shared, or over one of one's own:
 //!
 //! | | connection | when it fails |
 //! |---|---|---|
@@ -11,7 +10,7 @@
 //! | [`Postgres::write`] | a new one | is not done again; without an answer it stands or it does not |
 //! | [`Session::read`], [`Session::write`] | its own, kept | as above |
 //!
-//! Everything that decides goes over a [`Session`]. Where a deadline passes, the whole connection is dropped. Nothing is ever
+//! Requests are settled and given up over a [`Session`]; only a look-up voids over a shared connection. Where a deadline passes, the whole connection is dropped. Nothing is ever
 //! continued with an open transaction or an unsent COMMIT in it.
 
 pub mod allocations;
