@@ -21,6 +21,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// The name in the database and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Secret => "secret",

@@ -3,6 +3,7 @@
 use crate::ledger::Millis;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// The time of this machine.
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn now() -> SystemTime {
     SystemTime::now()

@@ -1,3 +1,5 @@
+//! The program `earmark`: parses the command line, starts logging, and runs the command.
+
 use clap::Parser;
 use earmark::cli::{self, Cli};
 use std::process::ExitCode;

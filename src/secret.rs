@@ -85,6 +85,7 @@ pub struct RequestIds {
 }
 
 impl RequestIds {
+    /// A mint of ids that holders of this secret recognise.
     pub fn new(secret: HashSecret) -> Self {
         Self { secret, process: u128::from(rand::random::<u32>() >> 2), last: AtomicU64::new(0) }
     }

@@ -1,13 +1,13 @@
-//! The URL of a server, as a setting gives it. What is wrong is said in words that follow the setting's name and show
-//! nothing of the URL: there is a password in it.
+//! Reads the URL of a server from a setting. Errors are texts that follow the setting's name. They repeat no part of
+//! the URL, because it contains a password.
 
 use url::{ParseError, Url};
 
-/// What is wrong with most URLs that cannot be read.
+/// The hint for URLs that cannot be read: most often a special character in the password is not encoded.
 const ENCODE: &str =
     "in a user name or a password write `@` as %40, `:` as %3A, `/` as %2F, `?` as %3F, `#` as %23, `%` as %25";
 
-/// Reads a URL that begins with one of the schemes and names at most one host.
+/// Parses a URL. It must begin with one of the `schemes` and name at most one host.
 pub fn parse(text: &str, schemes: [&str; 2]) -> Result<Url, String> {
     let text = text.trim();
     if text.is_empty() {
@@ -23,18 +23,17 @@ pub fn parse(text: &str, schemes: [&str; 2]) -> Result<Url, String> {
         ParseError::EmptyHost => "names no host".to_owned(),
         error => format!("cannot be read: {error}; {ENCODE}"),
     })?;
-    // Behind the host these are the rest of a password that ended it.
+    // An `@` or `#` after the host is the rest of a password in which a `/`, `?` or `#` was not encoded.
     let is_cut =
         url.fragment().is_some() || url.path().contains('@') || url.query_pairs().any(|(name, _)| name.contains('@'));
-    if is_cut { Err(format!("has an `@` or a `#` behind its host: {ENCODE}")) } else { Ok(url) }
+    if is_cut { Err(format!("has an `@` or a `#` after its host: {ENCODE}")) } else { Ok(url) }
 }
 
-/// Refuses a list where one host, address or port belongs.
+/// Refuses `hosts` if it lists several, separated by commas.
 pub fn refuse_several(hosts: &str) -> Result<(), String> {
     if hosts.contains(',') {
-        return Err(
-            "names several hosts, and one is supported: the primary, or a name or proxy that leads to it".to_owned()
-        );
+        return Err("names several hosts, but only one is supported: the primary, or a name or proxy that leads to it"
+            .to_owned());
     }
     Ok(())
 }
@@ -57,16 +56,16 @@ mod tests {
             ("amqp://user:hunter2@", "names no host"),
             ("amqp://user:hunter2@/", "names no host"),
             ("amqp://user:hunter2@:5672/", "names no host"),
-            ("amqp://user:hunter2@one,two/", "names several hosts, and one"),
-            ("amqp://user:hunter2@one:1,two:2/", "names several hosts, and one"),
+            ("amqp://user:hunter2@one,two/", "names several hosts, but only one"),
+            ("amqp://user:hunter2@one:1,two:2/", "names several hosts, but only one"),
             ("amqp://user:hunter2@host:99999/", "cannot be read: invalid port number; in a user name"),
             ("amqp://user:hunter2@[::1/", "cannot be read: invalid IPv6 address; in a user name"),
             ("amqp://user:hunter2@[fe80::1%eth0]/", "cannot be read: invalid IPv6 address; in a user name"),
             ("amqp://user:hunter2#x@host/", "cannot be read: invalid port number; in a user name"),
             ("amqp://user:hunter2/x@host/", "cannot be read: invalid port number; in a user name"),
-            ("amqp://user:12/hunter2@host/", "has an `@` or a `#` behind its host: in a user name"),
-            ("amqp://user:12?hunter2@host/", "has an `@` or a `#` behind its host: in a user name"),
-            ("amqp://user:12#hunter2@host/", "has an `@` or a `#` behind its host: in a user name"),
+            ("amqp://user:12/hunter2@host/", "has an `@` or a `#` after its host: in a user name"),
+            ("amqp://user:12?hunter2@host/", "has an `@` or a `#` after its host: in a user name"),
+            ("amqp://user:12#hunter2@host/", "has an `@` or a `#` after its host: in a user name"),
         ] {
             let error = parse(text, ["amqp", "amqps"]).unwrap_err();
             assert!(error.starts_with(said) && !error.contains("hunter2"), "{text}: {error}");

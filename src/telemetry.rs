@@ -1,4 +1,4 @@
-//! Logs: to stderr, readable alone, never with an address, a key or a body in them.
+//! Logging: to stderr, as text or JSON. No log line contains an email address, an API key or a body.
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -6,10 +6,10 @@ use tracing_subscriber::EnvFilter;
 /// How the program logs.
 #[derive(Args, Debug)]
 pub struct Logging {
-    /// What is logged: a level, or levels by module (`info`, `earmark::worker=debug`)
+    /// What is logged: a level for everything, or levels by module (`info`, `earmark::worker=debug`)
     #[arg(long, env = "EARMARK_LOG", default_value = "info", global = true)]
     log: EnvFilter,
-    /// Lines for people, or JSON objects for programs
+    /// The format of log lines: text for people, or JSON objects for programs
     #[arg(long, env = "EARMARK_LOG_FORMAT", default_value = "text", global = true)]
     log_format: Format,
 }
@@ -20,8 +20,11 @@ enum Format {
     Json,
 }
 
-/// Starts logging; to be called once. A command that ends says itself what it found out, so the broker's library keeps
-/// silent then unless it is asked for: it logs each no of the broker as an error, for one that a queue is not there.
+/// Starts logging. Must be called once.
+///
+/// `is_service`: whether the process runs until it is stopped. Other commands report errors themselves, so `lapin`'s
+/// log is off for them unless `--log` names it: it logs each refusal of the broker as an error, even that a queue does
+/// not exist.
 pub fn start(logging: &Logging, is_service: bool) {
     let levels = logging.log.to_string();
     let silent = if is_service || levels.contains("lapin") { "" } else { ",lapin=off" };

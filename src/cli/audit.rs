@@ -1,3 +1,5 @@
+//! `earmark audit`: checks every balance against the rows.
+
 use super::print_json;
 use crate::config::{Database, Operator};
 use crate::postgres::audits;
@@ -11,19 +13,20 @@ pub struct Arguments {
     database: Database,
     #[command(flatten)]
     operator: Operator,
-    /// Print one line of JSON
+    /// Print one line of JSON instead of text
     #[arg(long)]
     json: bool,
 }
 
-pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+/// Audits the ledger, records and prints the result. Returns exit code 1 if there are differences.
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let postgres = arguments.database.open()?;
     let audit = audits::audit(&postgres).await?;
     let who = &arguments.operator.by;
     let noting = postgres.write(async |connection| audits::write_audit(connection, &audit, who).await);
     if let Err(error) = noting.await {
-        // What was found is true all the same.
-        eprintln!("the audit is not noted: {error}");
+        // The result is still valid, so it is printed and decides the exit code.
+        eprintln!("the audit's result was not recorded: {error}");
     }
     if arguments.json {
         print_json(&operator::Audit::from(&audit))?;

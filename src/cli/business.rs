@@ -1,7 +1,10 @@
+//! `earmark business`: creates, lists and funds businesses, and switches their payouts on and off.
+
 use super::{key, print_json};
 use crate::api_key::{self, Kind};
 use crate::clock;
 use crate::config::Database;
+use crate::ledger::BusinessId;
 use crate::postgres::{self, Error, Postgres, api_keys, businesses};
 use crate::wire::operator;
 use anyhow::{Context, bail, ensure};
@@ -12,7 +15,7 @@ use uuid::Uuid;
 pub struct Arguments {
     #[command(flatten)]
     database: Database,
-    /// Print one line of JSON
+    /// Print one line of JSON instead of text
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -21,40 +24,41 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Create a business, with a secret and a public key that are shown this once
+    /// Create a business with a secret and a public API key. The keys are shown only now
     Create(New),
     /// List all businesses with their balances, in cents
     List,
-    /// Add to a payout balance; a negative amount takes out
+    /// Add funds to a payout balance; a negative amount takes funds out
     Fund {
         business: Uuid,
-        /// In cents
+        /// The amount in cents
         #[arg(long, allow_negative_numbers = true)]
         amount: i64,
-        /// Why, for the deposit's row
+        /// The reason, stored with the deposit
         #[arg(long, default_value = "")]
         note: String,
     },
-    /// Let a business pay
+    /// Switch a business's payouts on
     EnablePayouts { business: Uuid },
-    /// Refuse all its requests with 403
+    /// Switch a business's payouts off: all its requests are refused with 403
     DisablePayouts { business: Uuid },
 }
 
 #[derive(Args)]
 struct New {
-    /// What people call it
+    /// The name of the business
     #[arg(long)]
     name: String,
-    /// Its first deposit, in cents
+    /// The first deposit, in cents
     #[arg(long, default_value = "0", value_parser = clap::value_parser!(i64).range(0..))]
     payout_balance: i64,
-    /// Let it pay from the start
+    /// Switch payouts on from the start
     #[arg(long)]
     enable_payouts: bool,
 }
 
-pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+/// Runs the subcommand.
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let postgres = arguments.database.open()?;
     let json = arguments.json;
     match arguments.command {
@@ -94,7 +98,7 @@ async fn create(postgres: &Postgres, new: New, json: bool) -> anyhow::Result<()>
     println!("business        {business_id}\nname            {name}\npayout balance  {payout_balance} cents");
     println!("payouts         {}", if payouts_enabled { "enabled" } else { "disabled" });
     println!("secret key      {secret}\npublic key      {public}");
-    eprintln!("the keys are stored nowhere and not shown again");
+    eprintln!("copy the keys now: they are not stored and cannot be shown again");
     Ok(())
 }
 
@@ -103,7 +107,7 @@ async fn write(postgres: &Postgres, business: &businesses::Business, secret: &st
         let mut transaction = postgres::begin(connection).await?;
         businesses::write_new(&mut transaction, business).await?;
         if business.payout_balance != 0 {
-            let (id, amount) = (business.business_id, business.payout_balance);
+            let (id, amount) = (id_of(business.business_id), business.payout_balance);
             businesses::write_deposit(&mut transaction, id, Uuid::new_v4(), amount, "opening").await?;
         }
         for (kind, key) in [(Kind::Secret, secret), (Kind::Public, public)] {
@@ -112,7 +116,7 @@ async fn write(postgres: &Postgres, business: &businesses::Business, secret: &st
         }
         postgres::commit(transaction).await
     };
-    postgres.session().run(writing).await
+    postgres.write(writing).await
 }
 
 async fn list(postgres: &Postgres, json: bool) -> anyhow::Result<()> {
@@ -130,7 +134,7 @@ async fn list(postgres: &Postgres, json: bool) -> anyhow::Result<()> {
 
 async fn fund(postgres: &Postgres, business: Uuid, amount: i64, note: &str, json: bool) -> anyhow::Result<()> {
     ensure!(amount != 0, "--amount must not be 0");
-    let balance = match businesses::deposit(postgres, business, Uuid::new_v4(), amount, note).await {
+    let balance = match businesses::deposit(postgres, id_of(business), Uuid::new_v4(), amount, note).await {
         Err(Error::Constraint { name }) if name == "businesses_payout_balance_not_negative" => {
             bail!("the payout balance does not cover {} cents: see `earmark business list`", amount.unsigned_abs())
         }
@@ -141,6 +145,10 @@ async fn fund(postgres: &Postgres, business: Uuid, amount: i64, note: &str, json
     }
     println!("payout balance: {balance} cents");
     Ok(())
+}
+
+fn id_of(business: Uuid) -> BusinessId {
+    BusinessId::from_u128(business.as_u128())
 }
 
 fn no_business(business: Uuid) -> String {

@@ -1,3 +1,5 @@
+//! `earmark dead-letters`: lists, shows, replays and drops messages that could not be applied.
+
 use super::{moment, print_json};
 use crate::config::{Database, Operator, Queues};
 use crate::ledger::Cause;
@@ -15,10 +17,10 @@ use uuid::Uuid;
 pub struct Arguments {
     #[command(flatten)]
     database: Database,
-    /// Print one line of JSON
+    /// Print one line of JSON instead of text
     #[arg(long, global = true)]
     json: bool,
-    /// Show addresses, idempotency keys and bodies as they are
+    /// Show whole email addresses, idempotency keys and message bodies
     #[arg(long, global = true)]
     reveal: bool,
     #[command(subcommand)]
@@ -27,24 +29,25 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// List the open ones, the newest first, with what a replay would do
+    /// List open dead letters, newest first, with what a replay would do
     List {
-        /// Only those of this cause: unreadable, rejected, delivery_limit, other
+        /// Only dead letters with this cause: unreadable, rejected, delivery_limit, other
         #[arg(long, value_parser = parse_cause)]
         reason: Option<Cause>,
-        /// Only those with this text in their reason, or with a request of this id
+        /// Only dead letters with this text in their reason, or with a request of this id
         #[arg(long)]
         text: Option<String>,
-        /// Only those after this dead letter: the last one of the page before
+        /// Continue after this dead letter, the last one of the page before
         #[arg(long)]
         after: Option<Uuid>,
-        /// Most dead letters
+        /// The largest number of dead letters to list
         #[arg(long, default_value = "50", value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
-    /// Show one, open or not
+    /// Show one dead letter, open or not
     Show { dead_letter: Uuid },
-    /// Put some back into the work queues that they came from. Safe: what was decided stays so, what is late is voided
+    /// Publish dead letters to their work queues again. Safe: decided requests keep their decision, and undecided ones
+    /// past their deadline are voided
     Replay {
         #[command(flatten)]
         selection: Selection,
@@ -53,35 +56,35 @@ enum Command {
         #[command(flatten)]
         operator: Operator,
     },
-    /// Mark some as of no use any more; they stay in the database
+    /// Mark dead letters as dropped; their rows stay in the database
     Drop {
         #[command(flatten)]
         selection: Selection,
         #[command(flatten)]
         operator: Operator,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long)]
         yes: bool,
     },
 }
 
-/// Which dead letters.
+/// The dead letters that a replay or drop is for.
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct Selection {
-    /// These
+    /// The ids of the dead letters
     dead_letters: Vec<Uuid>,
-    /// Every open one
+    /// All open dead letters
     #[arg(long)]
     all: bool,
-    /// Every open one of this cause: unreadable, rejected, delivery_limit, other
+    /// All open dead letters with this cause: unreadable, rejected, delivery_limit, other
     #[arg(long, value_parser = parse_cause)]
     reason: Option<Cause>,
 }
 
 fn parse_cause(text: &str) -> Result<Cause, String> {
     let names = || Cause::ALL.iter().map(|cause| cause.as_str()).collect::<Vec<_>>().join(", ");
-    Cause::parse(text).ok_or_else(|| format!("one of {}", names()))
+    Cause::parse(text).ok_or_else(|| format!("must be one of {}", names()))
 }
 
 impl Selection {
@@ -93,7 +96,8 @@ impl Selection {
     }
 }
 
-pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+/// Runs the subcommand. Returns exit code 1 if some of the chosen dead letters could not be replayed or dropped.
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { database, json, reveal, command } = arguments;
     let postgres = database.open()?;
     match command {
@@ -125,7 +129,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was done, and what of the chosen was not.
+/// Prints what was done and, to stderr, which of the chosen dead letters were left out. Those make the exit code 1.
 fn report(done_what: &str, chosen: &[Uuid], done: &[Uuid], json: bool) -> anyhow::Result<ExitCode> {
     if json {
         print_json(&serde_json::json!({ done_what: done }))?;
@@ -133,15 +137,15 @@ fn report(done_what: &str, chosen: &[Uuid], done: &[Uuid], json: bool) -> anyhow
         println!("{} {done_what}", done.len());
     }
     for left in chosen.iter().filter(|dead_letter| !done.contains(dead_letter)) {
-        eprintln!("not {done_what}: there is no such open dead letter as {left}");
+        eprintln!("not {done_what}: {left} does not exist, or is not open");
     }
     Ok(if chosen.len() == done.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Dropping cannot be undone from here, so it is typed out.
+/// Asks for a typed confirmation, because a drop cannot be undone.
 fn confirm(count: usize) -> anyhow::Result<()> {
     let expected = format!("drop {count}");
-    eprint!("type `{expected}` to drop {count} dead letters for good: ");
+    eprint!("type `{expected}` to drop {count} dead letters permanently: ");
     let mut typed = String::new();
     std::io::stdin().read_line(&mut typed)?;
     ensure!(typed.trim() == expected, "nothing was dropped");
@@ -149,7 +153,7 @@ fn confirm(count: usize) -> anyhow::Result<()> {
 }
 
 fn print_list(dead_letters: &[DeadLetter]) {
-    println!("{:<36}  {:<20}  {:<14}  REQUESTS", "LETTER", "ARRIVED", "CAUSE");
+    println!("{:<36}  {:<20}  {:<14}  REQUESTS", "DEAD LETTER", "ARRIVED", "CAUSE");
     for dead_letter in dead_letters {
         let (count, unreadable) = (dead_letter.requests.len(), dead_letter.unreadable.len());
         println!(
@@ -173,13 +177,13 @@ fn print_request(request: &DeadLetterRequest) {
 
 fn print_one(dead_letter: &DeadLetter) {
     println!(
-        "dead letter    {}\ncause     {}\nreason    {}",
+        "id        {}\ncause     {}\nreason    {}",
         dead_letter.dead_letter_id, dead_letter.cause, dead_letter.reason
     );
     println!("queue     {}", dead_letter.queue.as_deref().unwrap_or("not known"));
     println!("arrived   {}", moment(dead_letter.arrived_at));
     if let Some(died) = dead_letter.died_at {
-        println!("died      {} times, first at {}", dead_letter.deaths, moment(died));
+        println!("deaths    {}, first at {}", dead_letter.deaths, moment(died));
     }
     if let (Some(at), Some(by)) = (dead_letter.replayed_at, &dead_letter.replayed_by) {
         println!("replayed  {} times, last at {} by {by}", dead_letter.replays, moment(at));

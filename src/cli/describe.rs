@@ -1,4 +1,4 @@
-//! How a process that serves is, put together from its parts.
+//! Describes a running service for its row in `processes`: who it is, and the state of its intake and worker.
 
 use crate::clock;
 use crate::intake::Intake;
@@ -10,8 +10,8 @@ use crate::worker::Worker;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// The process for the list of those that run.
-pub fn presence(kind: &'static str) -> Presence {
+/// The identity of this process. `kind`: `serve`, `intake` or `worker`.
+pub(super) fn presence(kind: &'static str) -> Presence {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Presence {
         process_id: Uuid::new_v4(),
@@ -22,8 +22,8 @@ pub fn presence(kind: &'static str) -> Presence {
     }
 }
 
-/// What tells how the process is: its intake, its worker, and the queues as it sees them.
-pub fn describe(intake: Option<Arc<Intake>>, worker: Option<Arc<Worker>>, depths: Depths) -> Describe {
+/// A function that returns the current state of the process: of its intake, its worker, and the queues.
+pub(super) fn describe(intake: Option<Arc<Intake>>, worker: Option<Arc<Worker>>, depths: Depths) -> Describe {
     Arc::new(move || {
         let mut impediments = intake.as_ref().map(|intake| intake.impediments()).unwrap_or_default();
         impediments.extend(worker.iter().flat_map(|worker| worker.impediments()));

@@ -1,3 +1,5 @@
+//! `earmark key`: creates, lists and revokes API keys.
+
 use super::print_json;
 use crate::api_key::{self, Kind};
 use crate::clock;
@@ -12,7 +14,7 @@ use uuid::Uuid;
 pub struct Arguments {
     #[command(flatten)]
     database: Database,
-    /// Print one line of JSON
+    /// Print one line of JSON instead of text
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -21,20 +23,21 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Create a key, shown this once
+    /// Create an API key. It is shown only now
     Create {
         business: Uuid,
-        /// What it may do: `secret` everything, `public` nothing
+        /// The kind of key: a `secret` one may do everything, a `public` one nothing
         #[arg(long, default_value = "secret")]
         kind: Kind,
     },
-    /// List a business's keys
+    /// List a business's API keys
     List { business: Uuid },
-    /// Revoke a key by its id; a running intake refuses it within seconds
+    /// Revoke an API key by its id; running intakes refuse it within seconds
     Revoke { key: Uuid },
 }
 
-pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+/// Runs the subcommand.
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let postgres = arguments.database.open()?;
     match arguments.command {
         Command::Create { business, kind } => create(&postgres, business, kind, arguments.json).await,
@@ -59,12 +62,12 @@ async fn create(postgres: &Postgres, business: Uuid, kind: Kind, json: bool) -> 
         return print_json(&operator::NewApiKey { key_id, business_id: business, kind, key });
     }
     println!("{key}");
-    eprintln!("key {}; it is stored nowhere and not shown again", row.key_id);
+    eprintln!("key {}: copy it now, it is not stored and cannot be shown again", row.key_id);
     Ok(())
 }
 
 /// The row of a new key.
-pub fn new_row(business_id: Uuid, kind: Kind, key: &str) -> api_keys::ApiKey {
+pub(super) fn new_row(business_id: Uuid, kind: Kind, key: &str) -> api_keys::ApiKey {
     api_keys::ApiKey {
         key_id: Uuid::new_v4(),
         business_id,

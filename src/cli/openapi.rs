@@ -1,7 +1,9 @@
+//! `earmark openapi`: prints the OpenAPI document.
+
 use crate::intake::openapi;
 
-/// As it stands in `docs/openapi.json`.
-pub fn run() -> anyhow::Result<()> {
+/// Prints what `docs/openapi.json` contains.
+pub(super) fn run() -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(&openapi::document())?);
     Ok(())
 }

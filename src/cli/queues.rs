@@ -1,3 +1,5 @@
+//! `earmark queues`: shows what waits in the queues.
+
 use super::print_json;
 use crate::config::{Database, Queues as QueueSettings};
 use crate::ops::deployment::{self, unacknowledged};
@@ -16,19 +18,20 @@ pub struct Arguments {
     database: Database,
     #[command(flatten)]
     queues: QueueSettings,
-    /// Print one line of JSON
+    /// Print one line of JSON instead of text
     #[arg(long)]
     json: bool,
-    /// Look again every second, until interrupted
+    /// Repeat every second until interrupted
     #[arg(long)]
     watch: bool,
 }
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Puts a terminal's cursor to the top left corner, and clears what is below.
+/// The escape sequence that moves the cursor to the top left corner and clears the terminal below it.
 const REDRAW: &str = "\x1b[H\x1b[J";
 
-pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+/// Prints the queues, once or every second.
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (postgres, broker) = (arguments.database.open()?, arguments.queues.broker()?);
     let prefix = arguments.queues.prefix.name()?;
     loop {

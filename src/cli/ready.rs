@@ -1,4 +1,4 @@
-//! A health check that needs no other program, for containers that have none.
+//! `earmark ready`: asks `/readyz` of a process. It is the health check in containers, which have no curl.
 
 use anyhow::Context;
 use clap::Args;
@@ -9,15 +9,16 @@ use std::time::Duration;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// The side listener to ask: address:port
+    /// The side listener of the process: address:port
     #[arg(long, env = "EARMARK_OPS_LISTEN")]
     ops_listen: SocketAddr,
 }
 
-/// How long the process may take to answer.
+/// How long connecting may take, and how long each read of the answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-pub async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+/// Asks the process and prints its answer. Returns exit code 1 if the process is not ready.
+pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let address = arguments.ops_listen;
     let answer = ask(address).with_context(|| format!("nothing answers on {address}"))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));

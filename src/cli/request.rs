@@ -1,3 +1,5 @@
+//! `earmark request`: looks up one request by its id.
+
 use super::{moment, print_json};
 use crate::config::{Database, parse_duration};
 use crate::ledger::RequestId;
@@ -12,22 +14,23 @@ use uuid::Uuid;
 pub struct Arguments {
     #[command(flatten)]
     database: Database,
-    /// Its id, as in `X-Request-Id` or in a log
+    /// The request's id, as in `X-Request-Id` or in a log
     request: Uuid,
-    /// The intake's setting, for the deadline
+    /// The intakes' setting: the deadline is computed with it
     #[arg(long, env = "EARMARK_REPLY_TIMEOUT", default_value = "5s", value_parser = parse_duration)]
     reply_timeout: Duration,
-    /// Show address and idempotency key as they are
+    /// Show the whole email address and the idempotency key
     #[arg(long)]
     reveal: bool,
-    /// Print one line of JSON
+    /// Print one line of JSON instead of text
     #[arg(long)]
     json: bool,
 }
 
-pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+/// Looks up the request and prints it.
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { database, request, reply_timeout, reveal, json } = arguments;
-    ensure!(request.get_version_num() == 7, "{request} is not the id of a request: those are UUIDs of version 7");
+    ensure!(request.get_version_num() == 7, "{request} is not the id of a request: request ids are UUIDs of version 7");
     let id = RequestId::from_u128(request.as_u128());
     let timeline = requests::timeline(&database.open()?, id, reply_timeout, reveal).await?;
     if json {
@@ -43,7 +46,7 @@ fn print(timeline: &RequestTimeline) {
         println!("business  {business} {}", timeline.business_name.as_deref().unwrap_or_default());
     }
     if let (Some(amount), Some(email)) = (timeline.amount, &timeline.email) {
-        println!("asks      {amount} cents to {email}");
+        println!("payout    {amount} cents to {email}");
     }
     if let Some(epoch) = timeline.epoch {
         println!("key       {}, epoch {epoch}", timeline.key.as_deref().unwrap_or("(hidden)"));
@@ -67,6 +70,6 @@ fn print(timeline: &RequestTimeline) {
     }
     match timeline.decided_at {
         Some(at) => println!("{}  {}", moment(at), timeline.state),
-        None => println!("{:<20}  undecided: it waits, was never published, or was never issued", ""),
+        None => println!("{:<20}  undecided: it waits, was never published, or there is no request with this id", ""),
     }
 }

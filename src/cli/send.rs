@@ -1,10 +1,13 @@
+//! `earmark send`: pays every line of a file.
+
 use super::print_json;
 use crate::config::parse_duration;
 use crate::send::client::{Client, Settings};
 use crate::send::progress::Progress;
-use crate::send::results::{self, Summary, Tally};
+use crate::send::results;
 use crate::send::{self, Batch, file};
 use crate::shutdown;
+use crate::wire::operator::{Summary, Tally};
 use anyhow::{anyhow, bail, ensure};
 use clap::Args;
 use std::io::{IsTerminal, stdin};
@@ -12,39 +15,40 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Exits with 0 if every line is paid, with 1 if some are refused and the rest is paid, with 2 if it has not come to an end:
-/// then the same command goes on with it.
+/// Exits with 0 if every line is paid, with 1 if some lines are refused and the rest is paid, with 2 if some lines are
+/// undecided: then run the same command again.
 #[derive(Args)]
 pub struct Arguments {
-    /// What to pay: a .csv with the columns email, amount and (if you like) reference; or a .jsonl or .ndjson with these
-    /// fields. Amounts in cents. Beside it a journal and a table of results are written
+    /// The file of payouts: a .csv with the columns email, amount and optionally reference, or a .jsonl or .ndjson with
+    /// these fields. Amounts are in cents. A journal and a table of results are written next to the file
     file: PathBuf,
-    /// Where the service is: https://host
+    /// The address of the service: https://host
     #[arg(long, env = "EARMARK_URL")]
     url: String,
-    /// A secret key of the business that pays. Better set as a variable: other users of a machine see what is on a command
-    /// line
+    /// A secret API key of the business that pays. Set it as a variable: other users of the machine can see command
+    /// lines
     #[arg(long, env = "EARMARK_API_KEY", hide_env_values = true)]
     api_key: String,
-    /// Do not ask before sending
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
-    /// How many lines are on their way at the same time. 32 make more than a thousand lines a second and leave room for others
+    /// How many lines are sent at the same time. 32 reach more than a thousand lines a second and leave room for others
     #[arg(long, env = "EARMARK_SEND_CONCURRENCY", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
-    /// How long an attempt may take before it is made anew. Longer than the service takes to settle what became of a request:
-    /// its reply and resolve timeouts together
+    /// How long an attempt may take before it is repeated. It must be longer than the service needs to find out what
+    /// became of a request: EARMARK_REPLY_TIMEOUT and EARMARK_RESOLVE_TIMEOUT together
     #[arg(long, env = "EARMARK_SEND_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
     timeout: Duration,
-    /// Print one line of JSON
+    /// Print one line of JSON instead of text
     #[arg(long)]
     json: bool,
 }
 
-/// Not all is decided.
+/// The exit code if some lines are undecided, or the command failed before it sent any.
 const UNFINISHED: u8 = 2;
 
-pub async fn run(arguments: Arguments) -> ExitCode {
+/// Sends the file. Never fails: an error is printed and becomes exit code 2.
+pub(super) async fn run(arguments: Arguments) -> ExitCode {
     match send(&arguments).await {
         Ok(code) => code,
         Err(error) => {
@@ -60,7 +64,7 @@ async fn send(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let client = Client::new(&settings)?;
     let mut batch = Batch::open(&arguments.file, read(&arguments.file)?)?;
     see_that_it_is_known(&batch, &client).await?;
-    let before = Summary::new(&batch);
+    let before = results::sum_up(&batch);
     let mut stopped = None;
     if before.undecided.lines > 0 {
         consent(&arguments.file, &before, arguments.yes)?;
@@ -69,7 +73,7 @@ async fn send(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         progress.finish();
         stopped = sent.err();
     }
-    let (summary, table) = (Summary::new(&batch), results::path_of(&arguments.file));
+    let (summary, table) = (results::sum_up(&batch), results::path_of(&arguments.file));
     results::write(&batch, &table)?;
     if arguments.json {
         print_json(&summary)?;
@@ -96,7 +100,8 @@ fn read(path: &Path) -> anyhow::Result<Vec<file::Line>> {
     Ok(lines)
 }
 
-/// What a journal calls paid must have been paid there, and by this business: else it speaks of another deployment.
+/// Checks that the service knows a payment of the journal for this API key. Otherwise the journal belongs to another
+/// deployment or business, and its paid lines are not paid here.
 async fn see_that_it_is_known(batch: &Batch, client: &Client) -> anyhow::Result<()> {
     let Some(receipt) = batch.any_receipt() else { return Ok(()) };
     let progress = Progress::new(0);
@@ -104,8 +109,8 @@ async fn see_that_it_is_known(batch: &Batch, client: &Client) -> anyhow::Result<
     progress.finish();
     ensure!(
         known.map_err(|reason| anyhow!(reason))?,
-        "the journal has payments that the service does not know for this key: use the address and the business of the \
-         earlier run; or give the file another name, to pay all of it here"
+        "the journal has payments that the service does not know for this key: use the URL and API key of the earlier \
+         run; or rename the file, to pay all of it here"
     );
     Ok(())
 }
@@ -119,7 +124,10 @@ fn consent(file: &Path, summary: &Summary, yes: bool) -> anyhow::Result<()> {
     if yes {
         return Ok(());
     }
-    ensure!(stdin().is_terminal(), "there is nobody to ask: to send without a question, add --yes");
+    ensure!(
+        stdin().is_terminal(),
+        "stdin is no terminal, so nobody can be asked: add --yes to send without confirmation"
+    );
     eprintln!("Send {} lines, {} cents? Type yes:", undecided.lines, undecided.cents);
     let mut answer = String::new();
     stdin().read_line(&mut answer)?;
@@ -135,12 +143,12 @@ fn print_for_people(summary: &Summary, table: &Path) {
         println!("{:<10} {:>9} lines {:>20} cents  {reason}", "refused", tally.lines, tally.cents);
     }
     row("undecided", &summary.undecided);
-    println!("each line: {}", table.display());
+    println!("results of each line: {}", table.display());
     if summary.replayed_lines > 0 {
-        eprintln!("{} lines had been paid before, by an interrupted run or in another file", summary.replayed_lines);
+        eprintln!("{} lines were already paid, by an interrupted run or in another file", summary.replayed_lines);
     }
     if summary.undecided.lines > 0 {
-        eprintln!("to go on where this stopped, run the same command again: nobody is paid twice");
+        eprintln!("to continue, run the same command again: nobody is paid twice");
     }
 }
 

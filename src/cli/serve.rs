@@ -1,4 +1,4 @@
-//! The processes: an intake, a worker, or both in one.
+//! `earmark serve`, `intake` and `worker`: runs an intake, a worker, or both in one process.
 
 use super::describe;
 use crate::config::{IntakeSettings, Process, WorkerSettings};
@@ -44,22 +44,26 @@ pub struct WorkerOnly {
     worker: WorkerSettings,
 }
 
-pub async fn serve(arguments: Serve) -> anyhow::Result<()> {
+/// Runs intake and worker until a signal.
+pub(super) async fn serve(arguments: Serve) -> anyhow::Result<()> {
     run("serve", arguments.process, Some(arguments.intake), Some(arguments.worker)).await
 }
 
-pub async fn intake(arguments: IntakeOnly) -> anyhow::Result<()> {
+/// Runs an intake until a signal.
+pub(super) async fn intake(arguments: IntakeOnly) -> anyhow::Result<()> {
     run("intake", arguments.process, Some(arguments.intake), None).await
 }
 
-pub async fn worker(arguments: WorkerOnly) -> anyhow::Result<()> {
+/// Runs a worker until a signal.
+pub(super) async fn worker(arguments: WorkerOnly) -> anyhow::Result<()> {
     run("worker", arguments.process, None, Some(arguments.worker)).await
 }
 
-/// How long a process that ends takes to export its last spans.
+/// How long a process may take at its end to export its last spans.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// Runs what there are settings for, until a signal. The intake drains first, so that the worker can still answer it.
+/// Runs an intake, a worker or both, depending on which settings are given, until a signal. At the end the intake
+/// drains first, so that the worker in the same process can still reply to it.
 async fn run(
     kind: &'static str,
     process: Process,
@@ -77,7 +81,7 @@ async fn run(
     let postgres = process.postgres(intake_settings.as_ref().map_or(1, |settings| settings.read_connections))?;
     let topology = Topology::new(process.queue_prefix()?, process.partitions);
     let intake = intake_settings.map(|settings| open_intake(&process, settings, topology, &postgres)).transpose()?;
-    // Each has somebody who watches its way to Postgres.
+    // Intake and worker each watch the health of their own `Postgres`.
     let for_worker = if intake.is_some() { process.postgres(1)? } else { postgres.clone() };
     let worker = worker_settings.map(|settings| open_worker(&process, settings, &for_worker)).transpose()?;
     let depths = Depths::default();
@@ -109,7 +113,7 @@ async fn run(
     if let Some(working) = working {
         match tokio::time::timeout(process.shutdown_grace, working).await {
             Ok(worked) => worked?,
-            Err(_) => tracing::warn!("grace period over: the batch in hand comes again to another worker"),
+            Err(_) => tracing::warn!("grace period over: the current batch is left to another worker"),
         }
     }
     stopped.cancel();
@@ -118,7 +122,7 @@ async fn run(
     Ok(())
 }
 
-/// `EARMARK_FAILPOINT` is for tests of failures, and so is not in the list of settings.
+/// Arms the failpoint in `EARMARK_FAILPOINT`. It is for tests, so it is not a setting and not in `--help`.
 fn arm_failpoint() -> anyhow::Result<()> {
     if let Ok(text) = std::env::var("EARMARK_FAILPOINT") {
         failpoint::arm(text.parse().map_err(anyhow::Error::msg).context("EARMARK_FAILPOINT")?);
@@ -126,6 +130,7 @@ fn arm_failpoint() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Opens a listening socket. `name`: the setting with the address.
 fn bind(address: std::net::SocketAddr, name: &'static str) -> anyhow::Result<TcpListener> {
     let listener = connections::listen(address).with_context(|| format!("{name}: cannot listen on {address}"))?;
     tracing::info!(setting = name, address = %listener.local_addr()?, "listening");
@@ -151,10 +156,11 @@ fn open_intake(
     Ok((intake, settings))
 }
 
-/// How many clients may be connected at once. What the kernel allows is raised as far as it may be, and the side listener,
-/// Postgres and RabbitMQ need some of it.
+/// How many clients may be connected at the same time: EARMARK_MAX_CONNECTIONS, or fewer if the process may not open so
+/// many files. Raises the process's limit of open files as far as allowed.
 fn most_connections(settings: &IntakeSettings) -> anyhow::Result<usize> {
-    let files = rlimit::increase_nofile_limit(u64::MAX).context("how many files this process may open")?;
+    let files =
+        rlimit::increase_nofile_limit(u64::MAX).context("cannot find out how many files this process may open")?;
     let files = usize::try_from(files)?;
     let (wanted, most) = (settings.max_connections as usize, files - OTHER_FILES.min(files / 2));
     if wanted > most {
@@ -163,7 +169,7 @@ fn most_connections(settings: &IntakeSettings) -> anyhow::Result<usize> {
     Ok(wanted.min(most))
 }
 
-/// Files that a process needs for anything but its clients.
+/// The number of files kept for other uses than clients: the side listener, Postgres and RabbitMQ.
 const OTHER_FILES: usize = 512;
 
 fn open_worker(process: &Process, settings: WorkerSettings, postgres: &Postgres) -> anyhow::Result<Arc<Worker>> {
@@ -176,7 +182,7 @@ fn open_worker(process: &Process, settings: WorkerSettings, postgres: &Postgres)
     }))
 }
 
-/// With connections of its own, so that whoever looks at the process takes none from its requests.
+/// Creates the console. It has its own connections to Postgres, so that it takes none from requests.
 fn open_console(process: &Process) -> anyhow::Result<Arc<Console>> {
     Ok(Console::new(console::Settings {
         postgres: process.postgres(CONSOLE_CONNECTIONS)?,
@@ -187,12 +193,14 @@ fn open_console(process: &Process) -> anyhow::Result<Arc<Console>> {
     }))
 }
 
-/// Enough for a few people at a time.
+/// The console's connections to Postgres: enough for a few people at the same time.
 const CONSOLE_CONNECTIONS: u32 = 2;
 
-/// Waits for the database to be there, refuses one whose schema is older than this program, and notes the number of
-/// partitions. Answers with all work queues that may hold messages: those of now, and those of a larger number in the past.
-/// `None` if stopped first. Until then nobody watches the `ways`, so they are told here what there is to wait for.
+/// Waits until Postgres answers, and records the number of partitions there. Fails if the schema lacks a migration.
+///
+/// Returns all work queues that may contain messages: those of the current number of partitions, and those of a larger
+/// number in the past. Returns `None` if `stop` comes first. `ways`: the handles whose health is updated here, because
+/// nothing else watches them yet.
 async fn wait_for_ledger(
     process: &Process,
     ways: [&Postgres; 2],
@@ -217,7 +225,7 @@ async fn wait_for_ledger(
     Ok(None)
 }
 
-/// How many migrations the schema lacks and, if none, the largest number of partitions there ever was.
+/// Returns how many migrations the schema lacks and, if none, the largest number of partitions that was ever set.
 async fn read_ledger(prefix: &str, partitions: u16, postgres: &Postgres) -> Result<(usize, u16), Error> {
     postgres.refuse_shared_sessions().await?;
     let missing = postgres.missing_migrations().await?;
@@ -225,5 +233,5 @@ async fn read_ledger(prefix: &str, partitions: u16, postgres: &Postgres) -> Resu
         return Ok((missing, partitions));
     }
     let noting = async |connection: &mut _| partitions::write_most(connection, prefix, partitions).await;
-    Ok((0, postgres.session().run(noting).await?))
+    Ok((0, postgres.write(noting).await?))
 }

@@ -1,3 +1,5 @@
+//! `earmark workers`: lists, pauses and resumes workers.
+
 use super::print_json;
 use crate::config::{Database, Operator, Prefix};
 use crate::ops::deployment;
@@ -13,7 +15,7 @@ pub struct Arguments {
     database: Database,
     #[command(flatten)]
     prefix: Prefix,
-    /// Print one line of JSON
+    /// Print one line of JSON instead of text
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -22,31 +24,33 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// List them, as they say they are
+    /// List the workers with the state that they report
     List,
-    /// Have all workers finish the batch in hand and take nothing more. Requests that wait meanwhile end in 500, undebited
+    /// Pause all workers: each finishes its current batch and takes no more messages. Requests that wait past their
+    /// deadline end in 500, and nothing is debited
     Pause {
         #[command(flatten)]
         operator: Operator,
     },
-    /// Let them go on
+    /// Resume all workers
     Resume {
         #[command(flatten)]
         operator: Operator,
     },
 }
 
-pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
+/// Runs the subcommand, then prints the workers. Fails if no process ever ran with this queue prefix.
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { database, prefix, json, command } = arguments;
     let (postgres, prefix) = (database.open()?, prefix.name()?);
     let known = match &command {
         Command::List => true,
         Command::Pause { operator } => {
-            tracing::info!(who = operator.by, prefix, "pausing workers");
+            tracing::info!(who = operator.by, prefix, "pausing all workers");
             postgres.write(async |connection| partitions::write_paused(connection, prefix, &operator.by).await).await?
         }
         Command::Resume { operator } => {
-            tracing::info!(who = operator.by, prefix, "resuming workers");
+            tracing::info!(who = operator.by, prefix, "resuming all workers");
             postgres.write(async |connection| partitions::write_resumed(connection, prefix).await).await?
         }
     };

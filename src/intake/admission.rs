@@ -56,6 +56,7 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// An admission with all places free.
     pub fn new(limits: Limits, sessions: Arc<Sessions>, postgres: Health) -> Self {
         Self {
             sessions,

@@ -44,7 +44,9 @@ pub type KeyDigest = [u8; 32];
 /// The caller: a business, with one of its keys.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
+    /// The business that the key belongs to.
     pub business: BusinessId,
+    /// The digest of the key.
     pub key: KeyDigest,
 }
 

@@ -27,9 +27,13 @@ use tokio::time::Instant;
 
 /// A bulk call that was read and checked, and who sent it.
 pub struct BulkSubmission {
+    /// The business that calls, and its API key.
     pub caller: Caller,
+    /// The items in the order of the call.
     pub items: Items,
+    /// The idempotency key of the call, if it has one.
     pub key: Option<IdempotencyKey>,
+    /// What was known when the call was received.
     pub receipt: Receipt,
     /// The trace context of the caller's span.
     pub trace: Option<trace::Context>,

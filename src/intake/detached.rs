@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 ///
 /// The work never learns that its caller is gone, and must not depend on it: a client can vanish unnoticed in many
 /// ways.
-pub struct Detached<T: 'static> {
+pub(super) struct Detached<T: 'static> {
     /// `None` once it has ended.
     work: Option<Work<T>>,
 }
@@ -23,11 +23,11 @@ type Work<T> = Pin<Box<dyn Future<Output = Result<T, Died>> + Send>>;
 /// The work panicked, with this text.
 #[derive(Debug, thiserror::Error)]
 #[error("panicked: {0}")]
-pub struct Died(String);
+pub(super) struct Died(String);
 
 impl Died {
     /// Takes the text of a panic.
-    pub fn new(panic: Box<dyn Any + Send>) -> Self {
+    pub(super) fn new(panic: Box<dyn Any + Send>) -> Self {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         Self(text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_default())
     }
@@ -35,7 +35,7 @@ impl Died {
 
 impl<T> Detached<T> {
     /// `tracker` counts the work until it has ended.
-    pub fn new(tracker: &TaskTracker, work: impl Future<Output = T> + Send + 'static) -> Self {
+    pub(super) fn new(tracker: &TaskTracker, work: impl Future<Output = T> + Send + 'static) -> Self {
         let work = AssertUnwindSafe(work).catch_unwind().map_err(Died::new);
         Self { work: Some(Box::pin(tracker.track_future(work))) }
     }

@@ -40,6 +40,7 @@ struct Count {
 }
 
 impl KeyLimits {
+    /// Limits under which nothing has been counted yet.
     pub fn new(bounds: Bounds) -> Self {
         Self { bounds, keys: Mutex::default() }
     }

@@ -60,7 +60,7 @@ fn parse_hash(text: &[u8]) -> Option<UserHash> {
 
 fn show_user(user: PayoutUser) -> Answer {
     let PayoutUser { email, hash, balance, status, created_at } = user;
-    problem::found(&PayoutUserBody { email, hash: hex::encode(hash), balance, status, created_at })
+    problem::found(&PayoutUserBody { email, hash: hex::encode(hash.0), balance, status, created_at })
 }
 
 /// Answers what became of a request. If it is undecided after its deadline, it is voided first, so that the answer is
@@ -71,15 +71,15 @@ pub async fn request_by_id(intake: &Intake, headers: &HeaderMap, id: Option<Requ
     let Some(id) = id.filter(|&id| intake.secret.issued(business, id)) else { return Ok(problem::not_found()) };
     let wait = i64::try_from(intake.budgets.reply.as_millis()).unwrap_or(i64::MAX);
     let is_past = clock::now_millis() > secret::minted_at(id).saturating_add(wait);
-    let finding = intake.read(async |connection| {
-        let found = allocations::find_one(connection, business, id).await?;
-        if found.is_some() || !is_past {
-            return Ok(found);
-        }
-        allocations::void_by_id(connection, business, id).await?;
-        allocations::find_one(connection, business, id).await
-    });
-    let found = finding.await?;
+    let finding = intake.read(async |connection| allocations::find_one(connection, business, id).await);
+    let mut found = finding.await?;
+    if found.is_none() && is_past {
+        let deciding = intake.write_idempotent(async |connection| {
+            allocations::void_by_id(connection, business, id).await?;
+            allocations::find_one(connection, business, id).await
+        });
+        found = deciding.await?;
+    }
     Ok(show_request(id, found))
 }
 
@@ -111,10 +111,10 @@ pub fn show_decided(id: RequestId, decided: Decided) -> RequestBody {
     RequestBody {
         request_id: Uuid::from_u128(id.as_u128()),
         state: decided.outcome.as_str(),
-        email: decided.email,
+        email: decided.email.map(|email| email.as_str().to_owned()),
         amount: decided.cents,
         hash: decided.hash.map(|hash| hex::encode(hash.0)),
-        reference: decided.reference,
+        reference: decided.reference.map(|reference| reference.as_str().to_owned()),
         decided_at: Some(decided.decided_at),
     }
 }

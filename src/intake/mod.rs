@@ -52,21 +52,32 @@ use tokio_util::task::TaskTracker;
 
 /// What an intake needs.
 pub struct Settings {
+    /// The way to RabbitMQ.
     pub broker: Broker,
+    /// The names of the queues.
     pub topology: Topology,
+    /// The way to Postgres.
     pub postgres: Postgres,
+    /// The hash secret.
     pub secret: HashSecret,
+    /// How long a request may take.
     pub budgets: Budgets,
+    /// How much is admitted at once.
     pub admission: admission::Limits,
+    /// How requests are packed into messages.
     pub packing: publisher::Limits,
+    /// The limits of its HTTP listener.
     pub connections: connections::Limits,
 }
 
 /// The state of an intake, for people.
 #[derive(Clone, Debug)]
 pub struct Status {
+    /// Whether it takes no new requests, because it is about to stop.
     pub draining: bool,
+    /// Whether Postgres can be worked with.
     pub postgres_up: bool,
+    /// Whether RabbitMQ is connected.
     pub broker_up: bool,
     /// The broker accepts no messages (a memory or disk alarm).
     pub broker_blocked: bool,
@@ -133,7 +144,7 @@ impl Intake {
         let links = Arc::clone(&self.sessions).start(self.abandon.clone())?;
         let raises = Arc::clone(&self.raises);
         let tell = move |count: Option<_>| count.map_or_else(|| raises.forget(), |count| raises.saw(count));
-        let pings = tokio::spawn(self.health().clone().watch(self.postgres.clone(), self.abandon.clone(), tell));
+        let pings = tokio::spawn(self.postgres.clone().watch(self.abandon.clone(), tell));
         let ending = connections::Ending { soon: self.admission.draining().clone(), now: CancellationToken::new() };
         let router = routes::router(Arc::clone(&self));
         let serving = tokio::spawn(connections::serve(listener, router, self.connections, ending.clone()));

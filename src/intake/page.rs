@@ -4,11 +4,11 @@ use serde_json::Value;
 use std::fmt::Write as _;
 
 /// The Content-Security-Policy of the page: it may load its own style sheet, and nothing else.
-pub const POLICY: &str =
+pub(super) const POLICY: &str =
     "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The style sheet of the page.
-pub const STYLE: &str = "\
+pub(super) const STYLE: &str = "\
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 h2 { margin-top: 3rem; border-top: 1px solid #8886; padding-top: 1rem; }
@@ -20,7 +20,7 @@ code { font-family: ui-monospace, monospace; font-size: .92em; }
 ";
 
 /// Renders the OpenAPI document as HTML.
-pub fn render(document: &Value) -> String {
+pub(super) fn render(document: &Value) -> String {
     let mut page = String::new();
     let title = escape(text(&document["info"]["title"]));
     let _ = write!(

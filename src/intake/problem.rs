@@ -34,16 +34,27 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The texts of errors, for the answers and for the document that describes them.
 pub mod said {
+    /// 401.
     pub const UNAUTHORIZED: &str = "Unauthorized";
+    /// 403.
     pub const PAYOUTS_DISABLED: &str = "Payouts are currently disabled. Please enable them in Settings.";
+    /// 404.
     pub const NOT_FOUND: &str = "Not found";
+    /// 405.
     pub const METHOD_NOT_ALLOWED: &str = "Method not allowed";
+    /// 408.
     pub const BODY_TOO_LATE: &str = "The request body did not arrive in time.";
+    /// 415.
     pub const UNSUPPORTED_MEDIA_TYPE: &str = "The Content-Type must be application/json.";
+    /// 422.
     pub const KEY_REUSED: &str = "This Idempotency-Key was used before with another email or amount.";
+    /// 500.
     pub const UNEXPECTED: &str = "An unexpected error occurred. No funds were debited.";
+    /// 503.
     pub const UNAVAILABLE: &str = "Service temporarily unavailable. No funds were debited by this request.";
+    /// 429.
     pub const TOO_MANY: &str = "Too many requests. No funds were debited by this request.";
+    /// 504.
     pub const UNKNOWN: &str = "The outcome is not known yet.";
 }
 
@@ -120,6 +131,7 @@ impl Answer {
         self.header.as_ref().is_some_and(|(name, _)| name == wanted)
     }
 
+    /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         self.status
     }
@@ -219,6 +231,7 @@ pub fn allocated(hash: UserHash, replayed: bool) -> Answer {
     if replayed { answer.with_header(REPLAYED, HeaderValue::from_static("true")) } else { answer }
 }
 
+/// 400: a message for each field that failed.
 pub fn invalid_fields(errors: FieldErrors) -> Answer {
     Answer::new(StatusCode::BAD_REQUEST, Said::Fields(Box::new(errors)))
 }
@@ -233,6 +246,7 @@ pub fn invalid_parameters(errors: &BTreeMap<&'static str, [&'static str; 1]>) ->
     Answer::json(StatusCode::BAD_REQUEST, errors)
 }
 
+/// 400: the body is no JSON object.
 pub fn not_an_object() -> Answer {
     Answer::error(StatusCode::BAD_REQUEST, "The request body must be a JSON object.")
 }
@@ -247,40 +261,49 @@ pub fn bad_request(message: &'static str) -> Answer {
     Answer::error(StatusCode::BAD_REQUEST, message)
 }
 
+/// 400: the payout balance does not cover the amount.
 pub fn insufficient_balance() -> Answer {
     Answer::error(StatusCode::BAD_REQUEST, "Insufficient payout balance")
 }
 
+/// 401: no working secret key.
 pub fn unauthorized() -> Answer {
     Answer::error(StatusCode::UNAUTHORIZED, said::UNAUTHORIZED)
         .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
 }
 
+/// 403: payouts of the business are switched off.
 pub fn payouts_disabled() -> Answer {
     Answer::error(StatusCode::FORBIDDEN, said::PAYOUTS_DISABLED)
 }
 
+/// 404.
 pub fn not_found() -> Answer {
     Answer::error(StatusCode::NOT_FOUND, said::NOT_FOUND)
 }
 
+/// 405. `allow`: the methods that the endpoint has.
 pub fn method_not_allowed(allow: &'static str) -> Answer {
     Answer::error(StatusCode::METHOD_NOT_ALLOWED, said::METHOD_NOT_ALLOWED)
         .with_header(ALLOW, HeaderValue::from_static(allow))
 }
 
+/// 408: the body did not arrive in time.
 pub fn body_too_late() -> Answer {
     Answer::error(StatusCode::REQUEST_TIMEOUT, said::BODY_TOO_LATE)
 }
 
+/// 413. `message`: names the limit.
 pub fn body_too_large(message: &'static str) -> Answer {
     Answer::error(StatusCode::PAYLOAD_TOO_LARGE, message)
 }
 
+/// 415: the body is not declared as JSON.
 pub fn unsupported_media_type() -> Answer {
     Answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, said::UNSUPPORTED_MEDIA_TYPE)
 }
 
+/// 422: the idempotency key belongs to an allocation with another email or amount.
 pub fn key_reused() -> Answer {
     Answer::error(StatusCode::UNPROCESSABLE_ENTITY, said::KEY_REUSED)
 }

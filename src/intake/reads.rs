@@ -21,12 +21,26 @@ impl Intake {
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
     ) -> Result<T, Failure> {
-        if !self.health().is_up() {
-            return Err(Failure::Unavailable(Refusal::PostgresDown));
-        }
-        self.postgres.read(work).await.map_err(|error| {
-            tracing::warn!(%error, "a read failed");
-            Failure::Unavailable(Refusal::PostgresSlow)
-        })
+        self.refuse_if_away()?;
+        self.postgres.read(work).await.map_err(unanswered)
     }
+
+    /// Writes for an answer. `work` must be such that it may be done twice. Fails at once while the database is known
+    /// to be down.
+    pub(super) async fn write_idempotent<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
+    ) -> Result<T, Failure> {
+        self.refuse_if_away()?;
+        self.postgres.write_idempotent(work).await.map_err(unanswered)
+    }
+
+    fn refuse_if_away(&self) -> Result<(), Failure> {
+        if self.health().is_up() { Ok(()) } else { Err(Failure::Unavailable(Refusal::PostgresDown)) }
+    }
+}
+
+fn unanswered(error: Error) -> Failure {
+    tracing::warn!(%error, "a read failed");
+    Failure::Unavailable(Refusal::PostgresSlow)
 }

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot};
 /// What may reach a waiter. If the connection is lost, nothing does.
 #[derive(Debug)]
 pub enum Event {
+    /// The outcome has come.
     Reply(Reply),
     /// The broker returned or refused the message. It may have been delivered all the same.
     Trouble,
@@ -25,6 +26,7 @@ pub struct Waiters {
 }
 
 impl Waiters {
+    /// Nobody waits yet.
     pub fn new() -> Self {
         Self { waiting: Mutex::new(Some(HashMap::new())), replied: Notify::new() }
     }

@@ -183,7 +183,7 @@ impl Task {
             true => allocations::void_keyed_many(connection, &requests).await,
             false => Ok((allocations::void_attempts(connection, &requests).await?, None)),
         };
-        let (resolutions, raise) = self.session.run(giving_up).await?;
+        let (resolutions, raise) = self.session.write(giving_up).await?;
         // This comes before any answer: a caller that is told 500 may send again at once, and to this intake.
         raise.into_iter().for_each(|count| self.raises.saw(count));
         failpoint::pass(Failpoint::AfterVoid).await;

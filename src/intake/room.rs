@@ -34,6 +34,7 @@ pub struct Places {
 pub struct Full;
 
 impl Room {
+    /// A room of `most` places, all free.
     pub fn new(most: usize) -> Self {
         let most_bulk = (most / BULK_SHARE).max(1);
         let semaphore = |places| Arc::new(Semaphore::new(places));
@@ -63,6 +64,7 @@ impl Room {
         self.bulk.available_permits().min(self.places.available_permits())
     }
 
+    /// How many places are taken.
     pub fn taken(&self) -> usize {
         self.most.saturating_sub(self.places.available_permits())
     }

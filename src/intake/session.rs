@@ -24,6 +24,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
+    /// No session yet; [`Self::start`] opens one.
     pub fn new(broker: Broker, topology: Topology, packing: Limits) -> Arc<Self> {
         Arc::new(Self { broker, topology, packing, open: RwLock::new(None) })
     }
@@ -81,6 +82,7 @@ pub struct Session {
 }
 
 impl Session {
+    /// Those who wait for a reply over this session.
     pub fn waiters(&self) -> &Arc<Waiters> {
         &self.waiters
     }

@@ -7,7 +7,7 @@ use std::fmt;
 
 /// The members of an object, in order, with their values as text. A name that stands there twice is an error. A derived
 /// struct would also take an array, and would not notice an unknown name that stands there twice.
-pub struct Members<'a>(pub Vec<(String, &'a RawValue)>);
+pub(super) struct Members<'a>(pub Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -40,7 +40,7 @@ impl<'de> Visitor<'de> for MembersVisitor {
 
 /// Checks the inside of a value that was kept as text: a broken escape, a name twice, or nesting that is too deep is an
 /// error. `depth`: how deep the value itself is nested.
-pub fn check_nested(value: &str, depth: usize) -> Result<(), serde_json::Error> {
+pub(super) fn check_nested(value: &str, depth: usize) -> Result<(), serde_json::Error> {
     const DEEPEST: usize = 64;
     if depth > DEEPEST {
         return Err(serde_json::Error::custom("too deep"));

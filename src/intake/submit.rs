@@ -43,8 +43,11 @@ pub struct Budgets {
 
 /// What is asked for, by whom, and what was known when it was received.
 pub struct Submission {
+    /// The business that calls, and its API key.
     pub caller: Caller,
+    /// What is asked for.
     pub allocation: NewAllocation,
+    /// The idempotency key, if there is one.
     pub key: Option<IdempotencyKey>,
     /// The receipt of the HTTP request. All items of a bulk call share it.
     pub receipt: Receipt,

@@ -10,7 +10,9 @@ use serde_json::value::RawValue;
 
 /// The largest body of a request, and the message for a larger one.
 pub struct BodyLimit {
+    /// The largest body, in bytes.
     pub bytes: usize,
+    /// What a client with a larger body is told.
     pub message: &'static str,
 }
 
@@ -24,15 +26,20 @@ pub const BULK_LIMIT: BodyLimit =
 /// What a valid body asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct NewAllocation {
+    /// The payout user.
     pub email: Email,
+    /// How much to allocate.
     pub amount: Amount,
+    /// The caller's own name for it, if it has one.
     pub reference: Option<Reference>,
 }
 
 /// Why a body is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Invalid {
+    /// The body is no JSON object.
     NotAnObject,
+    /// Fields failed, each with its message.
     Fields(FieldErrors),
 }
 
@@ -58,6 +65,7 @@ pub type Items = Vec<Result<NewAllocation, Invalid>>;
 /// Why a bulk call is refused as a whole.
 #[derive(Debug, PartialEq, Eq)]
 pub enum InvalidBulk {
+    /// The body is no JSON object.
     NotAnObject,
     /// The items cannot be read: the message says why.
     Items(&'static str),

@@ -7,12 +7,16 @@ pub struct Amount(i64);
 /// Why a number is not an [`Amount`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AmountError {
+    /// Below [`Amount::MIN_CENTS`].
     BelowMinimum,
+    /// Above [`Amount::MAX_CENTS`].
     AboveMaximum,
 }
 
 impl Amount {
+    /// The smallest amount, in cents.
     pub const MIN_CENTS: i64 = 1;
+    /// The largest amount, in cents.
     pub const MAX_CENTS: i64 = 100_000_000;
 
     /// Checks a number of cents.

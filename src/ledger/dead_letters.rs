@@ -34,6 +34,7 @@ pub enum OnReplay {
 }
 
 impl OnReplay {
+    /// Every value, in order.
     pub const ALL: [Self; 6] = [
         Self::StaysAllocated,
         Self::StaysVoided,

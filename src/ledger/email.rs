@@ -15,13 +15,16 @@ pub struct Email(String);
 /// Why a text is not an [`Email`], in the order in which the checks run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmailError {
+    /// There is nothing but blanks.
     Empty,
+    /// Longer than [`Email::MAX_CHARS`].
     TooLong,
+    /// Not one plain address.
     Invalid,
 }
 
 impl Email {
-    /// Longest address, in characters.
+    /// The longest address, in characters.
     pub const MAX_CHARS: usize = 255;
     const MAX_LOCAL_OCTETS: usize = 64;
     const MAX_LABEL_OCTETS: usize = 63;
@@ -58,6 +61,7 @@ impl Email {
         Self(text)
     }
 
+    /// The address as it is stored.
     pub fn as_str(&self) -> &str {
         &self.0
     }

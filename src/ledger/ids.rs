@@ -13,10 +13,12 @@ pub struct RequestId(u128);
 macro_rules! id {
     ($name:ident) => {
         impl $name {
+            /// The id with this number.
             pub const fn from_u128(value: u128) -> Self {
                 Self(value)
             }
 
+            /// The number of the id.
             pub const fn as_u128(self) -> u128 {
                 self.0
             }
@@ -48,7 +50,7 @@ pub struct UserHash(pub [u8; 32]);
 pub struct IdempotencyKey(String);
 
 impl IdempotencyKey {
-    /// Longest key of a client, in bytes.
+    /// The longest key that a client may send, in bytes.
     pub const MAX_LEN: usize = 255;
 
     /// Checks a client's key as it is. `None` if its length or a character is not allowed.
@@ -76,6 +78,7 @@ impl IdempotencyKey {
         Self::new(quoted.unwrap_or(value))
     }
 
+    /// The key as it is stored.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -17,6 +17,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every outcome, in order of precedence.
     pub const ALL: [Self; 4] = [Self::Voided, Self::PayoutsDisabled, Self::InsufficientBalance, Self::Allocated];
 
     /// The name in the database, in messages and in answers.
@@ -40,12 +41,20 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// An earlier request under the same key, with the same email and amount, was allocated. Its success is repeated.
-    Replayed { original: RequestId },
+    Replayed {
+        /// The request that was allocated.
+        original: RequestId,
+    },
     /// An earlier request under the same key, with another email or amount, was allocated.
     KeyReused,
     /// The key is in another epoch (`current`) than the request claims. `raise` is the raise that brought it there.
     /// `None`: it was raised in the batch that decided this request, so after every request of the batch was received.
-    StaleEpoch { current: i64, raise: Option<RaiseCount> },
+    StaleEpoch {
+        /// The epoch that the key is in.
+        current: i64,
+        /// The raise that brought it there.
+        raise: Option<RaiseCount>,
+    },
     /// Decided on its own merits.
     Decided(Outcome),
 }

@@ -8,7 +8,7 @@ macro_rules! closed_list {
     ($(#[$about:meta])* $name:ident { $($(#[$what:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $($(#[$what])* $variant,)+ }
+        pub enum $name { $($(#[$what])* #[doc = concat!("`", $text, "`.")] $variant,)+ }
 
         impl $name {
             /// Every value, in order.

@@ -8,12 +8,17 @@ pub type Millis = i64;
 /// One request to allocate: `amount` from the payout balance of `business` to its payout user `email`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
+    /// Its own id.
     pub id: RequestId,
+    /// The business.
     pub business: BusinessId,
+    /// The payout user.
     pub email: Email,
+    /// How much to allocate.
     pub amount: Amount,
     /// After this moment the intake no longer waits for the outcome, and the request is voided instead of applied.
     pub deadline: Millis,
+    /// The idempotency key.
     pub key: Option<KeyClaim>,
     /// The client's own name for it. It has no influence on the decision.
     pub reference: Option<Reference>,
@@ -22,6 +27,7 @@ pub struct Request {
 /// The idempotency key that a request was sent under, and the epoch its sender believed the key to be in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyClaim {
+    /// The idempotency key.
     pub key: IdempotencyKey,
     /// Counts the voids under this key, from 0. A request that claims another epoch than the key's never debits.
     pub epoch: i64,

@@ -15,13 +15,13 @@ use std::borrow::Cow;
 const PUNYCODE: &str = "xn--";
 
 /// The text with each letter and its marks in one character, where there is one (NFC). ASCII stays as it is.
-pub fn compose(text: &str) -> Cow<'_, str> {
+pub(super) fn compose(text: &str) -> Cow<'_, str> {
     if text.is_ascii() { Cow::Borrowed(text) } else { Normalizer::new_nfc().normalize(text) }
 }
 
 /// Whether a character only stands in for another one, which normalisation would put in its place: the Kelvin sign for
 /// `K`, the long `ſ`, a ligature, letters of full width.
-pub fn has_stand_in(text: &str) -> bool {
+pub(super) fn has_stand_in(text: &str) -> bool {
     let decomposition = CanonicalDecompositionBorrowed::new();
     let is_another = |c| matches!(decomposition.decompose(c), Decomposed::Singleton(_));
     !text.is_ascii() && (text.chars().any(is_another) || Normalizer::new_nfkc().normalize(text) != compose(text))
@@ -29,7 +29,7 @@ pub fn has_stand_in(text: &str) -> bool {
 
 /// The one spelling of an address that is composed and has no stand-ins: lower case, its domain in ASCII without a dot
 /// at the end. `None` if there is no such spelling. The rules for ASCII are not checked here.
-pub fn settle(address: &str) -> Option<String> {
+pub(super) fn settle(address: &str) -> Option<String> {
     let (local, domain) = address.rsplit_once('@')?;
     let domain = domain.strip_suffix('.').unwrap_or(domain);
     if address.is_ascii() && !has_punycode(domain) {

@@ -1,14 +1,17 @@
-//! The labels of the metrics. Each is a closed list, so that every series is there from the start.
+//! The labels of the metrics and their values. Each label has a closed list of values, so that every series exists from
+//! the start.
 
 use crate::ledger::{Cause, Late, Proof, Refusal, SettledAs, Voider, closed_list};
 
-/// A closed list of values of one label.
+/// A label: an enum whose variants are all its values.
 pub trait Label: Copy + 'static {
-    /// The label.
+    /// The name of the label.
     const NAME: &'static str;
+    /// All values, in order.
     const ALL: &'static [Self];
+    /// The value as Prometheus shows it.
     fn as_str(self) -> &'static str;
-    /// Its place in [`Label::ALL`].
+    /// The value's position in [`Label::ALL`].
     fn index(self) -> usize;
 }
 
@@ -44,7 +47,7 @@ label! {
 }
 
 closed_list! {
-    /// The endpoints of an intake.
+    /// The endpoints of an intake. `other`: any other path.
     Route {
         Create = "/payout/create",
         CreateBulk = "/payout/create/bulk",
@@ -57,7 +60,7 @@ closed_list! {
 }
 
 closed_list! {
-    /// The statuses that an intake answers with.
+    /// The HTTP statuses of an intake's answers.
     Status {
         Ok = "200",
         BadRequest = "400",
@@ -100,54 +103,55 @@ impl From<u16> for Status {
 }
 
 closed_list! {
-    /// The parts of settling a batch that take time.
+    /// The steps of settling a batch, whose durations are measured. A batch is settled at once or step by step.
     Phase {
-        /// Everything in one statement.
+        /// At once: the whole batch in one statement.
         AtOnce = "at_once",
-        /// Step by step: the transaction opened, businesses and keys locked and read.
+        /// Step by step: opening the transaction, locking and reading businesses and keys.
         Lock = "lock",
-        /// Step by step: everything written.
+        /// Step by step: writing all rows.
         Write = "write",
-        /// Step by step: committed.
+        /// Step by step: the commit.
         Commit = "commit",
-        /// Replies sent, and the batch acknowledged.
+        /// Sending the replies, and acknowledging the batch's messages.
         Reply = "reply",
     }
 }
 
 closed_list! {
-    /// What Postgres answers to what it does not do.
+    /// The kinds of errors of Postgres.
     Trouble {
         /// There is no connection.
         Away = "away",
+        /// The server accepts no writes.
         ReadOnly = "read_only",
-        /// Its disk is full.
+        /// The server's disk is full.
         Full = "full",
-        /// A deadlock, a crash of a part of it, and what else passes by itself.
+        /// It passes by itself, such as a deadlock or the crash of a server process.
         Transient = "transient",
-        /// It gave up on a lock or a statement.
+        /// Waiting for a lock, or a statement, took too long.
         TooSlow = "too_slow",
-        /// It does not do this, whatever the data.
+        /// The server refuses the statement, whatever the data.
         Refused = "refused",
-        /// The answer was lost.
+        /// The answer was lost, so it is unknown whether the statement took effect.
         Unknown = "unknown",
         /// The data cannot be stored.
         Data = "data",
-        /// What is stored does not fit this program.
+        /// The stored data does not fit this program.
         Fatal = "fatal",
     }
 }
 
 closed_list! {
-    /// What a connection to the broker is for.
+    /// The purposes of connections to the broker.
     Role {
         IntakeReplies = "intake_replies",
         IntakeRequests = "intake_requests",
         WorkerRequests = "worker_requests",
         WorkerReplies = "worker_replies",
-        /// Looks at the depth of queues.
+        /// Polls the depth of queues.
         Watch = "watch",
-        /// Does what a person has asked for.
+        /// Used by commands and actions of operators.
         Command = "command",
     }
 }

@@ -1,7 +1,7 @@
-//! Dead letters in hand: list, show, replay, drop. The shell and the console both do it through here.
+//! What operators do with dead letters: list, show, replay, drop. The command line and the console both use this.
 //!
-//! A replay is safe whatever is in a dead letter: the row that decided a request decides again, and a request without one is
-//! voided once its deadline has passed. What a replay would do is said before anybody asks for it.
+//! A replay is always safe. A request that was decided keeps its decision, which is in its row. A request without a row
+//! is decided if its deadline has not passed, and voided otherwise. Each shown request says what a replay would do.
 
 use crate::clock;
 use crate::ledger::{BusinessId, OnReplay, Outcome, Request, RequestId};
@@ -17,7 +17,7 @@ use crate::wire::operator::{DeadLetter, DeadLetterRequest};
 use std::collections::HashMap;
 use uuid::Uuid;
 
-/// A page of open dead letters, the newest first. `reveal`: with whole addresses.
+/// A page of at most `limit` open dead letters, newest first. `reveal`: show whole addresses, keys and bodies.
 pub async fn list(
     postgres: &Postgres,
     filter: &DeadLetterFilter,
@@ -31,7 +31,7 @@ pub async fn list(
     postgres.read(reading).await
 }
 
-/// One dead letter, open or not.
+/// One dead letter, open or not; `None` if there is none with this id.
 pub async fn show(postgres: &Postgres, dead_letter: Uuid, reveal: bool) -> Result<Option<DeadLetter>, Error> {
     let reading = async |connection: &mut PgConnection| {
         let dead_letters = Vec::from_iter(dead_letters::find_one(connection, dead_letter).await?);
@@ -40,7 +40,7 @@ pub async fn show(postgres: &Postgres, dead_letter: Uuid, reveal: bool) -> Resul
     postgres.read(reading).await
 }
 
-/// Every dead letter that holds a request.
+/// Every dead letter that contains the request, open or not.
 pub async fn holding(
     connection: &mut PgConnection,
     request: RequestId,
@@ -50,7 +50,7 @@ pub async fn holding(
     show_all(connection, dead_letters, reveal).await
 }
 
-/// Joins dead letters with what the ledger says of their requests.
+/// Adds to each dead letter what the ledger says about its requests.
 async fn show_all(
     connection: &mut PgConnection,
     dead_letters: Vec<dead_letters::DeadLetter>,
@@ -116,19 +116,22 @@ fn shown_request(request: &Request, decided: Option<&Decided>, reveal: bool) -> 
     }
 }
 
-/// Why dead letters were not replayed, all or from one on.
+/// Why a replay failed. Dead letters before the failing one may have been replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// Postgres did not do it.
     #[error(transparent)]
     Postgres(#[from] Error),
+    /// RabbitMQ did not take it.
     #[error(transparent)]
     Rabbit(#[from] rabbit::Error),
 }
 
-/// Puts dead letters back into the work queues that they came from, in the order given, and notes by whom. Answers with those
-/// that were put back; one that was dropped, or that does not exist, is left out.
+/// Publishes dead letters to the work queues that they came from, in the order given, and records who did it. Returns
+/// the ids of those that were published. Dropped and unknown ones are skipped.
 ///
-/// Published first and noted then: whatever fails between the two, a dead letter is replayed once more and never lost.
+/// Each is published first and marked as replayed afterwards. If something fails in between, the dead letter stays
+/// open: it may be replayed twice, but is never lost.
 pub async fn replay(
     postgres: &Postgres,
     broker: &Broker,
@@ -154,21 +157,23 @@ async fn replay_over(
     for &id in dead_letters {
         let found = session.read(async |connection| dead_letters::find_one(connection, id).await).await?;
         let Some(dead_letter) = found.filter(|dead_letter| dead_letter.dropped_at.is_none()) else { continue };
-        // Workers take from every queue that a deployment ever had.
+        // Workers take from every queue that the deployment ever had. A dead letter of unknown origin goes to the
+        // first.
         let queue = dead_letter.queue.unwrap_or_else(|| topology.work_queue(0));
         confirmed.put(&queue, &Uuid::new_v4().simple().to_string(), &dead_letter.body).await?;
         tracing::info!(dead_letter_id = %id, who, queue, "dead letter replayed");
-        session.run(async |connection| dead_letters::mark_replayed(connection, id, who).await).await?;
+        session.write(async |connection| dead_letters::mark_replayed(connection, id, who).await).await?;
         replayed.push(id);
     }
     Ok(replayed)
 }
 
-/// Marks open dead letters as of no use any more, by whom and when; they stay where they are. Answers with those that were open.
+/// Marks open dead letters as dropped, with time and name. Their rows stay in the table. Returns the ids of those that
+/// were open.
 pub async fn drop(postgres: &Postgres, dead_letters: &[Uuid], who: &str) -> Result<Vec<Uuid>, Error> {
     let (mut session, mut dropped) = (postgres.session(), vec![]);
     for &id in dead_letters {
-        if session.run(async |connection| dead_letters::mark_dropped(connection, id, who).await).await? {
+        if session.write(async |connection| dead_letters::mark_dropped(connection, id, who).await).await? {
             tracing::info!(dead_letter_id = %id, who, "dead letter dropped");
             dropped.push(id);
         }

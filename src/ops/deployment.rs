@@ -1,4 +1,5 @@
-//! A deployment as one: its processes as they say they are, its queues, and what waits for a person.
+//! The state of the whole deployment, read from Postgres: its processes, what they hold of its queues, open dead
+//! letters, the last audit, and whether workers are paused. The command line and the console both use this.
 
 use crate::ledger::{Cause, Millis};
 use crate::postgres::audits::{self, Audited};
@@ -9,27 +10,29 @@ use crate::wire::operator;
 use crate::wire::state::State;
 use std::collections::HashMap;
 
-/// A process that was not heard of for so long is gone, or cannot reach the database. It says something every second.
+/// The age of its last report, in milliseconds, from which a process counts as silent. Processes report every second,
+/// so a silent one has ended or cannot reach the database.
 pub const SILENCE_MILLIS: i64 = 5_000;
 
-/// One process of the deployment, with its state read.
+/// One process of the deployment.
 #[derive(Clone, Debug)]
 pub struct Process {
+    /// Its row in the list of processes.
     pub row: Present,
-    /// As it said itself.
+    /// The state that the process reported, parsed from its row.
     pub state: State,
 }
 
-/// All processes, the oldest first.
+/// All processes that have a row, oldest first.
 pub async fn find_processes(connection: &mut PgConnection) -> Result<Vec<Process>, Error> {
     let present = processes::find_present(connection).await?;
-    // A newer process may say more, an older one less.
+    // Processes of other releases may report other fields. What cannot be parsed becomes an empty state.
     let read = |row: Present| Process { state: serde_json::from_str(&row.state).unwrap_or_default(), row };
     Ok(present.into_iter().map(read).collect())
 }
 
 impl Process {
-    /// It has not been heard of for some seconds: what it said of itself may not hold any more.
+    /// Whether its last report is so old that it may no longer be true.
     pub fn is_silent(&self) -> bool {
         self.row.unseen_millis >= SILENCE_MILLIS
     }
@@ -40,7 +43,7 @@ impl Process {
         self.state.clock_millis.saturating_sub(seen)
     }
 
-    /// What it does, in a few words.
+    /// Its condition in a few words, for the command line.
     pub fn in_words(&self) -> String {
         match self.state.impediments.as_slice() {
             _ if self.is_silent() => "silent".to_owned(),
@@ -68,7 +71,7 @@ impl From<Process> for operator::Process {
     }
 }
 
-/// How many messages all workers together have taken and not yet acknowledged, by queue.
+/// The number of messages that workers have taken and not yet acknowledged, by queue, over all processes.
 pub fn unacknowledged<'a>(processes: impl Iterator<Item = &'a Process>) -> HashMap<&'a str, u64> {
     let mut held = HashMap::new();
     for (queue, count) in
@@ -79,22 +82,25 @@ pub fn unacknowledged<'a>(processes: impl Iterator<Item = &'a Process>) -> HashM
     held
 }
 
-/// What the database knows besides: what people did, or have to do.
+/// What concerns the whole deployment and no single process.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
-    /// Open dead letters, by cause.
+    /// The number of open dead letters, by cause.
     pub dead_letters: Vec<(Cause, i64)>,
+    /// The last audit, if there was one.
     pub audit: Option<Audited>,
+    /// Who paused the workers and when, while they are paused.
     pub paused: Option<Paused>,
 }
 
 impl Standing {
+    /// The number of open dead letters of all causes.
     pub fn open_dead_letters(&self) -> i64 {
         self.dead_letters.iter().map(|(_, count)| count).sum()
     }
 }
 
-/// Reads it.
+/// Reads the standing of the deployment with this queue prefix.
 pub async fn find_standing(connection: &mut PgConnection, prefix: &str) -> Result<Standing, Error> {
     Ok(Standing {
         dead_letters: dead_letters::count_open(connection).await?,

@@ -1,5 +1,5 @@
-//! The gauges that are read when somebody asks. What a process does not have, or cannot see, has no series: no figure is
-//! better than an old one.
+//! The gauges that are set from the process's state each time `/metrics` is asked for. What the process does not have
+//! or cannot see gets no series: an old value would mislead.
 
 use crate::metrics::METRICS;
 use crate::wire::state::State;
@@ -20,9 +20,9 @@ struct Gauges {
     consumers: IntGaugeVec,
 }
 
-/// Everything in Prometheus' text format, with the gauges as `state` says.
-pub fn text(state: &State) -> String {
-    // One at a time, as the series of the last one are taken away first.
+/// All metrics in Prometheus' text format, with the gauges set from `state`.
+pub(super) fn text(state: &State) -> String {
+    // One scrape at a time: setting the gauges first removes the series of the scrape before.
     let gauges = GAUGES.lock().unwrap_or_else(PoisonError::into_inner);
     gauges.set(state);
     METRICS.text()
@@ -33,24 +33,33 @@ impl Gauges {
         let one = |name: &str, help: &str| METRICS.register(IntGauge::new(name, help));
         let some =
             |name: &str, help: &str, labels: &[&str]| METRICS.register(IntGaugeVec::new(Opts::new(name, help), labels));
-        let oldest =
-            "Age of the oldest request that is not decided yet, as far as this process knows; 0 if there is none.";
-        let messages = "Messages in a queue: ready, as the broker says, and unacknowledged, as held by this process.";
+        let oldest = "Age of this process's oldest request without an outcome; 0 if there is none.";
+        let messages = "Messages in a queue. ready: the broker's count. unacknowledged: held by this process.";
         Self {
-            ready: one("earmark_ready", "1 if the process can work, as /readyz says."),
-            connected: some("earmark_connected", "1 if this part of the process has its connections.", &["role", "to"]),
+            ready: one("earmark_ready", "1 if the process can work: /readyz answers 200."),
+            connected: some(
+                "earmark_connected",
+                "1 if this part of the process (role) is connected to this server (to).",
+                &["role", "to"],
+            ),
             blocked: one(
                 "earmark_rabbitmq_blocked",
                 "1 while the broker accepts no messages (a memory or disk alarm).",
             ),
             in_flight: one("earmark_requests_in_flight", "Requests between admission and decision."),
             oldest: METRICS.register(Gauge::new("earmark_oldest_request_age_seconds", oldest)),
-            consuming: one("earmark_consuming", "1 while this process has its consumers, or stands by."),
-            paused: one("earmark_paused", "1 while a person has paused the workers, and this process has one."),
+            consuming: one(
+                "earmark_consuming",
+                "1 while this process's worker is subscribed to its queues, active or standing by.",
+            ),
+            paused: one(
+                "earmark_paused",
+                "1 while the workers are paused by an operator. Only processes with a worker set it.",
+            ),
             messages: some("earmark_queue_messages", messages, &["queue", "state"]),
             consumers: some(
                 "earmark_queue_consumers",
-                "Consumers of a queue, those that stand by among them.",
+                "Consumers of a queue, including those that stand by.",
                 &["queue"],
             ),
         }

@@ -1,6 +1,10 @@
-//! What surrounds the work of a process: its side listener (whether it lives, whether it can work, its metrics), its row
-//! in the list of processes, and a look at the queues. [`dead_letters`] is what people do with messages that could not be
-//! applied, [`console`] what they do in a browser. Knows neither intake nor worker: it is given functions.
+//! Operations: everything that lets people and monitoring see and control a deployment.
+//!
+//! This file serves the side listener: `/livez`, `/readyz`, `/metrics` and the console. [`presence`] writes the
+//! process's row, [`queues`] polls the depth of the queues, [`deployment`] reads the state of all processes,
+//! [`dead_letters`] and [`requests`] look up and act for operators, and [`console`] is the web interface.
+//!
+//! The modules know neither intake nor worker. They get the state of the process from a function, [`state::Describe`].
 
 pub mod console;
 pub mod dead_letters;
@@ -22,14 +26,14 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Prometheus' text format, as its scrapers ask for it.
+/// The content type of Prometheus' text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Most connections at once: enough for people, scrapers and probes.
+/// The largest number of open connections to the side listener: enough for people, scrapers and probes.
 pub const CONNECTIONS: usize = 256;
 
-/// Serves `/livez` (the process answers), `/readyz` (it can work; if not, what is wrong is in the body) and `/metrics`,
-/// which need no token, and the console, until `stop`.
+/// Serves the side listener until `stop`: `/livez` (200 if the process answers), `/readyz` (200 if it can work; else
+/// 503 with the reasons in the body), `/metrics`, and the console. Only the console needs a token.
 pub async fn serve(
     listener: TcpListener,
     describe: Describe,

@@ -1,5 +1,5 @@
-//! The process says every second that it is there and how it is, in a row that every console and command can read. On
-//! the way it looks how many dead letters wait for a person.
+//! The heartbeat of a process: every second it writes its state into its row of `processes`, which every console and
+//! command reads. It also counts open dead letters for the metrics.
 
 use super::state::Describe;
 use crate::metrics::METRICS;
@@ -9,13 +9,14 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// So many rounds between two looks at the dead letters.
+/// The number of rounds between two counts of dead letters: 5 s.
 const ROUNDS_BETWEEN_COUNTS: u64 = 5;
-/// So many rounds between two looks for processes that nobody has heard of for a day.
+/// The number of rounds between two removals of rows of processes that have not reported for a day: 1 h.
 const ROUNDS_BETWEEN_REMOVALS: u64 = 3600;
 
-/// Writes the process's row until `stop`, then removes it. A failed write is no trouble: the row grows old, which is what
-/// it is for. Over a connection of its own, so that it waits for nobody and nobody for it.
+/// Writes the process's row every second until `stop`, then removes it. A failed write is only logged: the row's age
+/// then shows that the process cannot reach Postgres. The task has a connection of its own, so it does not compete with
+/// requests.
 pub async fn keep(postgres: Postgres, presence: Presence, describe: Describe, stop: CancellationToken) {
     let mut session = postgres.session();
     let mut ticks = tokio::time::interval(INTERVAL);
@@ -23,12 +24,12 @@ pub async fn keep(postgres: Postgres, presence: Presence, describe: Describe, st
     for round in 0_u64.. {
         tokio::select! { _ = ticks.tick() => {}, () = stop.cancelled() => break }
         if let Err(error) = write(&mut session, &presence, &describe, round).await {
-            tracing::debug!(%error, "presence not written");
+            tracing::debug!(%error, "process row not written");
         }
     }
     let removing = async |connection: &mut _| processes::remove_presence(connection, presence.process_id).await;
-    if let Err(error) = session.run(removing).await {
-        tracing::debug!(%error, "presence not removed");
+    if let Err(error) = session.write(removing).await {
+        tracing::debug!(%error, "process row not removed");
     }
 }
 
@@ -41,7 +42,7 @@ async fn write(session: &mut Session, presence: &Presence, describe: &Describe, 
         }
         if round.is_multiple_of(ROUNDS_BETWEEN_REMOVALS) { processes::remove_unseen(connection).await } else { Ok(()) }
     };
-    session.run(writing).await
+    session.write(writing).await
 }
 
 async fn count_dead_letters(connection: &mut PgConnection) -> Result<(), Error> {

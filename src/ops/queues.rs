@@ -1,4 +1,4 @@
-//! The depth of the deployment's queues, asked for every second.
+//! Polls the broker every second for the depth of the deployment's queues.
 
 use crate::metrics::labels::Role;
 use crate::rabbit::depth::{Depth, Gauge};
@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The depths as they were when last asked for. Clones are one.
+/// The depths at the last poll. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Depths(Arc<RwLock<Vec<QueueDepth>>>);
 
 impl Depths {
-    /// Nothing while the broker cannot be asked.
+    /// The depths at the last poll; empty while the broker cannot be asked.
     pub fn latest(&self) -> Vec<QueueDepth> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -26,12 +26,12 @@ impl Depths {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = queues;
     }
 
-    /// Asks every second until `stop`, the dead-letter queue too; connects again whenever that fails.
+    /// Polls the work queues and the dead-letter queue every second until `stop`. Connects again after each failure.
     pub async fn watch(self, broker: Broker, topology: Topology, stop: CancellationToken) {
         let mut backoff = Backoff::for_connections();
         while !stop.is_cancelled() {
             if let Err(error) = self.watch_once(&broker, &topology, &mut backoff, &stop).await {
-                tracing::debug!(%error, "the depth of the queues is not known");
+                tracing::debug!(%error, "queue depths not read");
             }
             self.set(vec![]);
             tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }

@@ -1,4 +1,4 @@
-//! One request, from its minting to its end, as far as anybody knows: for people who were given its id.
+//! Looks up one request by its id: when it was minted, what was decided, and which dead letters contain it.
 
 use super::dead_letters;
 use crate::clock;
@@ -10,7 +10,10 @@ use crate::wire::operator::{DeadLetter, RequestTimeline};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Looks up a request without knowing its business. `reply_timeout`: the intake's setting, for the deadline.
+/// Looks up a request in all businesses. An unknown id is no error: its state is `undecided`.
+///
+/// `reply_timeout`: the intakes' EARMARK_REPLY_TIMEOUT. The deadline is computed with it if no dead letter has the
+/// request. `reveal`: show the whole address and the key.
 pub async fn timeline(
     postgres: &Postgres,
     request: RequestId,
@@ -32,16 +35,17 @@ pub async fn timeline(
     Ok(timeline)
 }
 
-/// No index leads from a request to its key, as that would cost every request. What takes too long is left out.
+/// Finds the idempotency key and epoch of an allocated request. No index serves this search, because an index would
+/// slow down every request. If the search fails or takes too long, the key is left out.
 async fn find_key(postgres: &Postgres, found: &Found, request: RequestId) -> Option<(String, i64)> {
     let reading = postgres.read(async |connection| keys::find_of_request(connection, found.business, request).await);
     reading.await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "not known whether it has a key");
+        tracing::warn!(%error, "idempotency key of the request not found: postgres failed");
         None
     })
 }
 
-/// What its id and the dead letters say.
+/// The timeline as far as the id (time of minting) and the dead letters tell it.
 fn from_dead_letters(request: RequestId, dead_letters: Vec<DeadLetter>, reply_timeout: Duration) -> RequestTimeline {
     let request_id = Uuid::from_u128(request.as_u128());
     let minted = secret::minted_at(request);
@@ -67,9 +71,9 @@ fn from_dead_letters(request: RequestId, dead_letters: Vec<DeadLetter>, reply_ti
     }
 }
 
-/// The row knows better than any dead letter.
+/// Adds the request's row. What it says replaces what a dead letter says.
 fn note_row(timeline: &mut RequestTimeline, found: Found, reveal: bool) {
-    let shown = |email: String| if reveal { email } else { Email::stored(email).masked() };
+    let shown = |email: Email| if reveal { email.as_str().to_owned() } else { email.masked() };
     timeline.business_id = Some(Uuid::from_u128(found.business.as_u128()));
     timeline.business_name = Some(found.business_name);
     timeline.email = found.decided.email.map(shown).or(timeline.email.take());

@@ -1,11 +1,11 @@
-//! How this process is: for its row in the list of processes, and for `/metrics`.
+//! Builds the state of this process from its metrics: for its row in `processes`, and for the gauges of `/metrics`.
 
 use crate::metrics::labels::Route;
 use crate::metrics::{METRICS, buckets};
 use crate::wire::state::{Buckets, Counts, IntakeState, State, WorkerState};
 use std::sync::Arc;
 
-/// What tells how the process is now.
+/// A function that returns the current state of the process.
 pub type Describe = Arc<dyn Fn() -> State + Send + Sync>;
 
 impl From<&prometheus::Histogram> for Buckets {
@@ -19,7 +19,8 @@ fn counts(read: impl Iterator<Item = (&'static str, u64)>) -> Counts {
     read.map(|(value, count)| (value.to_owned(), count)).collect()
 }
 
-/// What this process has counted so far as an intake. How it is now is left to the caller.
+/// What this process has counted so far as an intake. The caller fills in the fields that describe its current
+/// condition.
 pub fn counted_by_intake() -> IntakeState {
     IntakeState {
         answers: counts(METRICS.requests.read(Route::Create)),
@@ -33,7 +34,8 @@ pub fn counted_by_intake() -> IntakeState {
     }
 }
 
-/// What this process has counted so far as a worker. How it is now is left to the caller.
+/// What this process has counted so far as a worker. The caller fills in the fields that describe its current
+/// condition.
 pub fn counted_by_worker() -> WorkerState {
     WorkerState {
         batches: METRICS.batch_requests.get_sample_count(),

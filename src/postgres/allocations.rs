@@ -7,13 +7,13 @@
 use super::users::{Hashes, find_hashes};
 use super::{Error, begin, commit, keys};
 use crate::ledger::{
-    BusinessId, IdempotencyKey, Keys, Outcome, Proof, RaiseCount, Reference, Request, RequestId, UserHash, Voider,
+    Amount, BusinessId, Email, IdempotencyKey, Keys, Outcome, Proof, RaiseCount, Reference, Request, RequestId,
+    UserHash, Voider,
 };
 use crate::metrics::METRICS;
 use sqlx::PgConnection;
 use std::collections::{BTreeSet, HashMap};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 /// The proof that a request never debited and never will, nor anything that was received under its key before: its row says
 /// `voided`, and its key's epoch is raised, committed. Without a key the row alone says it. Only this module makes one, and
@@ -43,20 +43,24 @@ impl VoidedAttempt {
 /// A decided request, as its row says.
 #[derive(Clone, Debug)]
 pub struct Decided {
+    /// What was decided.
     pub outcome: Outcome,
     /// Null where the request was voided by somebody who knew its id alone.
-    pub email: Option<String>,
+    pub email: Option<Email>,
+    /// The amount, in cents; a void by id has none.
     pub cents: Option<i64>,
     /// The payout user's, if it was allocated.
     pub hash: Option<UserHash>,
-    pub reference: Option<String>,
+    /// The caller's own name for it.
+    pub reference: Option<Reference>,
+    /// When its row was written.
     pub decided_at: OffsetDateTime,
 }
 
 impl Decided {
     /// Whether this row can be the one of `request`. It is, unless two intakes ever minted the same id.
     pub fn is_of(&self, request: &Request) -> bool {
-        self.email.as_deref().is_none_or(|email| email == request.email.as_str())
+        self.email.as_ref().is_none_or(|email| *email == request.email)
             && self.cents.is_none_or(|cents| cents == request.amount.cents())
     }
 }
@@ -66,30 +70,26 @@ pub async fn find_decided(
     connection: &mut PgConnection,
     requests: &[(BusinessId, RequestId)],
 ) -> Result<HashMap<(BusinessId, RequestId), Decided>, Error> {
-    let businesses: Vec<Uuid> = requests.iter().map(|(business, _)| Uuid::from_u128(business.as_u128())).collect();
-    let ids: Vec<Uuid> = requests.iter().map(|(_, id)| Uuid::from_u128(id.as_u128())).collect();
+    let (businesses, ids): (Vec<BusinessId>, Vec<RequestId>) = requests.iter().copied().unzip();
     let rows = sqlx::query!(
         r#"/* find_decided */
-        SELECT a.business_id, a.request_id, a.email, a.amount, a.outcome, a.reference, a.decided_at, u.hash AS "hash?"
+        SELECT a.business_id AS "business: BusinessId", a.request_id AS "id: RequestId", a.outcome AS "outcome: Outcome",
+               a.email AS "email: Email", a.amount AS cents, u.hash AS "hash?: UserHash", a.reference AS "reference: Reference",
+               a.decided_at
         FROM unnest($1::uuid[], $2::uuid[]) AS wanted (business_id, request_id)
         JOIN allocations a USING (business_id, request_id)
         LEFT JOIN payout_users u ON u.business_id = a.business_id AND u.email = a.email AND a.outcome = 'allocated'"#,
-        &businesses,
-        &ids
+        &businesses as &[BusinessId],
+        &ids as &[RequestId]
     )
+    .map(|row| {
+        let (outcome, email, cents, hash) = (row.outcome, row.email, row.cents, row.hash);
+        let (reference, decided_at) = (row.reference, row.decided_at);
+        ((row.business, row.id), Decided { outcome, email, cents, hash, reference, decided_at })
+    })
     .fetch_all(connection)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let name =
-                (BusinessId::from_u128(row.business_id.as_u128()), RequestId::from_u128(row.request_id.as_u128()));
-            let outcome = Outcome::parse(&row.outcome)
-                .ok_or_else(|| Error::Fatal("a stored outcome is not one of the closed list".to_owned()))?;
-            let hash = row.hash.and_then(|hash| hash.try_into().ok()).map(UserHash);
-            let (email, cents, reference, decided_at) = (row.email, row.amount, row.reference, row.decided_at);
-            Ok((name, Decided { outcome, email, cents, hash, reference, decided_at }))
-        })
-        .collect()
+    Ok(rows.into_iter().collect())
 }
 
 /// Reads one request's row.
@@ -105,8 +105,11 @@ pub async fn find_one(
 /// A decided request, and whose it is.
 #[derive(Clone, Debug)]
 pub struct Found {
+    /// Whose request it is.
     pub business: BusinessId,
+    /// What people call the business.
     pub business_name: String,
+    /// What its row says.
     pub decided: Decided,
 }
 
@@ -114,17 +117,16 @@ pub struct Found {
 /// path always knows whose a request is.
 pub async fn find_anywhere(connection: &mut PgConnection, request: RequestId) -> Result<Option<Found>, Error> {
     let owner = sqlx::query!(
-        "/* find_owner */
-         SELECT b.business_id, b.name FROM businesses b
-         CROSS JOIN LATERAL (SELECT FROM allocations a WHERE a.business_id = b.business_id AND a.request_id = $1) AS a LIMIT 1",
-        Uuid::from_u128(request.as_u128())
+        r#"/* find_owner */
+        SELECT b.business_id AS "business: BusinessId", b.name FROM businesses b
+        CROSS JOIN LATERAL (SELECT FROM allocations a WHERE a.business_id = b.business_id AND a.request_id = $1) AS a LIMIT 1"#,
+        request as RequestId
     )
     .fetch_optional(&mut *connection)
     .await?;
     let Some(owner) = owner else { return Ok(None) };
-    let business = BusinessId::from_u128(owner.business_id.as_u128());
-    let decided = find_one(connection, business, request).await?;
-    Ok(decided.map(|decided| Found { business, business_name: owner.name, decided }))
+    let decided = find_one(connection, owner.business, request).await?;
+    Ok(decided.map(|decided| Found { business: owner.business, business_name: owner.name, decided }))
 }
 
 /// How a request that somebody gave up on stands now, permanently.
@@ -138,12 +140,16 @@ pub enum Resolution {
     Allocated(UserHash),
     /// Another request under the same key, with the same email and amount, was allocated.
     Replayed {
+        /// The request that was allocated.
         original: RequestId,
+        /// The payout user's hash.
         hash: UserHash,
     },
     /// Another request under the same key, with another email or amount, was allocated.
     KeyReused,
+    /// It was refused: payouts are switched off.
     PayoutsDisabled,
+    /// It was refused: the balance does not cover it.
     InsufficientBalance,
 }
 
@@ -229,7 +235,8 @@ fn of_key(request: &Request, proof: Proof, keys: &Keys, hashes: &Hashes) -> Resu
     Ok(Resolution::Replayed { original: *original, hash })
 }
 
-/// Voids a request of which only the id is known; `Ok(false)` if it was decided before.
+/// Voids a request of which only the id is known; `Ok(false)` if it was decided before. Twice is the same as once, but for
+/// the count of voids: it lacks the one whose answer is lost.
 pub async fn void_by_id(
     connection: &mut PgConnection,
     business: BusinessId,
@@ -238,8 +245,8 @@ pub async fn void_by_id(
     let done = sqlx::query!(
         "/* void_by_id */
          INSERT INTO allocations (business_id, request_id, outcome) VALUES ($1, $2, 'voided') ON CONFLICT DO NOTHING",
-        Uuid::from_u128(business.as_u128()),
-        Uuid::from_u128(request.as_u128())
+        business as BusinessId,
+        request as RequestId
     )
     .execute(connection)
     .await?;
@@ -255,12 +262,11 @@ async fn write_voids(
 ) -> Result<HashMap<(BusinessId, RequestId), Decided>, Error> {
     let mut sorted = requests.to_vec();
     sorted.sort_unstable_by_key(|request| (request.business, request.id));
-    let businesses: Vec<Uuid> = sorted.iter().map(|request| Uuid::from_u128(request.business.as_u128())).collect();
-    let ids: Vec<Uuid> = sorted.iter().map(|request| Uuid::from_u128(request.id.as_u128())).collect();
-    let emails: Vec<&str> = sorted.iter().map(|request| request.email.as_str()).collect();
-    let cents: Vec<i64> = sorted.iter().map(|request| request.amount.cents()).collect();
-    let references: Vec<Option<&str>> =
-        sorted.iter().map(|request| request.reference.as_ref().map(Reference::as_str)).collect();
+    let businesses: Vec<BusinessId> = sorted.iter().map(|request| request.business).collect();
+    let ids: Vec<RequestId> = sorted.iter().map(|request| request.id).collect();
+    let emails: Vec<&Email> = sorted.iter().map(|request| &request.email).collect();
+    let amounts: Vec<Amount> = sorted.iter().map(|request| request.amount).collect();
+    let references: Vec<Option<&Reference>> = sorted.iter().map(|request| request.reference.as_ref()).collect();
     let rows = sqlx::query!(
         r#"/* write_voids */
         INSERT INTO allocations (business_id, request_id, email, amount, outcome, reference)
@@ -268,24 +274,22 @@ async fn write_voids(
         FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[])
              AS v (business_id, request_id, email, amount, reference)
         ON CONFLICT DO NOTHING
-        RETURNING business_id, request_id, email, amount, reference, decided_at"#,
-        &businesses,
-        &ids,
-        &emails as &[&str],
-        &cents,
-        &references as &[Option<&str>]
+        RETURNING business_id AS "business: BusinessId", request_id AS "id: RequestId", email AS "email: Email",
+                  amount AS cents, reference AS "reference: Reference", decided_at"#,
+        &businesses as &[BusinessId],
+        &ids as &[RequestId],
+        &emails as &[&Email],
+        &amounts as &[Amount],
+        &references as &[Option<&Reference>]
     )
+    .map(|row| {
+        let (email, cents, reference, decided_at) = (row.email, row.cents, row.reference, row.decided_at);
+        let decided = Decided { outcome: Outcome::Voided, email, cents, hash: None, reference, decided_at };
+        ((row.business, row.id), decided)
+    })
     .fetch_all(connection)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| {
-            let name =
-                (BusinessId::from_u128(row.business_id.as_u128()), RequestId::from_u128(row.request_id.as_u128()));
-            let (email, cents, reference, decided_at) = (row.email, row.amount, row.reference, row.decided_at);
-            (name, Decided { outcome: Outcome::Voided, email, cents, hash: None, reference, decided_at })
-        })
-        .collect())
+    Ok(rows.into_iter().collect())
 }
 
 /// What a request's row says, and `proof` of it if it says that it is voided.

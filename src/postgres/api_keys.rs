@@ -10,13 +10,17 @@ use uuid::Uuid;
 /// A stored key. The key itself is stored nowhere.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
+    /// The key.
     pub key_id: Uuid,
+    /// The business.
     pub business_id: Uuid,
     /// `secret` or `public`
     pub kind: String,
     /// The key's last four characters.
     pub hint: String,
+    /// When it was created.
     pub created_at: OffsetDateTime,
+    /// When it was revoked; `None` while it works.
     pub revoked_at: Option<OffsetDateTime>,
 }
 
@@ -26,8 +30,9 @@ pub async fn find_secrets(
     digests: &[[u8; 32]],
 ) -> Result<HashMap<[u8; 32], BusinessId>, Error> {
     let rows = sqlx::query!(
-        "/* find_secret_keys */
-         SELECT business_id, digest FROM api_keys WHERE digest = ANY($1) AND kind = 'secret' AND revoked_at IS NULL",
+        r#"/* find_secret_keys */
+        SELECT business_id AS "business: BusinessId", digest FROM api_keys
+        WHERE digest = ANY($1) AND kind = 'secret' AND revoked_at IS NULL"#,
         &digests.iter().map(<[u8; 32]>::as_slice).collect::<Vec<_>>() as &[&[u8]]
     )
     .fetch_all(connection)
@@ -36,11 +41,12 @@ pub async fn find_secrets(
         .map(|row| {
             let digest =
                 row.digest.try_into().map_err(|_| Error::Fatal("a stored digest has not 32 bytes".to_owned()))?;
-            Ok((digest, BusinessId::from_u128(row.business_id.as_u128())))
+            Ok((digest, row.business))
         })
         .collect()
 }
 
+/// Stores a new key.
 pub async fn write_new(connection: &mut PgConnection, key: &ApiKey, digest: &[u8; 32]) -> Result<(), Error> {
     sqlx::query!(
         "/* write_key */
@@ -57,6 +63,7 @@ pub async fn write_new(connection: &mut PgConnection, key: &ApiKey, digest: &[u8
     Ok(())
 }
 
+/// All keys of a business, the oldest first.
 pub async fn read_all(connection: &mut PgConnection, business: Uuid) -> Result<Vec<ApiKey>, Error> {
     Ok(sqlx::query_as!(
         ApiKey,
@@ -69,7 +76,7 @@ pub async fn read_all(connection: &mut PgConnection, business: Uuid) -> Result<V
     .await?)
 }
 
-/// Revokes a key; false if there is none, or it was revoked before.
+/// Revokes a key; false if there is none, or it was revoked before, maybe by a try whose answer was lost.
 pub async fn write_revoked(connection: &mut PgConnection, key: Uuid) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* write_revoked */ UPDATE api_keys SET revoked_at = now() WHERE key_id = $1 AND revoked_at IS NULL",

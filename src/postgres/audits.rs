@@ -9,12 +9,19 @@ use uuid::Uuid;
 /// The books, added up in one snapshot. Money in cents; sums may be larger than 64 bits hold.
 #[derive(Clone, Debug)]
 pub struct Audit {
+    /// How many businesses there are.
     pub businesses: i64,
+    /// How many payout users there are.
     pub payout_users: i64,
+    /// How many decided requests there are.
     pub allocations: i64,
+    /// The sum of all deposits.
     pub deposited: String,
+    /// The sum of all allocations.
     pub allocated: String,
+    /// The sum of all payout balances.
     pub payout_balances: String,
+    /// The sum of all payout users' balances.
     pub user_balances: String,
     /// Everything that does not add up.
     pub differences: Vec<Difference>,
@@ -32,11 +39,15 @@ impl Audit {
 /// One balance, or one row, that is not what the rows say.
 #[derive(Clone, Debug)]
 pub struct Difference {
+    /// `payout_balance`, `user_balance` or `idempotency_key`.
     pub kind: String,
+    /// The business.
     pub business_id: Uuid,
     /// The payout user's hash, or the key's request: never an address.
     pub subject: Option<String>,
+    /// What the rows add up to, in cents.
     pub expected: Option<String>,
+    /// What the balance says, in cents.
     pub found: Option<String>,
 }
 
@@ -79,16 +90,23 @@ async fn is_due(connection: &mut PgConnection, interval: Duration) -> Result<boo
 /// One audit, as it was noted. Differences in cents, each without its sign.
 #[derive(Clone, Debug)]
 pub struct Audited {
+    /// When it was finished.
     pub audited_at: OffsetDateTime,
+    /// Who asked for it.
     pub audited_by: String,
+    /// How many businesses there are.
     pub businesses: i64,
+    /// How many payout users there are.
     pub payout_users: i64,
+    /// How many decided requests there are.
     pub allocations: i64,
+    /// How many balances and keys were not what the rows say.
     pub differences: i64,
+    /// All differences added up, in cents.
     pub difference_cents: i64,
 }
 
-/// Notes an audit, when it was made and by whom.
+/// Notes an audit, when it was made and by whom. Twice leaves two rows, lost leaves none: either is harmless.
 pub async fn write_audit(connection: &mut PgConnection, audit: &Audit, who: &str) -> Result<(), Error> {
     sqlx::query!(
         "/* write_audit */

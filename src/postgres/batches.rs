@@ -7,11 +7,45 @@
 use super::Error;
 use super::businesses::LockedBusinesses;
 use super::keys::KeyColumns;
-use super::users::{self, Hashes, read_hash};
-use crate::ledger::{Account, Accounts, Decision, Outcome, Reference, Request, UserHash};
+use super::users::Hashes;
+use crate::ledger::{
+    Account, Accounts, Amount, BusinessId, Credit, Decision, Email, IdempotencyKey, Outcome, Reference, Request,
+    RequestId, UserHash,
+};
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
-use uuid::Uuid;
+
+/// A batch as it is written.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    requests: &'a [Request],
+    decision: &'a Decision,
+    /// The credits of the decision, in their order.
+    pub credits: Vec<HashedCredit<'a>>,
+}
+
+impl<'a> Batch<'a> {
+    /// `hash` makes the hash to store for a credit's user, should the user be new.
+    pub fn new(requests: &'a [Request], decision: &'a Decision, hash: impl Fn(&Credit) -> UserHash) -> Self {
+        let hashed = |credit| HashedCredit { credit, hash: hash(credit) };
+        Self { requests, decision, credits: decision.credits.iter().map(hashed).collect() }
+    }
+}
+
+/// A credit with the hash of its user.
+#[derive(Debug)]
+pub struct HashedCredit<'a> {
+    credit: &'a Credit,
+    /// The hash to store if the user is new.
+    pub hash: UserHash,
+}
+
+impl<'a> HashedCredit<'a> {
+    /// The payout user who is credited.
+    pub fn user(&self) -> (BusinessId, &'a Email) {
+        (self.credit.business, &self.credit.email)
+    }
+}
 
 /// Settles a batch in one statement, if every business still is as `expected` says, no request was decided before and
 /// none of the keys has a row; else nothing was written, and it is `None`. The stored hash of each credit's user; they
@@ -24,14 +58,12 @@ use uuid::Uuid;
 pub async fn settle(
     connection: &mut PgConnection,
     expected: &Accounts,
-    requests: &[Request],
-    decision: &Decision,
-    hashes: &[UserHash],
+    batch: &Batch<'_>,
 ) -> Result<Option<Vec<UserHash>>, Error> {
-    let businesses = BusinessColumns::new(expected, decision);
-    let rows = AllocationColumns::new(requests, decision);
-    let credits = CreditColumns::new(decision, hashes);
-    let new_keys: Vec<_> = decision.keys.iter().collect();
+    let businesses = BusinessColumns::new(expected, batch.decision);
+    let rows = AllocationColumns::new(batch);
+    let credits = CreditColumns::new(&batch.credits);
+    let new_keys: Vec<_> = batch.decision.keys.iter().collect();
     let keys = KeyColumns::new(&new_keys);
     let settled = sqlx::query_scalar!(
         r#"/* settle_batch */
@@ -63,31 +95,31 @@ pub async fn settle(
             ON CONFLICT (business_id, email) DO UPDATE SET balance = u.balance + excluded.balance
             RETURNING u.hash
         )
-        SELECT hash FROM credits"#,
-        &businesses.businesses,
+        SELECT hash AS "hash: UserHash" FROM credits"#,
+        &businesses.businesses as &[BusinessId],
         &businesses.balances,
         &businesses.switches,
         &businesses.after,
-        &keys.businesses,
-        &keys.names as &[&str],
-        &keys.requests as &[Option<Uuid>],
-        &keys.emails as &[Option<&str>],
-        &keys.amounts as &[Option<i64>],
-        &rows.businesses,
-        &rows.requests,
-        &rows.emails as &[&str],
-        &rows.cents,
-        &rows.outcomes as &[&str],
-        &rows.references as &[Option<&str>],
-        &credits.businesses,
-        &credits.emails as &[&str],
-        &credits.hashes as &[&[u8]],
+        &keys.businesses as &[BusinessId],
+        &keys.names as &[&IdempotencyKey],
+        &keys.requests as &[Option<RequestId>],
+        &keys.emails as &[Option<&Email>],
+        &keys.amounts as &[Option<Amount>],
+        &rows.businesses as &[BusinessId],
+        &rows.requests as &[RequestId],
+        &rows.emails as &[&Email],
+        &rows.amounts as &[Amount],
+        &rows.outcomes as &[Outcome],
+        &rows.references as &[Option<&Reference>],
+        &credits.businesses as &[BusinessId],
+        &credits.emails as &[&Email],
+        &credits.hashes as &[UserHash],
         &credits.cents
     )
     .fetch_all(connection)
     .await;
     match settled {
-        Ok(stored) => Ok(Some(stored.iter().map(|hash| users::to_hash(hash)).collect::<Result<_, _>>()?)),
+        Ok(stored) => Ok(Some(stored)),
         Err(error) if is_refused(&error) => Ok(None),
         Err(error) => Err(Error::of_commit(error)),
     }
@@ -104,7 +136,7 @@ fn is_refused(error: &sqlx::Error) -> bool {
 /// How the businesses of a batch must stand before it, and what they have left after it, a vector a column, sorted by
 /// business: everybody locks in this order.
 struct BusinessColumns {
-    businesses: Vec<Uuid>,
+    businesses: Vec<BusinessId>,
     balances: Vec<i64>,
     switches: Vec<bool>,
     after: Vec<i64>,
@@ -115,7 +147,7 @@ impl BusinessColumns {
         let changed: BTreeMap<_, _> = decision.balances.iter().map(|(id, cents)| (*id, *cents)).collect();
         let after = |(id, account): (_, &Account)| changed.get(id).copied().unwrap_or(account.payout_balance);
         Self {
-            businesses: expected.keys().map(|id| Uuid::from_u128(id.as_u128())).collect(),
+            businesses: expected.keys().copied().collect(),
             balances: expected.values().map(|account| account.payout_balance).collect(),
             switches: expected.values().map(|account| account.payouts_enabled).collect(),
             after: expected.iter().map(after).collect(),
@@ -125,20 +157,19 @@ impl BusinessColumns {
 
 /// Credits, a vector a column.
 struct CreditColumns<'a> {
-    businesses: Vec<Uuid>,
-    emails: Vec<&'a str>,
-    hashes: Vec<&'a [u8]>,
+    businesses: Vec<BusinessId>,
+    emails: Vec<&'a Email>,
+    hashes: Vec<UserHash>,
     cents: Vec<i64>,
 }
 
 impl<'a> CreditColumns<'a> {
-    fn new(decision: &'a Decision, hashes: &'a [UserHash]) -> Self {
-        let credits = &decision.credits;
+    fn new(credits: &[HashedCredit<'a>]) -> Self {
         Self {
-            businesses: credits.iter().map(|credit| Uuid::from_u128(credit.business.as_u128())).collect(),
-            emails: credits.iter().map(|credit| credit.email.as_str()).collect(),
-            hashes: hashes.iter().map(|hash| hash.0.as_slice()).collect(),
-            cents: credits.iter().map(|credit| credit.cents).collect(),
+            businesses: credits.iter().map(|one| one.credit.business).collect(),
+            emails: credits.iter().map(|one| &one.credit.email).collect(),
+            hashes: credits.iter().map(|one| one.hash).collect(),
+            cents: credits.iter().map(|one| one.credit.cents).collect(),
         }
     }
 }
@@ -154,82 +185,77 @@ pub struct Written {
 
 /// Writes a batch at once: payout balances, payout users (created or credited), allocation rows.
 ///
-/// `hashes` has the hash to store for each credit, should its user be new. `_locked` is the right to do this.
+/// `_locked` is the right to do this.
 pub async fn write(
     connection: &mut PgConnection,
     _locked: &LockedBusinesses,
-    requests: &[Request],
-    decision: &Decision,
-    hashes: &[UserHash],
+    batch: &Batch<'_>,
 ) -> Result<Written, Error> {
-    let rows = AllocationColumns::new(requests, decision);
-    let credits = CreditColumns::new(decision, hashes);
-    let (debited, balances): (Vec<Uuid>, Vec<i64>) =
-        decision.balances.iter().map(|(id, cents)| (Uuid::from_u128(id.as_u128()), *cents)).unzip();
+    let rows = AllocationColumns::new(batch);
+    let credits = CreditColumns::new(&batch.credits);
+    let (debited, balances): (Vec<BusinessId>, Vec<i64>) = batch.decision.balances.iter().copied().unzip();
     let written = sqlx::query!(
         r#"/* write_batch */
         WITH rows AS (
             INSERT INTO allocations (business_id, request_id, email, amount, outcome, reference)
-            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $12::text[])
+            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::text[])
             ON CONFLICT DO NOTHING RETURNING 1
         ), debits AS (
             UPDATE businesses b SET payout_balance = d.balance
-            FROM unnest($6::uuid[], $7::bigint[]) AS d (business_id, balance)
+            FROM unnest($7::uuid[], $8::bigint[]) AS d (business_id, balance)
             WHERE b.business_id = d.business_id
         ), credits AS (
             INSERT INTO payout_users AS u (business_id, email, hash, balance)
-            SELECT * FROM unnest($8::uuid[], $9::text[], $10::bytea[], $11::bigint[])
+            SELECT * FROM unnest($9::uuid[], $10::text[], $11::bytea[], $12::bigint[])
             ON CONFLICT (business_id, email) DO UPDATE SET balance = u.balance + excluded.balance
             RETURNING u.business_id, u.email, u.hash
         )
-        SELECT count.rows AS "rows!", c.business_id AS "business_id?", c.email AS "email?", c.hash AS "hash?"
+        SELECT count.rows AS "rows!", c.business_id AS "business?: BusinessId", c.email AS "email?: Email",
+               c.hash AS "hash?: UserHash"
         FROM (SELECT count(*) AS rows FROM rows) AS count LEFT JOIN credits c ON true"#,
-        &rows.businesses,
-        &rows.requests,
-        &rows.emails as &[&str],
-        &rows.cents,
-        &rows.outcomes as &[&str],
-        &debited,
+        &rows.businesses as &[BusinessId],
+        &rows.requests as &[RequestId],
+        &rows.emails as &[&Email],
+        &rows.amounts as &[Amount],
+        &rows.outcomes as &[Outcome],
+        &rows.references as &[Option<&Reference>],
+        &debited as &[BusinessId],
         &balances,
-        &credits.businesses,
-        &credits.emails as &[&str],
-        &credits.hashes as &[&[u8]],
-        &credits.cents,
-        &rows.references as &[Option<&str>]
+        &credits.businesses as &[BusinessId],
+        &credits.emails as &[&Email],
+        &credits.hashes as &[UserHash],
+        &credits.cents
     )
     .fetch_all(connection)
     .await?;
     let count = written.first().map_or(0, |row| row.rows);
-    let hashes = written
-        .iter()
-        .filter_map(|row| Some(read_hash(row.business_id?, row.email.as_deref()?, row.hash.as_deref()?)))
-        .collect::<Result<_, _>>()?;
-    Ok(Written { rows: count.unsigned_abs(), hashes })
+    let hashes = written.into_iter().filter_map(|row| Some(((row.business?, row.email?), row.hash?)));
+    Ok(Written { rows: count.unsigned_abs(), hashes: hashes.collect() })
 }
 
 /// The rows of a batch, a vector a column, sorted by primary key: whoever else writes the same rows takes their locks in
 /// the same order.
 struct AllocationColumns<'a> {
-    businesses: Vec<Uuid>,
-    requests: Vec<Uuid>,
-    emails: Vec<&'a str>,
-    cents: Vec<i64>,
-    outcomes: Vec<&'static str>,
-    references: Vec<Option<&'a str>>,
+    businesses: Vec<BusinessId>,
+    requests: Vec<RequestId>,
+    emails: Vec<&'a Email>,
+    amounts: Vec<Amount>,
+    outcomes: Vec<Outcome>,
+    references: Vec<Option<&'a Reference>>,
 }
 
 impl<'a> AllocationColumns<'a> {
-    fn new(requests: &'a [Request], decision: &Decision) -> Self {
-        let mut order: Vec<(&Request, Outcome)> =
-            requests.iter().zip(&decision.verdicts).map(|(request, verdict)| (request, verdict.outcome())).collect();
+    fn new(batch: &Batch<'a>) -> Self {
+        let outcomes = batch.decision.verdicts.iter().map(|verdict| verdict.outcome());
+        let mut order: Vec<(&Request, Outcome)> = batch.requests.iter().zip(outcomes).collect();
         order.sort_unstable_by_key(|(request, _)| (request.business, request.id));
         Self {
-            businesses: order.iter().map(|(request, _)| Uuid::from_u128(request.business.as_u128())).collect(),
-            requests: order.iter().map(|(request, _)| Uuid::from_u128(request.id.as_u128())).collect(),
-            emails: order.iter().map(|(request, _)| request.email.as_str()).collect(),
-            cents: order.iter().map(|(request, _)| request.amount.cents()).collect(),
-            outcomes: order.iter().map(|(_, outcome)| outcome.as_str()).collect(),
-            references: order.iter().map(|(request, _)| request.reference.as_ref().map(Reference::as_str)).collect(),
+            businesses: order.iter().map(|(request, _)| request.business).collect(),
+            requests: order.iter().map(|(request, _)| request.id).collect(),
+            emails: order.iter().map(|(request, _)| &request.email).collect(),
+            amounts: order.iter().map(|(request, _)| request.amount).collect(),
+            outcomes: order.iter().map(|(_, outcome)| *outcome).collect(),
+            references: order.iter().map(|(request, _)| request.reference.as_ref()).collect(),
         }
     }
 }

@@ -13,6 +13,7 @@ pub struct LockedBusinesses {
 }
 
 impl LockedBusinesses {
+    /// The businesses as they stood when they were locked.
     pub fn accounts(&self) -> &Accounts {
         &self.accounts
     }
@@ -22,31 +23,32 @@ impl LockedBusinesses {
 ///
 /// `FOR NO KEY UPDATE`: a full `FOR UPDATE` would make everything wait that refers to the business by a foreign key.
 pub async fn lock_many(connection: &mut PgConnection, sorted: &[BusinessId]) -> Result<LockedBusinesses, Error> {
-    let ids: Vec<Uuid> = sorted.iter().map(|id| Uuid::from_u128(id.as_u128())).collect();
     let rows = sqlx::query!(
-        "/* lock_businesses */
-         SELECT business_id, payout_balance, payouts_enabled FROM businesses
-         WHERE business_id = ANY($1) ORDER BY business_id FOR NO KEY UPDATE",
-        &ids
+        r#"/* lock_businesses */
+        SELECT business_id AS "business: BusinessId", payout_balance, payouts_enabled FROM businesses
+        WHERE business_id = ANY($1) ORDER BY business_id FOR NO KEY UPDATE"#,
+        sorted as &[BusinessId]
     )
+    .map(|row| (row.business, Account { payout_balance: row.payout_balance, payouts_enabled: row.payouts_enabled }))
     .fetch_all(connection)
     .await?;
-    let account = |payout_balance, payouts_enabled| Account { payout_balance, payouts_enabled };
-    let accounts = rows
-        .into_iter()
-        .map(|row| (BusinessId::from_u128(row.business_id.as_u128()), account(row.payout_balance, row.payouts_enabled)))
-        .collect();
-    Ok(LockedBusinesses { accounts })
+    Ok(LockedBusinesses { accounts: rows.into_iter().collect() })
 }
 
 /// A business as people see it. Money in cents.
 #[derive(Clone, Debug)]
 pub struct Business {
+    /// The business.
     pub business_id: Uuid,
+    /// What people call it.
     pub name: String,
+    /// The sum of the balances of its payout users, in cents.
     pub balance: i64,
+    /// What the business can still allocate, in cents.
     pub payout_balance: i64,
+    /// Whether requests of the business are decided on their merits, or refused with 403.
     pub payouts_enabled: bool,
+    /// When it was created.
     pub created_at: OffsetDateTime,
 }
 
@@ -54,13 +56,14 @@ pub struct Business {
 pub async fn read_balances(connection: &mut PgConnection, business: BusinessId) -> Result<(i64, i64), Error> {
     let row = sqlx::query!(
         "/* read_balances */ SELECT balance, payout_balance FROM businesses WHERE business_id = $1",
-        Uuid::from_u128(business.as_u128())
+        business as BusinessId
     )
     .fetch_one(connection)
     .await?;
     Ok((row.balance, row.payout_balance))
 }
 
+/// All businesses, by name.
 pub async fn read_all(connection: &mut PgConnection) -> Result<Vec<Business>, Error> {
     Ok(sqlx::query_as!(
         Business,
@@ -96,6 +99,7 @@ pub async fn find_page(
     .await?)
 }
 
+/// One business; `None` if there is none with this id.
 pub async fn find_one(connection: &mut PgConnection, business: Uuid) -> Result<Option<Business>, Error> {
     Ok(sqlx::query_as!(
         Business,
@@ -108,6 +112,7 @@ pub async fn find_one(connection: &mut PgConnection, business: Uuid) -> Result<O
     .await?)
 }
 
+/// Stores a new business.
 pub async fn write_new(connection: &mut PgConnection, business: &Business) -> Result<(), Error> {
     sqlx::query!(
         "/* write_business */
@@ -128,29 +133,30 @@ pub async fn write_new(connection: &mut PgConnection, business: &Business) -> Re
 /// Changes a payout balance by a deposit's amount; `None` if there is no such business.
 pub async fn write_payout_balance(
     connection: &mut PgConnection,
-    business: Uuid,
+    business: BusinessId,
     cents: i64,
 ) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar!(
         "/* write_payout_balance */
          UPDATE businesses SET payout_balance = payout_balance + $2 WHERE business_id = $1 RETURNING payout_balance",
-        business,
+        business as BusinessId,
         cents
     )
     .fetch_optional(connection)
     .await?)
 }
 
+/// Stores the row of a deposit; the balance is written by others.
 pub async fn write_deposit(
     connection: &mut PgConnection,
-    business: Uuid,
+    business: BusinessId,
     deposit: Uuid,
     cents: i64,
     note: &str,
 ) -> Result<(), Error> {
     sqlx::query!(
         "/* write_deposit */ INSERT INTO deposits (business_id, deposit_id, amount, note) VALUES ($1, $2, $3, $4)",
-        business,
+        business as BusinessId,
         deposit,
         cents,
         note
@@ -163,9 +169,13 @@ pub async fn write_deposit(
 /// What was put into a payout balance by hand, or taken out of it. In cents.
 #[derive(Clone, Debug)]
 pub struct Deposit {
+    /// The deposit.
     pub deposit_id: Uuid,
+    /// What was put in, in cents; negative if it was taken out.
     pub amount: i64,
+    /// Why, in the words of who did it.
     pub note: String,
+    /// When it was created.
     pub created_at: OffsetDateTime,
 }
 
@@ -188,7 +198,7 @@ pub async fn read_deposits(connection: &mut PgConnection, business: Uuid, limit:
 /// entered once.
 pub async fn deposit(
     postgres: &Postgres,
-    business: Uuid,
+    business: BusinessId,
     deposit: Uuid,
     cents: i64,
     note: &str,
@@ -202,10 +212,10 @@ pub async fn deposit(
         commit(transaction).await?;
         Ok(balance)
     };
-    postgres.session().run(writing).await
+    postgres.write(writing).await
 }
 
-/// Turns payouts on or off; false if there is no such business.
+/// Turns payouts on or off; false if there is no such business. Twice is the same as once.
 pub async fn write_payouts_enabled(
     connection: &mut PgConnection,
     business: Uuid,

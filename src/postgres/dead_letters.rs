@@ -9,13 +9,17 @@ use uuid::Uuid;
 /// A dead letter that has just been taken from its queue.
 #[derive(Clone, Debug)]
 pub struct NewDeadLetter {
+    /// The dead letter.
     pub dead_letter_id: Uuid,
+    /// The message as it was.
     pub body: Vec<u8>,
     /// Those that can be read.
     pub requests: Vec<RequestId>,
     /// The work queue it came from, if anybody said.
     pub queue: Option<String>,
+    /// Why it is a dead letter.
     pub cause: Cause,
+    /// Why, in words, without an address or a key.
     pub reason: String,
     /// How often it died, by the broker's account.
     pub deaths: u64,
@@ -26,25 +30,38 @@ pub struct NewDeadLetter {
 /// A stored dead letter. Open until it is replayed or dropped.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
+    /// The dead letter.
     pub dead_letter_id: Uuid,
+    /// The message as it was.
     pub body: Vec<u8>,
+    /// The work queue it came from, if anybody said.
     pub queue: Option<String>,
     /// One of [`Cause`]'s names.
     pub cause: String,
+    /// Why, in words, without an address or a key.
     pub reason: String,
+    /// How often it died, as the broker says.
     pub deaths: i64,
+    /// When it died first, as the broker says.
     pub died_at: Option<OffsetDateTime>,
+    /// When it became a row.
     pub arrived_at: OffsetDateTime,
+    /// How often it was put back into a work queue.
     pub replays: i32,
+    /// When it was replayed last.
     pub replayed_at: Option<OffsetDateTime>,
+    /// Who replayed it last.
     pub replayed_by: Option<String>,
+    /// When it was dropped.
     pub dropped_at: Option<OffsetDateTime>,
+    /// Who dropped it.
     pub dropped_by: Option<String>,
 }
 
 /// Which open dead letters.
 #[derive(Clone, Debug, Default)]
 pub struct DeadLetterFilter {
+    /// Why it is a dead letter.
     pub cause: Option<Cause>,
     /// Only those with this text in their reason, whatever its case, or with a request of this id.
     pub text: Option<String>,
@@ -56,16 +73,15 @@ pub struct DeadLetterFilter {
 
 /// Stores a dead letter; false if it was stored before.
 pub async fn write_new(connection: &mut PgConnection, dead_letter: &NewDeadLetter) -> Result<bool, Error> {
-    let requests: Vec<Uuid> = dead_letter.requests.iter().map(|id| Uuid::from_u128(id.as_u128())).collect();
     let done = sqlx::query!(
         "/* write_dead_letter */
          INSERT INTO dead_letters (dead_letter_id, body, requests, queue, cause, reason, deaths, died_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
         dead_letter.dead_letter_id,
         dead_letter.body,
-        &requests,
+        &dead_letter.requests as &[RequestId],
         dead_letter.queue,
-        dead_letter.cause.as_str(),
+        dead_letter.cause as Cause,
         dead_letter.reason,
         i64::try_from(dead_letter.deaths).unwrap_or(i64::MAX),
         dead_letter.died_at
@@ -92,7 +108,7 @@ pub async fn find_open(
            AND ($3::timestamptz IS NULL OR arrived_at <= $3)
            AND ($4::uuid IS NULL OR (arrived_at, dead_letter_id) < (SELECT l.arrived_at, l.dead_letter_id FROM dead_letters l WHERE l.dead_letter_id = $4))
          ORDER BY arrived_at DESC, dead_letter_id DESC LIMIT $5",
-        filter.cause.map(Cause::as_str),
+        filter.cause as Option<Cause>,
         filter.text,
         filter.until,
         filter.after,
@@ -109,7 +125,7 @@ pub async fn find_open_ids(connection: &mut PgConnection, cause: Option<Cause>) 
          SELECT dead_letter_id FROM dead_letters
          WHERE replayed_at IS NULL AND dropped_at IS NULL AND ($1::text IS NULL OR cause = $1)
          ORDER BY arrived_at, dead_letter_id",
-        cause.map(Cause::as_str)
+        cause as Option<Cause>
     )
     .fetch_all(connection)
     .await?)
@@ -135,7 +151,7 @@ pub async fn find_holding(connection: &mut PgConnection, request: RequestId) -> 
         "/* find_dead_letters_holding */
          SELECT dead_letter_id, body, queue, cause, reason, deaths, died_at, arrived_at, replays, replayed_at, replayed_by, dropped_at, dropped_by
          FROM dead_letters WHERE requests @> ARRAY[$1::uuid] ORDER BY arrived_at, dead_letter_id",
-        Uuid::from_u128(request.as_u128())
+        request as RequestId
     )
     .fetch_all(connection)
     .await?)
@@ -145,15 +161,16 @@ pub async fn find_holding(connection: &mut PgConnection, request: RequestId) -> 
 pub async fn count_open(connection: &mut PgConnection) -> Result<Vec<(Cause, i64)>, Error> {
     let rows = sqlx::query!(
         r#"/* count_open_dead_letters */
-        SELECT cause, count(*) AS "count!" FROM dead_letters
+        SELECT cause AS "cause: Cause", count(*) AS "count!" FROM dead_letters
         WHERE replayed_at IS NULL AND dropped_at IS NULL GROUP BY cause ORDER BY cause"#
     )
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().map(|row| (Cause::parse(&row.cause).unwrap_or(Cause::Other), row.count)).collect())
+    Ok(rows.into_iter().map(|row| (row.cause, row.count)).collect())
 }
 
-/// Notes that a dead letter is back in a work queue; false if it was dropped meanwhile.
+/// Notes that a dead letter is back in a work queue; false if it was dropped meanwhile. Twice counts as two replays. If it is
+/// lost, the dead letter is still open: another replay of it does no harm.
 pub async fn mark_replayed(connection: &mut PgConnection, dead_letter: Uuid, who: &str) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* mark_dead_letter_replayed */
@@ -167,7 +184,7 @@ pub async fn mark_replayed(connection: &mut PgConnection, dead_letter: Uuid, who
     Ok(done.rows_affected() == 1)
 }
 
-/// Notes that a dead letter is of no use any more; false if there is no open dead letter of this id.
+/// Notes that a dead letter is of no use any more; false if there is no open dead letter of this id, as after the first time.
 pub async fn mark_dropped(connection: &mut PgConnection, dead_letter: Uuid, who: &str) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* mark_dead_letter_dropped */

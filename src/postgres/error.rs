@@ -1,5 +1,6 @@
 //! What an error of Postgres means for the one who asked. Every SQLSTATE falls into exactly one of these.
 
+use super::types::Unfit;
 use crate::metrics::labels::Trouble;
 
 /// An error of a statement or a commit.
@@ -32,7 +33,10 @@ pub enum Error {
     Unknown(String),
     /// The data break a named rule of the schema.
     #[error("constraint {name} violated")]
-    Constraint { name: String },
+    Constraint {
+        /// The name of the constraint.
+        name: String,
+    },
     /// The data cannot be stored at all. Asking again will not help.
     #[error("cannot be stored: {0}")]
     Data(String),
@@ -176,6 +180,7 @@ impl From<sqlx::Error> for Error {
             },
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) => of_connection(text),
             sqlx::Error::Protocol(_) => Self::Transient(text),
+            sqlx::Error::ColumnDecode { source, .. } if source.is::<Unfit>() => Self::Fatal(text),
             // sqlx's list is open. What is left does not come from the data: a type or a column is not what it was.
             _ => Self::Refused(text),
         }
@@ -213,6 +218,17 @@ mod tests {
         }
         assert_eq!(class(None), Class::Other);
         assert_eq!(class(Some("")), Class::Other);
+    }
+
+    #[test]
+    fn a_row_that_does_not_fit_is_fatal_and_a_column_that_does_not_is_refused() {
+        let undecoded = |source| sqlx::Error::ColumnDecode { index: "0".to_owned(), source };
+        let fatal = Error::from(undecoded(Unfit("amount").into()));
+        assert!(matches!(&fatal, Error::Fatal(text) if text.contains("a stored amount is not valid")), "{fatal}");
+        let unread = Error::of_commit(undecoded(Unfit("hash").into()));
+        assert!(matches!(unread, Error::Unknown(_)), "the rest of the answer was not read: {unread}");
+        let refused = Error::from(undecoded("mismatched types".into()));
+        assert!(matches!(refused, Error::Refused(_)), "{refused}");
     }
 
     #[test]

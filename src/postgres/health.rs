@@ -1,22 +1,12 @@
-//! Whether the database can be worked with.
-//!
-//! One task asks it, over a connection of its own, and only its answer counts: that somebody's statement takes long, or
-//! finds no free connection, is the trouble of that one and of nobody else. Whoever meets a connection that is gone makes it
-//! ask at once, over a new one.
+//! Whether the database can be worked with, as [`super::watch`] finds it. A statement that takes long, or finds no free
+//! connection, does not change it; a statement that finds its connection gone only makes the watcher ask at once.
 
-use super::{Error, Postgres, Session, keys};
-use crate::ledger::RaiseCount;
+use super::Error;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
-/// How often the database is asked. Whatever fails on the way says so at once. A retry under a key may need the count of
-/// a raise that another intake made, so within the second after which a client that is told `Retry-After: 1` comes again.
-const PING_INTERVAL: Duration = Duration::from_millis(250);
-/// How often it is asked at once before it counts as gone. If it is gone, each time takes a moment.
-const LOOKS: u32 = 3;
 /// For how long after it said so the disk counts as full. A look at the server does not tell, only the next write does; those
 /// who have something to write try again within a second or two.
 const FULL: Duration = Duration::from_secs(5);
@@ -78,6 +68,7 @@ struct Inner {
 }
 
 impl Health {
+    /// Whether the database can be worked with.
     pub fn is_up(&self) -> bool {
         self.state() == State::Up
     }
@@ -96,51 +87,8 @@ impl Health {
         self.0.losses.load(Ordering::Relaxed)
     }
 
-    /// Asks again and again, until `stop`. Over a connection of its own, so that it waits for nobody.
-    ///
-    /// On the way it reads the count of the last raise. `tell` is told each that is read, and `None` whenever the
-    /// connection is another one: it may lead to another database.
-    pub async fn watch(self, postgres: Postgres, stop: CancellationToken, tell: impl Fn(Option<RaiseCount>)) {
-        let mut session = postgres.session();
-        let (mut before, mut looks) = (None, 0);
-        while !stop.is_cancelled() {
-            if !session.is_open() {
-                tell(None);
-            }
-            let since = Instant::now();
-            looks += 1;
-            match ask(&mut session).await {
-                Ok(count) => {
-                    tell(count);
-                    self.answered();
-                }
-                // That a connection was lost says nothing of the server, nor that the next was lost while it was made.
-                Err(error)
-                    if self.is_up()
-                        && looks < LOOKS
-                        && error.may_be_the_connection()
-                        && since.elapsed() < PING_INTERVAL =>
-                {
-                    continue;
-                }
-                Err(error) => {
-                    tell(None);
-                    self.failed(&error);
-                }
-            }
-            looks = 0;
-            drop(before.take());
-            tokio::select! {
-                () = tokio::time::sleep(PING_INTERVAL) => {}
-                () = stop.cancelled() => {}
-                // The connection of before is kept until the new one is there: where there is room for no other one, its
-                // place would be the one that is found.
-                () = self.0.doubt.notified() => before = Some(std::mem::replace(&mut session, postgres.session())),
-            }
-        }
-    }
-
-    fn answered(&self) {
+    /// The watcher has had an answer.
+    pub(super) fn answered(&self) {
         let full_since = *self.0.full_since.lock().unwrap_or_else(PoisonError::into_inner);
         let is_full = full_since.is_some_and(|since| since.elapsed() < FULL);
         let state = if is_full { State::Full } else { State::Up };
@@ -149,8 +97,8 @@ impl Health {
         }
     }
 
-    /// What was asked by the one who watches.
-    fn failed(&self, error: &Error) {
+    /// The watcher has had no answer, or one that says why the database cannot be worked with.
+    pub(super) fn failed(&self, error: &Error) {
         let state = State::from(error);
         if self.set(state) != state {
             tracing::warn!(%error, "{}", state.words().unwrap_or_default());
@@ -167,8 +115,8 @@ impl Health {
         before
     }
 
-    /// Somebody's statement failed. That the server takes no writes counts at once, whoever says so; that it is gone, the one
-    /// who watches finds out.
+    /// A statement failed. If it says that the server takes no writes, that counts at once; if it says that the server is gone,
+    /// the watcher finds out.
     pub fn heard(&self, error: &Error) {
         let was_up = self.is_up();
         match error {
@@ -186,9 +134,14 @@ impl Health {
         }
     }
 
-    /// Lets the one who watches ask at once, over a new connection.
+    /// Makes the watcher ask at once, over a new connection.
     pub(super) fn doubt(&self) {
         self.0.doubt.notify_one();
+    }
+
+    /// Returns when [`Self::doubt`] is called.
+    pub(super) async fn doubted(&self) {
+        self.0.doubt.notified().await;
     }
 
     fn alarm(&self, error: &Error) {
@@ -197,16 +150,5 @@ impl Health {
             *last = Some(Instant::now());
             tracing::error!(%error, "postgres refuses a statement; it is tried again over a new connection");
         }
-    }
-}
-
-/// Whether the session is what it has to be, and the count of the last raise. That this cannot be read is no reason to
-/// refuse everybody.
-async fn ask(session: &mut Session) -> Result<Option<RaiseCount>, Error> {
-    session.prove().await?;
-    match session.run(keys::read_raises).await {
-        Ok(count) => Ok(Some(count)),
-        Err(error @ Error::Away(_)) => Err(error),
-        Err(_) => Ok(None),
     }
 }

@@ -9,7 +9,6 @@ use super::allocations::Decided;
 use crate::ledger::{BusinessId, Email, Outcome, Reference, RequestId, UserHash};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 /// Most rows that are looked at for one page: some 20 ms when they are in memory.
 pub const SCAN: i64 = 10_000;
@@ -17,8 +16,11 @@ pub const SCAN: i64 = 10_000;
 /// Which requests are wanted: all that have everything that is given.
 #[derive(Clone, Debug)]
 pub struct HistoryFilter {
+    /// Those with this outcome.
     pub outcome: Option<Outcome>,
+    /// Those to this payout user.
     pub email: Option<Email>,
+    /// Those with this reference.
     pub reference: Option<Reference>,
     /// The lowest id that is wanted.
     pub first: RequestId,
@@ -29,6 +31,7 @@ pub struct HistoryFilter {
 /// Some decided requests, newest first.
 #[derive(Debug)]
 pub struct Page {
+    /// The requests, the newest first.
     pub requests: Vec<(RequestId, Decided)>,
     /// Where the next page ends, as [`HistoryFilter::end`]; `None` if nothing is left.
     pub next: Option<RequestId>,
@@ -36,13 +39,13 @@ pub struct Page {
 
 /// A row, as all of the statements give it.
 struct Row {
-    request_id: Uuid,
-    outcome: String,
-    email: Option<String>,
-    amount: Option<i64>,
-    reference: Option<String>,
+    id: RequestId,
+    outcome: Outcome,
+    email: Option<Email>,
+    cents: Option<i64>,
+    reference: Option<Reference>,
     decided_at: OffsetDateTime,
-    hash: Option<Vec<u8>>,
+    hash: Option<UserHash>,
     /// Whether it is wanted. One that is not ends the scan.
     matches: bool,
     /// How many rows were looked at, this one included.
@@ -64,28 +67,20 @@ pub async fn read_page(
         (None, None, Some(refused)) => find_refused(connection, business, filter, refused, most).await?,
         (None, None, None) => find_by_time(connection, business, filter, most).await?,
     };
-    to_page(rows, limit)
+    Ok(to_page(rows, limit))
 }
 
-fn to_page(rows: Vec<Row>, limit: usize) -> Result<Page, Error> {
-    let end_of_scan = rows.last().filter(|row| row.seen == SCAN).map(|row| to_id(row.request_id));
+fn to_page(rows: Vec<Row>, limit: usize) -> Page {
+    let end_of_scan = rows.last().filter(|row| row.seen == SCAN).map(|row| row.id);
     let wanted = rows.iter().filter(|row| row.matches).count();
-    let requests = rows.into_iter().filter(|row| row.matches).take(limit).map(to_decided);
-    let requests = requests.collect::<Result<Vec<_>, _>>()?;
+    let requests: Vec<_> = rows.into_iter().filter(|row| row.matches).take(limit).map(to_decided).collect();
     let next = if wanted > limit { requests.last().map(|(id, _)| *id) } else { end_of_scan };
-    Ok(Page { requests, next })
+    Page { requests, next }
 }
 
-fn to_id(id: Uuid) -> RequestId {
-    RequestId::from_u128(id.as_u128())
-}
-
-fn to_decided(row: Row) -> Result<(RequestId, Decided), Error> {
-    let outcome = Outcome::parse(&row.outcome)
-        .ok_or_else(|| Error::Fatal("a stored outcome is not one of the closed list".to_owned()))?;
-    let hash = row.hash.and_then(|hash| hash.try_into().ok()).map(UserHash);
-    let Row { request_id, email, amount, reference, decided_at, .. } = row;
-    Ok((to_id(request_id), Decided { outcome, email, cents: amount, hash, reference, decided_at }))
+fn to_decided(row: Row) -> (RequestId, Decided) {
+    let Row { id, outcome, email, cents, reference, decided_at, hash, .. } = row;
+    (id, Decided { outcome, email, cents, hash, reference, decided_at })
 }
 
 /// By the primary key.
@@ -98,7 +93,8 @@ async fn find_by_time(
     let rows = sqlx::query_as!(
         Row,
         r#"/* find_requests_by_time */
-        SELECT s.request_id, s.outcome, s.email, s.amount, s.reference, s.decided_at, u.hash AS "hash?",
+        SELECT s.request_id AS "id: RequestId", s.outcome AS "outcome: Outcome", s.email AS "email: Email",
+               s.amount AS cents, s.reference AS "reference: Reference", s.decided_at, u.hash AS "hash?: UserHash",
                s.matches AS "matches!", s.seen AS "seen!"
         FROM (
             SELECT a.*, $5::text IS NULL OR a.outcome = $5 AS matches,
@@ -109,11 +105,11 @@ async fn find_by_time(
         ) s LEFT JOIN payout_users u ON u.business_id = $1 AND u.email = s.email AND s.outcome = 'allocated'
         WHERE s.matches OR s.seen = $6
         ORDER BY s.request_id DESC LIMIT $4"#,
-        Uuid::from_u128(business.as_u128()),
-        Uuid::from_u128(filter.first.as_u128()),
-        Uuid::from_u128(filter.end.as_u128()),
+        business as BusinessId,
+        filter.first as RequestId,
+        filter.end as RequestId,
         most,
-        filter.outcome.map(Outcome::as_str),
+        filter.outcome as Option<Outcome>,
         SCAN
     )
     .fetch_all(connection)
@@ -132,17 +128,18 @@ async fn find_refused(
     let rows = sqlx::query_as!(
         Row,
         r#"/* find_refused_requests */
-        SELECT a.request_id, a.outcome, a.email, a.amount, a.reference, a.decided_at, NULL::bytea AS hash,
+        SELECT a.request_id AS "id: RequestId", a.outcome AS "outcome: Outcome", a.email AS "email: Email",
+               a.amount AS cents, a.reference AS "reference: Reference", a.decided_at, NULL::bytea AS "hash: UserHash",
                true AS "matches!", 0::bigint AS "seen!"
         FROM allocations a
         WHERE a.business_id = $1 AND a.request_id >= $2 AND a.request_id < $3
           AND a.outcome = $5 AND a.outcome <> 'allocated'
         ORDER BY a.request_id DESC LIMIT $4"#,
-        Uuid::from_u128(business.as_u128()),
-        Uuid::from_u128(filter.first.as_u128()),
-        Uuid::from_u128(filter.end.as_u128()),
+        business as BusinessId,
+        filter.first as RequestId,
+        filter.end as RequestId,
         most,
-        refused.as_str()
+        refused as Outcome
     )
     .fetch_all(connection)
     .await?;
@@ -160,7 +157,8 @@ async fn find_by_email(
     let rows = sqlx::query_as!(
         Row,
         r#"/* find_requests_by_email */
-        SELECT s.request_id, s.outcome, s.email, s.amount, s.reference, s.decided_at, u.hash AS "hash?",
+        SELECT s.request_id AS "id: RequestId", s.outcome AS "outcome: Outcome", s.email AS "email: Email",
+               s.amount AS cents, s.reference AS "reference: Reference", s.decided_at, u.hash AS "hash?: UserHash",
                s.matches AS "matches!", s.seen AS "seen!"
         FROM (
             SELECT a.*, a.email = $7 AND ($5::text IS NULL OR a.outcome = $5) AS matches,
@@ -172,13 +170,13 @@ async fn find_by_email(
         ) s LEFT JOIN payout_users u ON u.business_id = $1 AND u.email = s.email AND s.outcome = 'allocated'
         WHERE s.matches OR s.seen = $6
         ORDER BY s.request_id DESC LIMIT $4"#,
-        Uuid::from_u128(business.as_u128()),
-        Uuid::from_u128(filter.first.as_u128()),
-        Uuid::from_u128(filter.end.as_u128()),
+        business as BusinessId,
+        filter.first as RequestId,
+        filter.end as RequestId,
         most,
-        filter.outcome.map(Outcome::as_str),
+        filter.outcome as Option<Outcome>,
         SCAN,
-        email.as_str()
+        email as &Email
     )
     .fetch_all(connection)
     .await?;
@@ -196,7 +194,8 @@ async fn find_by_reference(
     let rows = sqlx::query_as!(
         Row,
         r#"/* find_requests_by_reference */
-        SELECT s.request_id, s.outcome, s.email, s.amount, s.reference, s.decided_at, u.hash AS "hash?",
+        SELECT s.request_id AS "id: RequestId", s.outcome AS "outcome: Outcome", s.email AS "email: Email",
+               s.amount AS cents, s.reference AS "reference: Reference", s.decided_at, u.hash AS "hash?: UserHash",
                s.matches AS "matches!", s.seen AS "seen!"
         FROM (
             SELECT a.*, ($5::text IS NULL OR a.outcome = $5) AND ($7::text IS NULL OR a.email IS NOT DISTINCT FROM $7)
@@ -208,14 +207,14 @@ async fn find_by_reference(
         ) s LEFT JOIN payout_users u ON u.business_id = $1 AND u.email = s.email AND s.outcome = 'allocated'
         WHERE s.matches OR s.seen = $6
         ORDER BY s.request_id DESC LIMIT $4"#,
-        Uuid::from_u128(business.as_u128()),
-        Uuid::from_u128(filter.first.as_u128()),
-        Uuid::from_u128(filter.end.as_u128()),
+        business as BusinessId,
+        filter.first as RequestId,
+        filter.end as RequestId,
         most,
-        filter.outcome.map(Outcome::as_str),
+        filter.outcome as Option<Outcome>,
         SCAN,
-        filter.email.as_ref().map(Email::as_str),
-        reference.as_str()
+        filter.email.as_ref() as Option<&Email>,
+        reference as &Reference
     )
     .fetch_all(connection)
     .await?;

@@ -11,9 +11,13 @@ pub struct Server {
     pub version: String,
     /// Such as 150004.
     pub version_number: i32,
+    /// The server's time.
     pub clock: OffsetDateTime,
+    /// The setting of this name.
     pub fsync: String,
+    /// The setting of this name.
     pub full_page_writes: String,
+    /// The setting of this name, in this session.
     pub synchronous_commit: String,
     /// It is a standby: nothing can be written.
     pub in_recovery: bool,
@@ -21,6 +25,7 @@ pub struct Server {
     pub connections_left: i64,
 }
 
+/// Asks the server how it is.
 pub async fn read_server(connection: &mut PgConnection) -> Result<Server, Error> {
     Ok(sqlx::query_as!(
         Server,

@@ -3,31 +3,28 @@
 use super::Error;
 use crate::ledger::{Amount, BusinessId, Email, IdempotencyKey, KeyChange, KeyState, Keys, RaiseCount, RequestId};
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 /// Locks the keys, sorted, and reads them. One that has no row yet gets one: else nothing could be locked there.
 pub async fn lock_many(connection: &mut PgConnection, sorted: &[(BusinessId, IdempotencyKey)]) -> Result<Keys, Error> {
-    let (businesses, names) = columns(sorted.iter().map(|(business, key)| (*business, key)));
+    let (businesses, names): (Vec<_>, Vec<_>) = sorted.iter().map(|(business, key)| (*business, key)).unzip();
     let rows = sqlx::query!(
-        "/* lock_keys */
-         INSERT INTO idempotency_keys AS k (business_id, key)
-         SELECT * FROM unnest($1::uuid[], $2::text[])
-         ON CONFLICT (business_id, key) DO UPDATE SET epoch = k.epoch
-         RETURNING business_id, key, epoch, raise_count, request_id, email, amount",
-        &businesses,
-        &names as &[&str]
+        r#"/* lock_keys */
+        INSERT INTO idempotency_keys AS k (business_id, key)
+        SELECT * FROM unnest($1::uuid[], $2::text[])
+        ON CONFLICT (business_id, key) DO UPDATE SET epoch = k.epoch
+        RETURNING business_id AS "business: BusinessId", key AS "key: IdempotencyKey", epoch, raise_count,
+                  request_id AS "request: RequestId", email AS "email: Email", amount AS "amount: Amount""#,
+        &businesses as &[BusinessId],
+        &names as &[&IdempotencyKey]
     )
+    .map(|row| {
+        let allocated = allocation(row.request, row.email, row.amount);
+        let state = KeyState { epoch: row.epoch, raise: Some(RaiseCount(row.raise_count)), allocated };
+        ((row.business, row.key), state)
+    })
     .fetch_all(connection)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let key =
-                IdempotencyKey::parse(&row.key).ok_or_else(|| Error::Fatal("a stored key is not valid".to_owned()))?;
-            let allocated = read_allocated(row.request_id, row.email, row.amount)?;
-            let state = KeyState { epoch: row.epoch, raise: Some(RaiseCount(row.raise_count)), allocated };
-            Ok(((BusinessId::from_u128(row.business_id.as_u128()), key), state))
-        })
-        .collect()
+    Ok(rows.into_iter().collect())
 }
 
 /// Notes the one allocation under each key, all of which are locked.
@@ -39,11 +36,11 @@ pub async fn write_allocated(connection: &mut PgConnection, changes: &[&KeyChang
          FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::bigint[])
               AS c (business_id, key, request_id, email, amount)
          WHERE k.business_id = c.business_id AND k.key = c.key",
-        &columns.businesses,
-        &columns.names as &[&str],
-        &columns.requests as &[Option<Uuid>],
-        &columns.emails as &[Option<&str>],
-        &columns.amounts as &[Option<i64>]
+        &columns.businesses as &[BusinessId],
+        &columns.names as &[&IdempotencyKey],
+        &columns.requests as &[Option<RequestId>],
+        &columns.emails as &[Option<&Email>],
+        &columns.amounts as &[Option<Amount>]
     )
     .execute(connection)
     .await?;
@@ -58,7 +55,7 @@ pub async fn raise(
     connection: &mut PgConnection,
     keys: &[(BusinessId, &IdempotencyKey, i64)],
 ) -> Result<RaiseCount, Error> {
-    let (businesses, names) = columns(keys.iter().map(|(business, key, _)| (*business, *key)));
+    let (businesses, names): (Vec<_>, Vec<_>) = keys.iter().map(|(business, key, _)| (*business, *key)).unzip();
     let epochs: Vec<i64> = keys.iter().map(|(_, _, epoch)| *epoch).collect();
     let count = sqlx::query_scalar!(
         "/* raise_keys */
@@ -70,8 +67,8 @@ pub async fn raise(
              WHERE k.business_id = r.business_id AND k.key = r.key
          )
          SELECT count FROM raise",
-        &businesses,
-        &names as &[&str],
+        &businesses as &[BusinessId],
+        &names as &[&IdempotencyKey],
         &epochs
     )
     .fetch_one(connection)
@@ -85,10 +82,6 @@ pub async fn read_raises(connection: &mut PgConnection) -> Result<RaiseCount, Er
     Ok(RaiseCount(count.fetch_one(connection).await?))
 }
 
-fn columns<'a>(keys: impl Iterator<Item = (BusinessId, &'a IdempotencyKey)>) -> (Vec<Uuid>, Vec<&'a str>) {
-    keys.map(|(business, key)| (Uuid::from_u128(business.as_u128()), key.as_str())).unzip()
-}
-
 /// The request that was allocated under a key.
 pub async fn find_allocated(
     connection: &mut PgConnection,
@@ -96,13 +89,14 @@ pub async fn find_allocated(
     key: &IdempotencyKey,
 ) -> Result<Option<RequestId>, Error> {
     let request = sqlx::query_scalar!(
-        "/* find_key */ SELECT request_id FROM idempotency_keys WHERE business_id = $1 AND key = $2",
-        Uuid::from_u128(business.as_u128()),
-        key.as_str()
+        r#"/* find_key */
+        SELECT request_id AS "request: RequestId" FROM idempotency_keys WHERE business_id = $1 AND key = $2"#,
+        business as BusinessId,
+        key as &IdempotencyKey
     )
     .fetch_optional(connection)
     .await?;
-    Ok(request.flatten().map(|id| RequestId::from_u128(id.as_u128())))
+    Ok(request.flatten())
 }
 
 /// The key that a request was allocated under, with its epoch. Looks through all keys of the business.
@@ -113,46 +107,41 @@ pub async fn find_of_request(
 ) -> Result<Option<(String, i64)>, Error> {
     let row = sqlx::query!(
         "/* find_key_of_request */ SELECT key, epoch FROM idempotency_keys WHERE business_id = $1 AND request_id = $2",
-        Uuid::from_u128(business.as_u128()),
-        Uuid::from_u128(request.as_u128())
+        business as BusinessId,
+        request as RequestId
     )
     .fetch_optional(connection)
     .await?;
     Ok(row.map(|row| (row.key, row.epoch)))
 }
 
-fn read_allocated(
-    request: Option<Uuid>,
-    email: Option<String>,
-    amount: Option<i64>,
-) -> Result<Option<(RequestId, Email, Amount)>, Error> {
-    let (Some(request), Some(email), Some(cents)) = (request, email, amount) else { return Ok(None) };
-    let amount = Amount::from_cents(cents).map_err(|_| Error::Fatal("a stored amount is not valid".to_owned()))?;
-    Ok(Some((RequestId::from_u128(request.as_u128()), Email::stored(email), amount)))
+/// The one under a key, if there is one: its columns are null together.
+fn allocation(
+    request: Option<RequestId>,
+    email: Option<Email>,
+    amount: Option<Amount>,
+) -> Option<(RequestId, Email, Amount)> {
+    Some((request?, email?, amount?))
 }
 
 /// The allocations under keys, a vector a column.
 pub(super) struct KeyColumns<'a> {
-    pub businesses: Vec<Uuid>,
-    pub names: Vec<&'a str>,
-    pub requests: Vec<Option<Uuid>>,
-    pub emails: Vec<Option<&'a str>>,
-    pub amounts: Vec<Option<i64>>,
+    pub businesses: Vec<BusinessId>,
+    pub names: Vec<&'a IdempotencyKey>,
+    pub requests: Vec<Option<RequestId>>,
+    pub emails: Vec<Option<&'a Email>>,
+    pub amounts: Vec<Option<Amount>>,
 }
 
 impl<'a> KeyColumns<'a> {
-    pub fn new(changes: &[&'a KeyChange]) -> Self {
+    pub(super) fn new(changes: &[&'a KeyChange]) -> Self {
         let allocated = |change: &&'a KeyChange| change.state.allocated.as_ref();
-        let (businesses, names) = columns(changes.iter().map(|change| (change.business, &change.key)));
         Self {
-            businesses,
-            names,
-            requests: changes
-                .iter()
-                .map(|change| allocated(change).map(|(id, _, _)| Uuid::from_u128(id.as_u128())))
-                .collect(),
-            emails: changes.iter().map(|change| allocated(change).map(|(_, email, _)| email.as_str())).collect(),
-            amounts: changes.iter().map(|change| allocated(change).map(|(_, _, amount)| amount.cents())).collect(),
+            businesses: changes.iter().map(|change| change.business).collect(),
+            names: changes.iter().map(|change| &change.key).collect(),
+            requests: changes.iter().map(|change| allocated(change).map(|(id, _, _)| *id)).collect(),
+            emails: changes.iter().map(|change| allocated(change).map(|(_, email, _)| email)).collect(),
+            amounts: changes.iter().map(|change| allocated(change).map(|(_, _, amount)| *amount)).collect(),
         }
     }
 }

@@ -1,11 +1,17 @@
 //! SQL and ledger types. Knows nothing of queues or HTTP.
 //!
 //! One statement a function; each statement begins with its own name in a comment, which `pg_stat_activity`, the server's
-//! log and a packet capture show. Two ways to a connection:
+//! log and a packet capture show. Work is done over one of a few connections that are shared, or over one of one's own:
 //!
-//! - [`Postgres::read`] for reads, over a few that are shared: any of them may be lost, or done twice, without harm.
-//! - [`Session`] for everything that decides: one connection of its own, never shared. Where a deadline passes, the whole
-//!   connection is dropped. Nothing is ever continued with an open transaction or an unsent COMMIT in it.
+//! | | connection | when it fails |
+//! |---|---|---|
+//! | [`Postgres::read`] | shared | may be done once more: that harms nobody |
+//! | [`Postgres::write_idempotent`] | shared | may be done once more: twice is the same as once |
+//! | [`Postgres::write`] | a new one | is not done again; without an answer it stands or it does not |
+//! | [`Session::read`], [`Session::write`] | its own, kept | as above |
+//!
+//! Requests are settled and given up over a [`Session`]; only a look-up voids over a shared connection. Where a deadline passes, the whole connection is dropped. Nothing is ever
+//! continued with an open transaction or an unsent COMMIT in it.
 
 pub mod allocations;
 pub mod api_keys;
@@ -22,8 +28,10 @@ pub mod partitions;
 pub mod processes;
 mod proof;
 mod session;
+mod types;
 mod url;
 pub mod users;
+mod watch;
 
 pub use error::Error;
 pub use health::Health;
@@ -84,8 +92,8 @@ impl Postgres {
         self.way.timeout
     }
 
-    /// Reads over one of the shared connections, within the timeout. `work` may be done twice, so it must be the same to do
-    /// it twice. A connection that did not answer cleanly is not used again.
+    /// Reads over one of the shared connections, within the timeout. What failed over a connection that was open before is
+    /// done once more, over a new one. A connection that did not answer cleanly is not used again.
     pub async fn read<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
@@ -93,9 +101,18 @@ impl Postgres {
         self.readers.read(&self.way, work).await
     }
 
-    /// Writes over a connection of its own, once.
+    /// Writes what may be written twice, as [`Self::read`] reads. The first try may have been committed and only its answer
+    /// lost: then `work` finds its own rows, and must answer the same.
+    pub async fn write_idempotent<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
+    ) -> Result<T, Error> {
+        self.read(work).await
+    }
+
+    /// Writes over a new connection, once. If there is no answer, it stands or it does not.
     pub async fn write<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
-        self.session().run(work).await
+        self.session().write(work).await
     }
 
     /// A way to a connection of one's own.

@@ -4,7 +4,7 @@ use super::Error;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-/// Notes that a deployment uses so many work queues; answers the largest number it has ever used.
+/// Notes that a deployment uses so many work queues; answers the largest number it has ever used. Twice is the same as once.
 pub async fn write_most(connection: &mut PgConnection, prefix: &str, partitions: u16) -> Result<u16, Error> {
     let most = sqlx::query_scalar!(
         "/* write_partitions */
@@ -31,7 +31,9 @@ pub async fn find_most(connection: &mut PgConnection, prefix: &str) -> Result<u1
 /// Since when workers are paused, and by whom.
 #[derive(Clone, Debug)]
 pub struct Paused {
+    /// Since when.
     pub paused_at: OffsetDateTime,
+    /// By whom.
     pub paused_by: String,
 }
 
@@ -49,7 +51,7 @@ pub async fn find_pause(connection: &mut PgConnection, prefix: &str) -> Result<O
 }
 
 /// Pauses the workers of a deployment, or keeps them paused under the name of who was first; false if no process of it
-/// ever ran.
+/// ever ran. Twice is the same as once.
 pub async fn write_paused(connection: &mut PgConnection, prefix: &str, who: &str) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* write_paused */
@@ -63,7 +65,7 @@ pub async fn write_paused(connection: &mut PgConnection, prefix: &str, who: &str
     Ok(done.rows_affected() == 1)
 }
 
-/// Lets them work again; false if no process of the deployment ever ran.
+/// Lets them work again; false if no process of the deployment ever ran. Twice is the same as once.
 pub async fn write_resumed(connection: &mut PgConnection, prefix: &str) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* write_resumed */ UPDATE queue_prefixes SET paused_at = NULL, paused_by = NULL WHERE prefix = $1",

@@ -12,19 +12,28 @@ pub struct Presence {
     pub process_id: Uuid,
     /// `serve`, `intake` or `worker`.
     pub kind: &'static str,
+    /// The name of its machine.
     pub host: String,
+    /// Its process id on that machine.
     pub pid: u32,
+    /// The version of the program.
     pub version: &'static str,
 }
 
 /// A process as its row says.
 #[derive(Clone, Debug)]
 pub struct Present {
+    /// The process.
     pub process_id: Uuid,
+    /// `serve`, `intake` or `worker`.
     pub kind: String,
+    /// The name of its machine.
     pub host: String,
+    /// Its process id on that machine.
     pub pid: i64,
+    /// The version of the program.
     pub version: String,
+    /// When it was started.
     pub started_at: OffsetDateTime,
     /// When it was last heard of, by the clock of the database.
     pub seen_at: OffsetDateTime,
@@ -34,7 +43,7 @@ pub struct Present {
     pub state: String,
 }
 
-/// Says that a process is there, and how it is: `state` is JSON.
+/// Says that a process is there, and how it is: `state` is JSON. May be lost, as it is said again every second.
 pub async fn write_presence(connection: &mut PgConnection, presence: &Presence, state: &str) -> Result<(), Error> {
     sqlx::query!(
         "/* write_presence */

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// What one session was set to.
 #[derive(Debug)]
-pub struct Settings {
+pub(super) struct Settings {
     timeout_millis: u128,
     /// Drawn for this session. Whoever finds another one there is not alone in it.
     mark: String,
@@ -18,25 +18,25 @@ pub struct Settings {
 
 /// What a session was found to be.
 #[derive(Debug)]
-pub struct Proof {
+pub(super) struct Proof {
     /// Why nothing can be written, if so.
     pub read_only: Option<Error>,
 }
 
 impl Proof {
     /// An error if nothing can be written.
-    pub fn writable(self) -> Result<(), Error> {
+    pub(super) fn writable(self) -> Result<(), Error> {
         self.read_only.map_or(Ok(()), Err)
     }
 }
 
 impl Settings {
-    pub fn new(timeout: Duration) -> Self {
+    pub(super) fn new(timeout: Duration) -> Self {
         Self { timeout_millis: timeout.as_millis(), mark: format!("{:032x}", rand::random::<u128>()) }
     }
 
     /// Sets a new session, in one round trip.
-    pub async fn apply(&self, connection: &mut PgConnection) -> Result<(), Error> {
+    pub(super) async fn apply(&self, connection: &mut PgConnection) -> Result<(), Error> {
         let Self { timeout_millis, mark } = self;
         // The server looks after clients that are gone; they hold nothing for long. What is stronger than `on` stays. A batch
         // reads in a second statement what the first one met, so each statement has a snapshot of its own.
@@ -67,7 +67,7 @@ impl Settings {
     }
 
     /// Asks whether the session is what it was set to, in one round trip.
-    pub async fn prove(&self, connection: &mut PgConnection) -> Result<Proof, Error> {
+    pub(super) async fn prove(&self, connection: &mut PgConnection) -> Result<Proof, Error> {
         let rows = sqlx::raw_sql(
             "/* prove_session */
             SELECT name, CASE WHEN name LIKE '%\\_timeout'

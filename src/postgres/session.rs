@@ -36,13 +36,17 @@ struct Open {
 }
 
 impl Session {
+    /// A session that opens its connection when it is needed.
     pub fn new(way: Way) -> Self {
         Self { way, open: None }
     }
 
-    /// Runs `work` on the connection within the timeout. After anything but a clean answer the connection is dropped, so
-    /// that nothing half-done is ever continued.
-    pub async fn run<T>(&mut self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
+    /// Does `work` once, within the timeout. After anything but a clean answer the connection is dropped, so that nothing
+    /// half-done is ever continued.
+    pub(super) async fn run<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut open = self.ready().await?;
         let result = within(self.way.timeout, work(&mut open.connection)).await;
         match &result {
@@ -50,6 +54,15 @@ impl Session {
             Err(error) => self.heard(error),
         }
         result
+    }
+
+    /// Writes, once. If there is no answer, it stands or it does not: whoever tries again has to find out, by a key or a
+    /// mark in the rows.
+    pub async fn write<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.run(work).await
     }
 
     /// Reads. What failed over a connection that was open before is done once more, over a new one: the old one may have been
@@ -132,25 +145,25 @@ async fn open(way: &Way) -> Result<(Open, Proof), Error> {
 }
 
 /// A new connection, and nothing that watches over it.
-pub async fn connect(way: &Way) -> Result<PgConnection, Error> {
+pub(super) async fn connect(way: &Way) -> Result<PgConnection, Error> {
     Ok(open(way).await?.0.connection)
 }
 
 /// A few sessions that reads share.
 #[derive(Debug)]
-pub struct Readers {
+pub(super) struct Readers {
     places: Semaphore,
     idle: Mutex<Vec<Session>>,
 }
 
 impl Readers {
-    pub fn new(most: u32) -> Self {
+    pub(super) fn new(most: u32) -> Self {
         Self { places: Semaphore::new(most as usize), idle: Mutex::default() }
     }
 
     /// Reads over one of the sessions; waits until one is free, but not for longer than a piece of work may last. A session
     /// whose caller went away in the middle does not come back.
-    pub async fn read<T>(
+    pub(super) async fn read<T>(
         &self,
         way: &Way,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,

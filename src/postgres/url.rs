@@ -27,7 +27,7 @@ const PARAMETERS: [&str; 17] = [
 ];
 
 /// Reads a URL. What is wrong follows the name of the setting, without the password.
-pub fn parse(text: &str) -> Result<PgConnectOptions, String> {
+pub(super) fn parse(text: &str) -> Result<PgConnectOptions, String> {
     let mut url = server_url::parse(&with_host(text), ["postgres", "postgresql"])?;
     let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
     let (known, unknown): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(name, _)| is_known(name));

@@ -11,6 +11,7 @@ pub struct Confirmed {
 }
 
 impl Confirmed {
+    /// Opens a channel with confirms.
     pub async fn open(link: &Link) -> Result<Self, Error> {
         let channel = link.channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;

@@ -16,6 +16,7 @@ use tokio_util::sync::DropGuard;
 pub struct Delivery {
     /// The delivery tag. It rises by one with each delivery of a consumer.
     pub tag: u64,
+    /// The bytes of the message.
     pub body: Vec<u8>,
     /// How often the message was delivered before without being acknowledged.
     pub redeliveries: u64,
@@ -44,7 +45,7 @@ struct Tags {
 }
 
 impl Held {
-    /// How many messages are held now.
+    /// How many messages are held.
     pub fn count(&self) -> u64 {
         let acknowledged = self.0.acknowledged.load(Ordering::Relaxed);
         self.0.delivered.load(Ordering::Relaxed).saturating_sub(acknowledged)

@@ -23,7 +23,7 @@ pub struct DeadLetterSender {
 }
 
 impl DeadLetterSender {
-    /// Opens a channel over which to send messages of the work queue `from`.
+    /// Opens the sending end for the messages of the queue `from`.
     pub async fn open(link: &Link, topology: &Topology, from: &str) -> Result<Self, Error> {
         Ok(Self { confirmed: Confirmed::open(link).await?, queue: topology.dead_letter_queue(), from: from.to_owned() })
     }
@@ -45,13 +45,15 @@ impl DeadLetterSender {
 /// A dead letter as it was delivered, with what its headers say.
 #[derive(Debug)]
 pub struct DeadLetterMessage {
+    /// The delivery to acknowledge.
     pub tag: u64,
+    /// The bytes of the message.
     pub body: Vec<u8>,
     /// The message's own id. It is the same when the dead letter is delivered again.
     pub message_id: Option<String>,
     /// Why it is a dead letter, in one word, by the worker that put it.
     pub cause: Option<String>,
-    /// The reason in more words, by that worker.
+    /// The same worker's reason in words.
     pub reason: Option<String>,
     /// The broker's reason, if the broker gave up on the message.
     pub death: Option<String>,
@@ -72,6 +74,7 @@ impl DeadLetterReceiver {
         Ok(Self(Consumer::open(link, &topology.dead_letter_queue(), prefetch).await?))
     }
 
+    /// What acknowledges the messages.
     pub fn acknowledger(&self) -> Acknowledger {
         self.0.acknowledger()
     }

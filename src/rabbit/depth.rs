@@ -14,6 +14,7 @@ use lapin::types::FieldTable;
 /// for a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Depth {
+    /// The name of the queue.
     pub queue: String,
     /// Messages that no consumer has taken.
     pub ready: u32,
@@ -28,7 +29,7 @@ pub struct Gauge {
 }
 
 impl Gauge {
-    /// Connects to the broker. `role` is the connection's name there and in the metrics.
+    /// Connects for `role`.
     pub async fn open(broker: &Broker, role: Role) -> Result<Self, Error> {
         let link = broker.connect(role).await?;
         let channel = super::open(&[&link], link.channel()).await?;
@@ -54,6 +55,7 @@ impl Gauge {
         Ok(depths)
     }
 
+    /// Closes the connection.
     pub async fn close(&self) {
         self.link.close().await;
     }

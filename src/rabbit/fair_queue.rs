@@ -5,26 +5,26 @@ use std::collections::{HashMap, VecDeque};
 
 /// Waiting items, each with an owner. Those of one owner stay in order.
 #[derive(Debug)]
-pub struct FairQueue<T> {
+pub(super) struct FairQueue<T> {
     waiting: HashMap<u128, VecDeque<T>>,
     /// The owners that have items, the next one to be served in front.
     next: VecDeque<u128>,
 }
 
 impl<T> FairQueue<T> {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { waiting: HashMap::new(), next: VecDeque::new() }
     }
 
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.waiting.values().map(VecDeque::len).sum()
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.next.is_empty()
     }
 
-    pub fn push(&mut self, owner: u128, item: T) {
+    pub(super) fn push(&mut self, owner: u128, item: T) {
         let own = self.waiting.entry(owner).or_default();
         if own.is_empty() {
             self.next.push_back(owner);
@@ -34,7 +34,7 @@ impl<T> FairQueue<T> {
 
     /// Moves items to `taken`: one of each owner in turn, again and again, up to and including the first item for which
     /// `fills` is true.
-    pub fn take(&mut self, taken: &mut Vec<T>, mut fills: impl FnMut(&T) -> bool) {
+    pub(super) fn take(&mut self, taken: &mut Vec<T>, mut fills: impl FnMut(&T) -> bool) {
         while let Some(owner) = self.next.pop_front()
             && let Some(own) = self.waiting.get_mut(&owner)
             && let Some(item) = own.pop_front()

@@ -12,6 +12,7 @@ pub struct ReplySender {
 }
 
 impl ReplySender {
+    /// Opens a channel for replies.
     pub async fn open(link: &Link) -> Result<Self, Error> {
         Ok(Self { link: link.clone(), channel: link.channel().await? })
     }

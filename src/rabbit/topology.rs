@@ -22,6 +22,7 @@ impl Topology {
         Self { prefix: prefix.to_owned(), partitions: partitions.max(1) }
     }
 
+    /// What the names of all queues begin with.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -39,7 +40,7 @@ impl Topology {
         }
     }
 
-    /// The names of all work queues, by partition.
+    /// The names of the work queues.
     pub fn work_queues(&self) -> Vec<String> {
         (0..self.partitions).map(|partition| self.work_queue(partition)).collect()
     }

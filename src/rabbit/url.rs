@@ -8,7 +8,7 @@ use url::Host;
 const PARAMETERS: [&str; 5] = ["auth_mechanism", "channel_max", "connection_timeout", "frame_max", "heartbeat"];
 
 /// Reads a URL. The error text is meant to follow the name of the setting, and does not contain the password.
-pub fn parse(text: &str) -> Result<AMQPUri, String> {
+pub(super) fn parse(text: &str) -> Result<AMQPUri, String> {
     let url = server_url::parse(text, ["amqp", "amqps"])?;
     let host = url.host().ok_or("names no host")?;
     if url.query_pairs().any(|(name, _)| !PARAMETERS.contains(&name.as_ref())) {

@@ -1,4 +1,4 @@
-//! The service as its clients see it: one attempt, and what its answer means for the line.
+//! The HTTP client of `earmark send`: makes one attempt to pay a line, and judges what the answer means for the line.
 
 use super::file::Line;
 use super::{Receipt, Refusal};
@@ -11,40 +11,62 @@ use reqwest::{RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use std::time::Duration;
 
-/// Where to send, and as whom.
+/// The service's address and the API key to use.
 pub struct Settings {
+    /// Where the service is.
     pub url: String,
+    /// The secret key.
     pub api_key: String,
-    /// How long an attempt may take.
+    /// How long one attempt may take.
     pub timeout: Duration,
 }
 
+/// Sends requests to one service with one API key.
 pub struct Client {
     url: String,
     http: reqwest::Client,
 }
 
-/// What came of an attempt.
+/// The result of an attempt to pay a line.
 pub enum Attempt {
-    /// `replayed`: by an earlier attempt under the same key.
-    Paid { receipt: Receipt, replayed: bool },
-    /// Decided, and nothing moved.
+    /// The line is paid. `replayed`: an earlier attempt under the same idempotency key paid it.
+    Paid {
+        /// The request that paid it.
+        receipt: Receipt,
+        /// Whether that was an earlier attempt under the same key.
+        replayed: bool,
+    },
+    /// The line is refused, and no funds moved.
     Refused(Refusal),
-    /// Not decided for all that this answer says. To be sent again as it is.
-    Again { why: String, after: Duration },
-    /// No line can be sent like this.
+    /// The answer does not say what was decided. Send the line again unchanged, after waiting at least `after`.
+    Again {
+        /// Why, in words.
+        why: String,
+        /// How long to wait.
+        after: Duration,
+    },
+    /// No line can be sent with these settings; the text says why.
     Stop(String),
 }
 
-/// What the service knows of a request.
+/// The result of looking up a request.
 pub enum Found {
+    /// It was allocated.
     Allocated,
+    /// The service does not know it, or has not allocated it.
     Unknown,
-    Again { why: String, after: Duration },
+    /// The answer does not say. Ask again, after waiting at least `after`.
+    Again {
+        /// Why nothing is known, in words.
+        why: String,
+        /// How long to wait.
+        after: Duration,
+    },
+    /// Asking again is of no use; the text says why.
     Stop(String),
 }
 
-/// An answer, whole.
+/// A complete HTTP answer.
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
@@ -52,6 +74,7 @@ struct Answer {
 }
 
 impl Client {
+    /// Creates a client. Fails if the URL or the key cannot be used.
     pub fn new(settings: &Settings) -> anyhow::Result<Self> {
         let url = Url::parse(&settings.url).context("EARMARK_URL is not a URL")?;
         ensure!(
@@ -59,18 +82,18 @@ impl Client {
             "EARMARK_URL must begin with https:// or http://"
         );
         let key = HeaderValue::from_str(&format!("Bearer {}", settings.api_key.trim()));
-        let mut key = key.ok().context("EARMARK_API_KEY has characters that no key has")?;
+        let mut key = key.ok().context("EARMARK_API_KEY has characters that no API key has")?;
         key.set_sensitive(true);
         let http = https::client()?
             .timeout(settings.timeout)
             .default_headers(HeaderMap::from_iter([(AUTHORIZATION, key)]))
-            // A key is not for whoever an answer points to.
+            // A redirect could send the API key to another server.
             .redirect(Policy::none())
             .build()?;
         Ok(Self { url: settings.url.trim().trim_end_matches('/').to_owned(), http })
     }
 
-    /// Sends a line once.
+    /// Makes one attempt to pay a line. `key`: its idempotency key.
     pub async fn attempt(&self, key: &str, line: &Line) -> Attempt {
         let reference = line.reference.as_ref().map(Reference::as_str);
         let body = serde_json::json!({
@@ -83,7 +106,7 @@ impl Client {
         }
     }
 
-    /// Asks once what became of a request.
+    /// Looks up a request once.
     pub async fn look_up(&self, request_id: &str) -> Found {
         match ask(self.http.get(format!("{}/payout/requests/{request_id}", self.url))).await {
             Ok(answer) => answer.judge_look_up(),
@@ -92,9 +115,10 @@ impl Client {
     }
 }
 
-/// Far more than the service ever says to one payout. Of what says more the rest is not read.
+/// The longest answer body that is read, in bytes. The service's answers to one payout are far shorter.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
+/// Sends a request and reads the answer. The error says why there is none.
 async fn ask(request: RequestBuilder) -> Result<Answer, String> {
     let asking = async {
         let mut response = request.send().await?;
@@ -109,13 +133,14 @@ async fn ask(request: RequestBuilder) -> Result<Answer, String> {
     asking.await.map_err(|error: reqwest::Error| format!("no answer: {}", innermost(&error)))
 }
 
-/// The cause behind an error, without the URL.
+/// The text of the innermost cause of an error. It does not contain the URL.
 fn innermost(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), innermost)
 }
 
 impl Answer {
-    /// Each status has its meaning for the money, which the service promises; see `docs/clients.md`.
+    /// Judges the answer by its status. The service promises what each status means for the money; see
+    /// `docs/clients.md`.
     fn judge(self) -> Attempt {
         match self.status.as_u16() {
             200 => self.paid(),
@@ -140,7 +165,7 @@ impl Answer {
         }
     }
 
-    /// Something else that says 200 has paid nothing.
+    /// Judges a 200. Without `Earmark-Debited: yes` and a hash it comes from another server, and nothing was paid.
     fn paid(self) -> Attempt {
         #[derive(Deserialize)]
         struct Body {
@@ -155,6 +180,7 @@ impl Answer {
         }
     }
 
+    /// Judges a refusal. Without `Earmark-Debited: no` and a reason it comes from another server.
     fn refused(self) -> Attempt {
         match (self.reason(), self.header("earmark-debited")) {
             (Some(reason), Some("no")) => Attempt::Refused(Refusal { reason, request_id: self.request_id() }),
@@ -162,7 +188,7 @@ impl Answer {
         }
     }
 
-    /// `{"error": …}`, or messages by field.
+    /// The reason in the body: the text of `{"error": …}`, or the messages of all fields.
     fn reason(&self) -> Option<String> {
         let body: serde_json::Map<String, serde_json::Value> = self.json()?;
         let texts = body.values().flat_map(|value| match value {
@@ -198,6 +224,6 @@ impl Answer {
     }
 
     fn not_earmark(&self) -> String {
-        format!("answered {}, and not as Earmark does: is EARMARK_URL its address?", self.status)
+        format!("the answer ({}) is not one of Earmark's: is EARMARK_URL its address?", self.status)
     }
 }

@@ -1,8 +1,8 @@
-//! The file of payouts: CSV with a header, or JSON lines. Read and checked as a whole, by the rules of the service, before a
-//! line of it is sent.
+//! Reads the file of payouts: CSV with a header, or JSON lines. The whole file is checked by the service's rules before
+//! any line is sent.
 //!
-//! Lines are cut at line ends before anything else looks at them, so that the numbers in messages are those of an editor, and a
-//! forgotten quotation mark spoils its own line and no other. A line takes about 150 bytes of memory, a million 150 MB.
+//! The file is split at line ends first. So line numbers in messages are those of an editor, and a missing quotation
+//! mark affects only its own line. A line takes about 150 bytes of memory, a million lines 150 MB.
 
 use crate::ledger::amount::AmountError;
 use crate::ledger::email::EmailError;
@@ -17,20 +17,25 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-/// One payout that the file asks for.
+/// One payout of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// As an editor counts, from 1.
+    /// The line's number in the file, from 1.
     pub number: u64,
+    /// The payout user.
     pub email: Email,
+    /// How much.
     pub amount: Amount,
+    /// The line's reference, if it has one.
     pub reference: Option<Reference>,
 }
 
-/// A line that cannot be sent, and what to do about it.
+/// A line that cannot be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadLine {
+    /// The number of the line in the file, from 1.
     pub number: u64,
+    /// What is wrong and how to fix it, without the line's content.
     pub reason: String,
 }
 
@@ -40,7 +45,8 @@ impl fmt::Display for BadLine {
     }
 }
 
-/// Reads a file. Its lines, or every bad one.
+/// Reads a file. Returns its payouts or, if any line is bad, all bad lines. An error means that the file cannot be
+/// read.
 pub fn read(path: &Path) -> anyhow::Result<Result<Vec<Line>, Vec<BadLine>>> {
     let file = || File::open(path).map(BufReader::new).with_context(|| format!("{} cannot be read", path.display()));
     match path.extension().and_then(|extension| extension.to_str()) {
@@ -55,7 +61,7 @@ enum Format {
     JsonLines,
 }
 
-/// Where the columns of a CSV file are. Known from its first line on.
+/// The positions of the columns of a CSV file. They are known after the header; until then `count` is 0.
 #[derive(Default)]
 struct Columns {
     count: usize,
@@ -64,7 +70,8 @@ struct Columns {
     reference: Option<usize>,
 }
 
-/// Most bytes of a line: several times what the longest payout takes. A file without line ends is not read whole.
+/// The longest line that is read, in bytes: several times the longest payout. So a file without line ends is not read
+/// into memory as a whole.
 const LONGEST_LINE: usize = 64 * 1024;
 
 fn check(mut file: impl BufRead, mut format: Format) -> anyhow::Result<Result<Vec<Line>, Vec<BadLine>>> {
@@ -82,7 +89,7 @@ fn check(mut file: impl BufRead, mut format: Format) -> anyhow::Result<Result<Ve
             Err(reason) => bad.push(BadLine { number, reason }),
         }
         if matches!(&format, Format::Csv(columns) if columns.count == 0) && !bad.is_empty() {
-            // Without its header nothing can be said of the other lines.
+            // Without the header the other lines cannot be checked.
             return Ok(Err(bad));
         }
         bytes.clear();
@@ -90,7 +97,7 @@ fn check(mut file: impl BufRead, mut format: Format) -> anyhow::Result<Result<Ve
     Ok(if bad.is_empty() { Ok(lines) } else { Err(bad) })
 }
 
-/// Reads one line; `None` if it is blank or a header.
+/// Parses and checks one line. Returns `None` for a blank line and the header.
 fn read_line(bytes: &[u8], number: u64, format: &mut Format) -> Result<Option<Line>, String> {
     let text = str::from_utf8(bytes).map_err(|_| "is not UTF-8: save the file as UTF-8".to_owned())?;
     let text = if number == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
@@ -99,7 +106,7 @@ fn read_line(bytes: &[u8], number: u64, format: &mut Format) -> Result<Option<Li
         return Ok(None);
     }
     if text.contains('\r') {
-        // To CSV it would end the line, and hide what follows.
+        // The CSV reader would take it for the end of the line, and ignore the rest.
         return Err("has a carriage return in the middle: save the file with usual line ends".to_owned());
     }
     let fields = match format {
@@ -112,7 +119,7 @@ fn read_line(bytes: &[u8], number: u64, format: &mut Format) -> Result<Option<Li
     fields.check(number).map(Some)
 }
 
-/// A reference that was there before would be paid once for two lines.
+/// Refuses a line whose reference another line has: the two would have the same idempotency key, and only one be paid.
 fn unique(line: Option<Line>, references: &mut HashMap<Reference, u64>) -> Result<Option<Line>, String> {
     if let Some((number, reference)) = line.as_ref().and_then(|line| Some((line.number, line.reference.clone()?))) {
         match references.get(&reference) {
@@ -124,7 +131,7 @@ fn unique(line: Option<Line>, references: &mut HashMap<Reference, u64>) -> Resul
 }
 
 impl Columns {
-    /// The fields of a record; `None` for the header, which it remembers.
+    /// Parses a line into fields. The first line is the header: its columns are stored, and `None` is returned.
     fn read(&mut self, text: &str) -> Result<Option<Fields>, String> {
         let record = read_record(text)?;
         if self.count == 0 {
@@ -143,7 +150,7 @@ impl Columns {
         let at = |name: &str| header.iter().position(|column| column == name);
         let needed = |name: &str| at(name).ok_or_else(|| format!("the header has no column `{name}`"));
         let known = ["email", "amount", "reference"];
-        // A column with a misspelt name would be a reference that is left out.
+        // A misspelt `reference` must not be ignored, or lines would be sent without their references.
         for (position, column) in header.iter().enumerate() {
             if !known.contains(&column) {
                 return Err(format!("the column `{column}` is not email, amount or reference: rename or remove it"));
@@ -157,7 +164,7 @@ impl Columns {
     }
 }
 
-/// One record of CSV, without the blanks around its fields.
+/// Parses one line of CSV. Blanks around fields are removed.
 fn read_record(text: &str) -> Result<csv::StringRecord, String> {
     if !text.matches('"').count().is_multiple_of(2) {
         return Err("has a quotation mark that is not closed on the same line".to_owned());
@@ -168,7 +175,7 @@ fn read_record(text: &str) -> Result<csv::StringRecord, String> {
     record.unwrap_or_else(|| Ok(csv::StringRecord::new())).map_err(|error| format!("is not CSV: {error}"))
 }
 
-/// What a line says, not checked yet.
+/// The fields of a line, as texts that are not checked yet.
 struct Fields {
     email: String,
     amount: String,
@@ -188,10 +195,10 @@ fn read_object(text: &str) -> Result<Fields, String> {
     if !text.trim_start().starts_with('{') {
         return Err("is not a JSON object".to_owned());
     }
-    // The position in the message would be that within the line, and be taken for one in the file.
+    // The error's position is cut off: it counts within this line, and would be taken for a position in the file.
     let wrong = |error: serde_json::Error| {
         let said = error.to_string();
-        format!("is not as it should be: {}", said.split(" at line ").next().unwrap_or(&said))
+        format!("is not a payout: {}", said.split(" at line ").next().unwrap_or(&said))
     };
     let Object { email, amount, reference } = serde_json::from_str(text).map_err(wrong)?;
     Ok(Fields { email, amount: amount.get().to_owned(), reference: reference.unwrap_or_default() })
@@ -288,7 +295,7 @@ mod tests {
         let said = json(&bad.join("\n")).unwrap_err();
         assert_eq!(said.len(), bad.len(), "{said:#?}");
         assert_eq!(said[0], "line 1: is not a JSON object");
-        assert!(said[5].starts_with("line 6: is not as it should be: unknown field `referense`"), "{said:#?}");
+        assert!(said[5].starts_with("line 6: is not a payout: unknown field `referense`"), "{said:#?}");
         assert!(said.iter().all(|said| !said.contains("column ")), "{said:#?}");
     }
 

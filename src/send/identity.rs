@@ -1,19 +1,21 @@
-//! What makes a line the same line in the next run.
+//! The identity of a line across runs: its idempotency key for the service, and its digest for the journal.
 
 use super::file::Line;
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
 
-/// Stands for all that counts in a line: what it pays, to whom, and what it is known by.
-pub type Digest = [u8; 32];
+/// A SHA-256 over the amount, the email and the identity of a line: its reference or, without one, file name and
+/// number.
+pub(super) type Digest = [u8; 32];
 
-/// The part of a path that tells files apart: a folder may be moved between two runs.
-pub fn file_name(path: &Path) -> String {
+/// The name of a file without its folder. Only the name counts, so that a folder can be moved between two runs.
+pub(super) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// Equal for two lines if, and only if, paying one is paying the other.
-pub fn digest(file: &str, line: &Line) -> Digest {
+/// The digest of a line. Two lines have the same digest if, and only if, they are the same payment. `file`: the file's
+/// name.
+pub(super) fn digest(file: &str, line: &Line) -> Digest {
     let (email, amount) = (line.email.as_str(), line.amount.cents().to_string());
     match &line.reference {
         Some(reference) => sha256(&["referenced", reference.as_str(), email, &amount]),
@@ -21,9 +23,12 @@ pub fn digest(file: &str, line: &Line) -> Digest {
     }
 }
 
-/// The `Idempotency-Key`. A line with a reference is known by that alone, in every file: it may be moved and corrected, and
-/// the service itself refuses it if it was paid as something else. A line without one is known by all that it says.
-pub fn key(file: &str, line: &Line) -> String {
+/// The `Idempotency-Key` of a line.
+///
+/// With a reference, the key depends on the reference alone, in every file. So the line can be moved and corrected; the
+/// service refuses it if it was already paid with another email or amount. Without a reference, the key depends on the
+/// file's name and on the line's number, email and amount.
+pub(super) fn key(file: &str, line: &Line) -> String {
     let digest = match &line.reference {
         Some(reference) => sha256(&["reference", reference.as_str()]),
         None => digest(file, line),
@@ -31,7 +36,7 @@ pub fn key(file: &str, line: &Line) -> String {
     format!("send-{}", hex::encode(digest))
 }
 
-/// Of several texts; none can run into the next.
+/// Hashes several texts. Each is preceded by its length, so that different lists never give the same input.
 fn sha256(parts: &[&str]) -> Digest {
     let mut hash = Sha256::new();
     for part in parts {
@@ -68,7 +73,7 @@ mod tests {
         let corrected = line(2, "ann@example.com", 6, Some("r-1"));
         assert_eq!((key("a.csv", &one), digest("a.csv", &one)), (key("b.csv", &moved), digest("b.csv", &moved)));
         assert_eq!(key("a.csv", &one), key("a.csv", &corrected));
-        // What was paid is another line, and not this one.
+        // The corrected line is another payment.
         assert_ne!(digest("a.csv", &one), digest("a.csv", &corrected));
         assert_ne!(key("a.csv", &one), key("a.csv", &line(2, "ann@example.com", 5, Some("r-2"))));
         assert_ne!(key("a.csv", &one), key("a.csv", &line(2, "ann@example.com", 5, None)));

@@ -1,11 +1,15 @@
-//! What earlier runs did with a file, in a file beside it: `payouts.csv.journal`.
+//! The journal: a file next to the file of payouts (`payouts.csv.journal`) that records what earlier runs paid.
 //!
-//! Its first line is on the disk before anything is sent: which lines had no reference, and a digest of each. Such a line is
-//! known to the service by its number and content, so to change it would be to pay it anew; the set of these lines may never
-//! change again. Then follows a line for each payment, written in groups with one fsync each. Losing some costs nothing but the
-//! question: the service knows them by their keys. So what cannot be read at the end, torn by a crash, is cut off.
+//! Its first line is on the disk before anything is sent. It records the number and digest of each line without a
+//! reference. The idempotency key of such a line depends on its number and content, so a changed line would be paid a
+//! second time. Therefore these lines must not change after the first run.
 //!
-//! JSON lines without any address. The hashes in it show balances, so only the owner may read it.
+//! Then follows one line for each payment, written in groups with one fsync each. If some are lost in a crash, the next
+//! run sends their lines again, and the service recognises them by their keys. So an incomplete end of the journal is
+//! cut off.
+//!
+//! The journal consists of JSON lines without email addresses. Its hashes give access to balances, so only the owner
+//! may read it.
 
 use super::file::Line;
 use super::identity::{Digest, digest};
@@ -18,16 +22,18 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Opened for one run alone; the lock ends with the process.
-pub struct Journal {
+/// An open journal. It is locked, so that only one run at a time uses it; the lock ends with the process.
+pub(super) struct Journal {
     file: File,
     path: PathBuf,
+    /// Whether the first line is written.
     has_begun: bool,
 }
 
-/// The first line.
+/// The first line of a journal.
 #[derive(Serialize, Deserialize)]
 struct Opening {
+    /// The name of the file of payouts.
     file: String,
     /// Number and digest of every line without a reference, in order.
     numbered: Vec<(u64, String)>,
@@ -40,11 +46,11 @@ impl Opening {
         Self { file: name.to_owned(), numbered }
     }
 
-    /// Sees that a file is the one that was begun, as far as that matters.
+    /// Checks that the file still has the name and the lines without a reference that it had at its first run.
     fn admits(&self, now: &Self) -> anyhow::Result<()> {
         ensure!(
             self.file == now.file,
-            "it belongs to a file named {}: rename that back, keys depend on the name",
+            "it belongs to a file named {}: give the file that name again, because idempotency keys depend on it",
             self.file
         );
         let (before, after): (HashMap<_, _>, HashMap<_, _>) =
@@ -56,8 +62,8 @@ impl Opening {
         let named: Vec<String> = changed.map(u64::to_string).collect();
         if !named.is_empty() {
             bail!(
-                "the file was changed after it was begun, and could be paid twice: line {}. Restore it, and put what is new \
-                 into a file of its own. (Only lines with a reference may change.)",
+                "the file was changed after its first run, and could be paid twice: line {}. Restore it, and put new lines \
+                 into another file. (Only lines with a reference may change.)",
                 named.join(", ")
             );
         }
@@ -65,26 +71,27 @@ impl Opening {
     }
 }
 
-/// Any further line.
+/// Any further line of a journal: one payment.
 #[derive(Serialize, Deserialize)]
-pub struct Entry {
-    /// For people; a line with a reference may have moved since.
+pub(super) struct Entry {
+    /// The line's number, for people. A line with a reference may have moved since.
     line: u64,
     digest: String,
     hash: String,
     request_id: String,
 }
 
-/// What is to be remembered of a line: its payment.
-pub fn entry(name: &str, line: &Line, state: &State) -> Option<Entry> {
+/// The journal's entry for a line; `None` if it is not paid. `name`: the name of the file of payouts.
+pub(super) fn entry(name: &str, line: &Line, state: &State) -> Option<Entry> {
     let State::Paid(Receipt { hash, request_id }) = state else { return None };
     let (hash, request_id) = (hash.clone(), request_id.clone());
     Some(Entry { line: line.number, digest: hex::encode(digest(name, line)), hash, request_id })
 }
 
 impl Journal {
-    /// Opens the journal of a file, or makes an empty one, and answers what is paid.
-    pub fn open(of: &Path, name: &str, lines: &[Line]) -> anyhow::Result<(Self, HashMap<Digest, Receipt>)> {
+    /// Opens the journal of the file `of`, or creates an empty one. Returns it with the lines that are paid, by digest.
+    /// Fails if another run has it open, or if the file was changed since its first run.
+    pub(super) fn open(of: &Path, name: &str, lines: &[Line]) -> anyhow::Result<(Self, HashMap<Digest, Receipt>)> {
         let path = of.with_file_name(format!("{name}.journal"));
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -99,7 +106,7 @@ impl Journal {
         Ok((journal, paid))
     }
 
-    /// Reads up to the first line that is not whole, and goes on writing there.
+    /// Reads the journal up to the first incomplete line, and cuts it off there.
     fn load(&mut self, now: &Opening) -> anyhow::Result<HashMap<Digest, Receipt>> {
         let (mut bytes, mut paid, mut read) = (vec![], HashMap::new(), 0);
         self.file.read_to_end(&mut bytes)?;
@@ -119,21 +126,21 @@ impl Journal {
         Ok(paid)
     }
 
-    /// Notes what the lines are, unless an earlier run has. On the disk when it returns.
-    pub fn begin(&mut self, name: &str, lines: &[Line]) -> anyhow::Result<()> {
+    /// Writes the first line, unless an earlier run did. It is on the disk when this returns.
+    pub(super) fn begin(&mut self, name: &str, lines: &[Line]) -> anyhow::Result<()> {
         if self.has_begun {
             return Ok(());
         }
         self.write(&[Opening::new(name, lines)])?;
-        // The name of a new file is on the disk when its folder is.
+        // A new file's name is on the disk only after its folder is synced.
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| folder.display().to_string())?;
         self.has_begun = true;
         Ok(())
     }
 
-    /// Notes payments. On the disk when it returns.
-    pub fn append(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+    /// Appends payments. They are on the disk when this returns.
+    pub(super) fn append(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
         if entries.is_empty() { Ok(()) } else { self.write(entries) }
     }
 

@@ -1,15 +1,17 @@
-//! The client of platforms: pays every line of a file once, however often it is run and whatever breaks in between.
+//! `earmark send`: pays every line of a file exactly once, however often it is run and whatever fails in between.
 //!
-//! Three things hold that promise:
+//! Three modules keep that promise:
 //!
-//! - [`identity`]: each line has an `Idempotency-Key` that follows from the file alone, so that the service itself answers a
-//!   line that was paid with its first success. Nothing is remembered that could be lost.
-//! - [`journal`]: what keys cannot know. An edited line has another key, so the journal remembers, before anything is sent,
-//!   what the lines were, and refuses a file that was changed. It also saves asking again for what is paid.
-//! - [`client`]: only an answer that decides ends a line. Everything else is tried again under the same key.
+//! - [`identity`]: each line has an `Idempotency-Key` that is computed from the file alone. So the service recognises a
+//!   line that was paid, and answers it with the first success. No stored state is needed for this.
+//! - [`journal`]: an edited line has another key and would be paid again. So before anything is sent, the journal
+//!   records what the lines are, and later refuses a changed file. It also records payments, so that they are not sent
+//!   again.
+//! - [`client`]: a line is done only when an answer says what was decided. After any other answer it is sent again with
+//!   the same key.
 //!
-//! [`mod@file`] reads and checks, [`progress`] shows, [`results`] sums up. This room speaks HTTP and knows nothing of the service
-//! but the rules for an email and an amount.
+//! [`mod@file`] reads and checks the file, [`progress`] shows progress, [`results`] sums up. These modules use the
+//! service only over HTTP, and share with it only the rules for an email, an amount and a reference.
 
 pub mod client;
 pub mod file;
@@ -29,50 +31,57 @@ use std::path::Path;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// What is known of a line.
+/// The state of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Not known to be paid: not sent yet, or sent without an answer that decides. Running again goes on with it.
+    /// Not sent yet, or sent without an answer that says what was decided. The next run sends it.
     Undecided,
+    /// It is paid.
     Paid(Receipt),
-    /// Moved nothing. Running again asks again: a balance may have been topped up.
+    /// Refused, and no funds moved. The next run sends it again, because a balance may have been topped up.
     Refused(Refusal),
 }
 
-/// What the service said to a line that is paid.
+/// What the service answered to a line that is paid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// The payout user's: 64 hexadecimal digits.
+    /// The payout user's hash: 64 hexadecimal digits.
     pub hash: String,
+    /// The request that paid or refused it.
     pub request_id: String,
 }
 
-/// Why a line is not paid.
+/// Why a line was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// In the words of the service.
+    /// The service's text.
     pub reason: String,
+    /// The request that paid or refused it.
     pub request_id: String,
 }
 
-/// A well-formed file, and what is known of each of its lines.
+/// A checked file, with the state of each line.
 pub struct Batch {
-    /// The file's name, which is a part of the keys.
+    /// The file's name. Keys of lines without a reference depend on it.
     name: String,
     lines: Vec<Line>,
+    /// One for each line.
     states: Vec<State>,
     journal: Journal,
+    /// See [`Batch::replayed`].
     replayed: u64,
 }
 
-/// A line's state after a run's tries, and whether the first of them was answered with an earlier success.
+/// A line's state after all attempts of a run. `replayed`: the first attempt was answered with an earlier run's
+/// success.
 struct Delivery {
     state: State,
     replayed: bool,
 }
 
 impl Batch {
-    /// Takes up a checked file: opens its journal, for this run alone, and sees that it is still the file that was begun.
+    /// Opens and locks the journal of a checked file. Fails if another run has it, or if the file was changed since its
+    /// first run.
     pub fn open(path: &Path, lines: Vec<Line>) -> anyhow::Result<Self> {
         let name = identity::file_name(path);
         let (journal, mut paid) = Journal::open(path, &name, &lines)?;
@@ -81,18 +90,18 @@ impl Batch {
         Ok(Self { name, lines, states, journal, replayed: 0 })
     }
 
-    /// Every line with what is known of it, in the order of the file.
+    /// All lines with their states, in the order of the file.
     pub fn lines(&self) -> impl Iterator<Item = (&Line, &State)> {
         self.lines.iter().zip(&self.states)
     }
 
-    /// How many lines were paid before this run first asked, which the journal did not know: by a run whose end it did not
-    /// see, or under the same reference in another file.
+    /// The number of lines that were already paid when this run first sent them, although the journal did not say so:
+    /// an interrupted run paid them, or another file with the same reference.
     pub fn replayed(&self) -> u64 {
         self.replayed
     }
 
-    /// A payment that is known, to ask the service about.
+    /// Any payment in the journal, for checking whether the service knows it.
     pub fn any_receipt(&self) -> Option<&Receipt> {
         self.states.iter().find_map(|state| match state {
             State::Paid(receipt) => Some(receipt),
@@ -100,8 +109,9 @@ impl Batch {
         })
     }
 
-    /// Sends what is not paid, so many lines at a time, until each is decided or `stop` is cancelled; what is in flight then
-    /// is waited for. An error says that going on makes no sense. What was decided before it stands.
+    /// Sends all undecided lines, at most `concurrency` at a time, until each is decided or `stop` is cancelled. After
+    /// `stop` it waits for the lines in flight. An error means that no further line can be sent; the states of
+    /// the lines stay valid.
     pub async fn send(
         &mut self,
         client: &Client,
@@ -117,7 +127,7 @@ impl Batch {
             async move { (at, deliver(client, &key, line, progress, stop).await) }
         };
         let wanted = stream::iter(waiting).take_while(|_| future::ready(!stop.is_cancelled()));
-        // What is decided at about the same time shares one write to the disk.
+        // Lines that are decided at about the same time share one write and fsync of the journal.
         let mut delivering = wanted.map(deliver).buffer_unordered(concurrency).ready_chunks(concurrency);
         let mut failure = None;
         while let Some(chunk) = delivering.next().await {
@@ -142,7 +152,7 @@ impl Batch {
     }
 }
 
-/// Asks until the line is decided. An error is a reason to ask for nothing more.
+/// Sends a line until it is decided or `stop` is cancelled. An error means that no line can be sent; it says why.
 async fn deliver(
     client: &Client,
     key: &str,
@@ -172,7 +182,7 @@ async fn deliver(
     }
 }
 
-/// Asks whether the service at this address has made this payment for the holder of this key, until it says so or not.
+/// Asks the service whether it has made this payment for the client's API key. Repeats until there is an answer.
 pub async fn knows(client: &Client, receipt: &Receipt, progress: &Progress) -> Result<bool, String> {
     let mut backoff = for_answers();
     loop {
@@ -188,8 +198,8 @@ pub async fn knows(client: &Client, receipt: &Receipt, progress: &Progress) -> R
     }
 }
 
-/// 200 ms at first (a broken connection is replaced at once), 5 s at most, so that the service is found again within seconds
-/// of its return.
+/// The pauses between attempts: 200 ms at first, because a broken connection can be replaced at once, and 5 s at most,
+/// so that a run continues within seconds after the service returns.
 fn for_answers() -> Backoff {
     Backoff::new(Duration::from_millis(200), Duration::from_secs(5))
 }

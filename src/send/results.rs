@@ -1,65 +1,37 @@
-//! What came of a file: sums for people and programs, and a table with a row a line.
+//! The results of `earmark send`: sums for people and programs, and a CSV table with one row for each line of the file.
 
 use super::{Batch, State};
 use crate::ledger::Reference;
+use crate::wire::operator::{Summary, Tally};
 use anyhow::Context;
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// So many lines, and so many cents.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
-    pub lines: u64,
-    /// A file may ask for more than fits into 64 bits.
-    pub cents: i128,
-}
-
-impl Tally {
-    fn add(&mut self, cents: i64) {
-        self.lines += 1;
-        self.cents += i128::from(cents);
-    }
-}
-
-/// Every line is counted in the whole, and in one of the others.
-#[derive(Debug, Serialize)]
-pub struct Summary {
-    pub total: Tally,
-    pub paid: Tally,
-    /// By reason, in the words of the service.
-    pub refused: BTreeMap<String, Tally>,
-    pub undecided: Tally,
-    /// Of the paid ones, those that this run found paid and the journal did not know.
-    pub replayed_lines: u64,
-}
-
-impl Summary {
-    pub fn new(batch: &Batch) -> Self {
-        let (mut total, mut paid, mut undecided) = (Tally::default(), Tally::default(), Tally::default());
-        let mut refused: BTreeMap<String, Tally> = BTreeMap::new();
-        for (line, state) in batch.lines() {
-            let cents = line.amount.cents();
-            total.add(cents);
-            match state {
-                State::Paid(_) => paid.add(cents),
-                State::Refused(refusal) => refused.entry(refusal.reason.clone()).or_default().add(cents),
-                State::Undecided => undecided.add(cents),
-            }
+/// Sums up the states of all lines.
+pub fn sum_up(batch: &Batch) -> Summary {
+    let (mut total, mut paid, mut undecided) = (Tally::default(), Tally::default(), Tally::default());
+    let mut refused: BTreeMap<String, Tally> = BTreeMap::new();
+    for (line, state) in batch.lines() {
+        let cents = line.amount.cents();
+        total.add(cents);
+        match state {
+            State::Paid(_) => paid.add(cents),
+            State::Refused(refusal) => refused.entry(refusal.reason.clone()).or_default().add(cents),
+            State::Undecided => undecided.add(cents),
         }
-        Self { total, paid, refused, undecided, replayed_lines: batch.replayed() }
     }
+    Summary { total, paid, refused, undecided, replayed_lines: batch.replayed() }
 }
 
-/// `payouts.results.csv` for `payouts.csv`.
+/// The path of the table: `payouts.results.csv` for `payouts.csv`.
 pub fn path_of(file: &Path) -> PathBuf {
     file.with_extension("results.csv")
 }
 
-/// Writes a row for every line, in the order of the file. Takes the place of an earlier table when it is complete. The hashes
-/// in it show balances, so only the owner may read it.
+/// Writes the table, with a row for each line in the order of the file. It replaces an earlier table only when it is
+/// complete. Its hashes give access to balances, so only the owner may read it.
 pub fn write(batch: &Batch, path: &Path) -> anyhow::Result<()> {
     let new = path.with_extension("csv.new");
     let mut options = OpenOptions::new();

@@ -1,8 +1,8 @@
-//! Where the time of a request goes, across processes: W3C trace context in and out, spans to an OpenTelemetry collector.
+//! Distributed tracing: parses and writes W3C trace contexts, and exports spans to an OpenTelemetry collector.
 //!
-//! A caller's `traceparent` travels with its request through the queue, whether or not anything is exported here. Spans are
-//! made only while there is an endpoint to send them to, and only of traces that their caller samples; else all of this
-//! is one look at an empty cell.
+//! A client's `traceparent` is passed on with its request through the queue, whether or not spans are exported. Spans
+//! are made only if an endpoint is set, and only for traces that are sampled. Otherwise the cost is one check of an
+//! empty cell.
 
 mod otlp;
 
@@ -12,10 +12,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// The header, over HTTP and in messages.
+/// The HTTP header with the trace context. Messages have it in the same form.
 pub const HEADER: &str = "traceparent";
 
-/// A span of a trace, as `traceparent` names it (W3C Trace Context, level 1).
+/// A trace context, the value of `traceparent` (W3C Trace Context, level 1): trace id, span id, and whether it is
+/// sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
     trace: u128,
@@ -24,9 +25,9 @@ pub struct Context {
 }
 
 impl Context {
-    /// Reads a header's value; `None` if it is not one, which means that there is no trace.
+    /// Parses a header's value. Returns `None` if it is invalid; the request then counts as not traced.
     pub fn parse(text: &str) -> Option<Self> {
-        // A later version may say more behind a further dash.
+        // Later versions may have further fields, after another dash.
         let (head, rest) = (text.get(..55)?, &text[55..]);
         let mut parts = head.split('-');
         let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -56,30 +57,30 @@ impl Display for Context {
     }
 }
 
-/// What a span is of.
+/// The kind of work that a span stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A request over HTTP.
+    /// Handling of an HTTP request.
     Server,
-    /// A message from a queue.
+    /// Handling of a message from a queue.
     Consumer,
 }
 
-/// A span that has begun.
+/// A span that has begun and not ended.
 #[derive(Debug)]
 pub struct Span {
     context: Context,
     parent: Option<u64>,
     name: &'static str,
     kind: Kind,
-    /// In nanoseconds since 1970.
+    /// When it began, in nanoseconds since 1970.
     start: u128,
 }
 
-/// What is said of a span when it ends.
+/// The attributes of a span: names and values.
 pub type Attributes = Vec<(&'static str, String)>;
 
-/// Where spans go, and how many new traces are sampled.
+/// The exporter, and the share of new traces that are sampled.
 struct Tracer {
     exporter: otlp::Exporter,
     sample: f64,
@@ -87,35 +88,36 @@ struct Tracer {
 
 static TRACER: OnceLock<Tracer> = OnceLock::new();
 
-/// Starts the export to `endpoint`, such as `http://localhost:4318`; to be called once. `sample`: the share of requests
-/// without a trace of their own that begin one, from 0 to 1.
+/// Starts exporting spans to `endpoint`, such as `http://localhost:4318`. Must be called at most once. `sample`: the
+/// share of requests without a trace context for which a new trace begins, from 0 to 1. `service`: the service's name
+/// in spans.
 pub fn start(endpoint: &str, sample: f64, service: &'static str) -> Result<(), String> {
     let exporter = otlp::Exporter::start(endpoint, service)?;
     TRACER.set(Tracer { exporter, sample }).map_err(|_| "tracing was started before".to_owned())
 }
 
-/// Whether spans are exported at all.
+/// Whether spans are exported.
 pub fn is_on() -> bool {
     TRACER.get().is_some()
 }
 
-/// Sends what has ended so far, but takes no longer than `patience`.
+/// Waits until all ended spans are exported, but at most `patience`.
 pub async fn flush(patience: Duration) {
     if let Some(tracer) = TRACER.get() {
         let _ = tokio::time::timeout(patience, tracer.exporter.flush()).await;
     }
 }
 
-/// Begins a span now. `None` if nothing is exported, or not of this trace.
+/// Begins a span now. Returns `None` if spans are not exported, or if the trace is not sampled.
 pub fn begin(parent: Option<Context>, name: &'static str, kind: Kind) -> Option<Span> {
     let tracer = TRACER.get()?;
     let sampled = parent.map_or_else(|| rand::random::<f64>() < tracer.sample, |parent| parent.sampled);
     sampled.then(|| begin_at(parent, name, kind, clock::now_nanos()))
 }
 
-/// Begins a span that is known to be exported, at a time in the past.
+/// Begins a span at the time `start`, in nanoseconds since 1970.
 fn begin_at(parent: Option<Context>, name: &'static str, kind: Kind, start: u128) -> Span {
-    // The library's random ids: of version 4, so none is zero.
+    // A UUID of version 4 is never zero, which would be an invalid id.
     let new_trace = || Uuid::new_v4().as_u128();
     let context = Context {
         trace: parent.map_or_else(new_trace, |parent| parent.trace),
@@ -126,12 +128,12 @@ fn begin_at(parent: Option<Context>, name: &'static str, kind: Kind, start: u128
 }
 
 impl Span {
-    /// What those who go on with the request are told.
+    /// The context to pass on with the request, so that later spans become children of this one.
     pub fn context(&self) -> Context {
         self.context
     }
 
-    /// Ends the span now, and hands it to the exporter.
+    /// Ends the span now, and exports it.
     pub fn end(self, attributes: Attributes) {
         if let Some(tracer) = TRACER.get() {
             tracer.exporter.send(otlp::Ended { span: self, end: clock::now_nanos(), attributes });

@@ -1,5 +1,6 @@
-//! Spans on their way to a collector: OTLP over HTTP, in its JSON form, which every collector takes at the same address as
-//! the binary one. Written by hand in a page, where the libraries for it are nine more crates and a thread of their own.
+//! Exports spans to a collector by OTLP over HTTP with JSON. Collectors accept JSON at the same address as the binary
+//! form. It is written by hand because it is short, while the OpenTelemetry libraries would add nine crates and a
+//! thread.
 
 use super::{Kind, Span};
 use crate::https;
@@ -7,25 +8,28 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Most spans that wait. More are dropped: a collector that is away must cost nobody anything.
+/// The largest number of spans that wait to be sent. Further ones are dropped, so that a collector that is down slows
+/// nothing.
 const WAITING: usize = 8192;
-/// Most spans in one message.
+/// The largest number of spans in one message.
 const BATCH: usize = 512;
-/// How long spans gather for a message that is not full.
+/// How long spans are gathered for a message that is not full.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// How long the collector may take.
+/// How long the collector may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A span that has ended.
-pub struct Ended {
+pub(super) struct Ended {
     pub span: Span,
-    /// In nanoseconds since 1970.
+    /// When it ended, in nanoseconds since 1970.
     pub end: u128,
     pub attributes: super::Attributes,
 }
 
+/// What the sending task is told to do.
 enum Job {
     Send(Ended),
+    /// Signal when all spans before it are sent.
     Flush(oneshot::Sender<()>),
 }
 
@@ -35,11 +39,12 @@ impl Job {
     }
 }
 
-/// The way to the task that sends.
-pub struct Exporter(mpsc::Sender<Job>);
+/// A handle of the task that sends spans.
+pub(super) struct Exporter(mpsc::Sender<Job>);
 
 impl Exporter {
-    pub fn start(endpoint: &str, service: &'static str) -> Result<Self, String> {
+    /// Starts the task. `endpoint`: the collector's URL without a path. `service`: the service's name in spans.
+    pub(super) fn start(endpoint: &str, service: &'static str) -> Result<Self, String> {
         let url = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
         let url = reqwest::Url::parse(&url).map_err(|error| format!("is not a URL: {error}"))?;
         let client = https::client().and_then(|client| client.timeout(TIMEOUT).build());
@@ -49,13 +54,13 @@ impl Exporter {
         Ok(Self(sender))
     }
 
-    /// Never waits.
-    pub fn send(&self, ended: Ended) {
+    /// Hands over a span. It never waits: if too many spans wait, the span is dropped.
+    pub(super) fn send(&self, ended: Ended) {
         let _ = self.0.try_send(Job::Send(ended));
     }
 
-    /// Returns when all that was sent before has been sent, or failed.
-    pub async fn flush(&self) {
+    /// Waits until all spans handed over before are sent or have failed.
+    pub(super) async fn flush(&self) {
         let (done, sent) = oneshot::channel();
         if self.0.send(Job::Flush(done)).await.is_ok() {
             let _ = sent.await;
@@ -63,6 +68,7 @@ impl Exporter {
     }
 }
 
+/// The sending task: sends spans in messages until the exporter is dropped.
 async fn send_all(mut jobs: mpsc::Receiver<Job>, client: reqwest::Client, url: reqwest::Url, service: &'static str) {
     let mut taken = Vec::with_capacity(BATCH);
     while jobs.recv_many(&mut taken, BATCH).await > 0 {
@@ -85,7 +91,7 @@ async fn send_all(mut jobs: mpsc::Receiver<Job>, client: reqwest::Client, url: r
     }
 }
 
-/// Waits until there is a message full, or the interval is over, or somebody waits for all to be sent.
+/// Adds spans until the message is full, the interval is over, or a flush is requested.
 async fn gather(jobs: &mut mpsc::Receiver<Job>, taken: &mut Vec<Job>) {
     let filling = async {
         while taken.len() < BATCH && !taken.last().is_some_and(Job::is_flush) {
@@ -111,7 +117,7 @@ fn message(service: &str, spans: Vec<Value>) -> Value {
     }] })
 }
 
-/// Ids in hexadecimal, times and other large numbers as text: so the protocol has it.
+/// The OTLP form of a span. The protocol wants ids in hexadecimal, and large numbers such as times as text.
 fn shown(ended: &Ended) -> Value {
     let Ended { span: Span { context, parent, name, kind, start }, end, attributes } = ended;
     let attributes: Vec<Value> = attributes.iter().map(|(name, value)| text(name, value)).collect();

@@ -1,4 +1,4 @@
-//! What the HTTP answers look like.
+//! The bodies of the HTTP answers. Their doc comments become descriptions in `docs/openapi.json`.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -9,14 +9,16 @@ use uuid::Uuid;
 /// 200 of `POST /payout/create`: the payout user's hash, in hexadecimal.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct AllocatedBody {
+    /// The payout user's hash, in hexadecimal.
     pub hash: String,
 }
 
-/// Most of the answers that are no success: what is wrong, in words.
+/// Most answers other than success: what is wrong, as text.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct ErrorBody {
+    /// What is wrong, in words.
     pub error: &'static str,
-    /// 504 alone: the request to ask about.
+    /// Only with 504: the id of the request, for looking up its outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<Uuid>,
 }
@@ -24,12 +26,14 @@ pub struct ErrorBody {
 /// `POST /payout/create/bulk`: what became of each item, in the order of the items.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BulkBody {
+    /// One result for each item, in the order of the items.
     pub results: Vec<BulkResult>,
 }
 
-/// One item's answer: what `POST /payout/create` would have said in status, headers and body.
+/// One item's answer: the status, headers and body that `POST /payout/create` would have answered with.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BulkResult {
+    /// The HTTP status.
     pub status: u16,
     /// Whether funds were debited.
     #[schemars(extend("enum" = ["yes", "no", "unknown"]))]
@@ -37,13 +41,16 @@ pub struct BulkResult {
     /// Absent if the item never became a request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<Uuid>,
-    /// Whether the one debit is that of an earlier call under the same key.
+    /// Whether the debit was made by an earlier call with the same key.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub replayed: bool,
+    /// The payout user's hash, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
+    /// What is wrong, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<&'static str>,
+    /// The messages of each field that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub errors: Option<FieldErrors>,
 }
@@ -51,37 +58,51 @@ pub struct BulkResult {
 /// `GET /balance`, in cents.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BalanceBody {
+    /// In cents.
     pub balance: i64,
+    /// What can still be allocated, in cents.
     pub payout_balance: i64,
 }
 
 /// `GET /payout/user`. Balance in cents, hash in hexadecimal.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct PayoutUserBody {
+    /// The address of the payout user.
     pub email: String,
+    /// The payout user's hash, in hexadecimal.
     pub hash: String,
+    /// In cents.
     pub balance: i64,
+    /// The HTTP status.
     #[schemars(extend("enum" = ["active", "inactive"]))]
     pub status: String,
+    /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub created_at: time::OffsetDateTime,
 }
 
-/// `GET /payout/requests/{request_id}`. Amount in cents. What is not known is left out.
+/// `GET /payout/requests/{request_id}`. Amount in cents. Unknown fields are left out.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct RequestBody {
+    /// The request.
     pub request_id: Uuid,
+    /// The outcome, or `pending`.
     #[schemars(extend("enum" = ["allocated", "insufficient_balance", "payouts_disabled", "voided", "pending"]))]
     pub state: &'static str,
+    /// The address of the payout user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
+    /// In cents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<i64>,
+    /// The payout user's hash, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
+    /// The caller's own name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+    /// When its row was written; absent while it is undecided.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub decided_at: Option<time::OffsetDateTime>,
@@ -90,8 +111,9 @@ pub struct RequestBody {
 /// `GET /payout/requests`: a page of the history.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct HistoryBody {
+    /// The requests of the page, newest first.
     pub requests: Vec<RequestBody>,
-    /// Where the next page begins; null if this was the last.
+    /// The cursor of the next page; null if this is the last.
     pub next_cursor: Option<String>,
 }
 
@@ -99,7 +121,7 @@ pub struct HistoryBody {
 pub const CSV_COLUMNS: [&str; 7] = ["request_id", "state", "email", "amount", "hash", "reference", "decided_at"];
 
 impl RequestBody {
-    /// Writes a line of CSV. What is not known is empty.
+    /// Writes the request as a line of CSV. Unknown fields are empty.
     pub fn write_csv(&self, csv: &mut csv::Writer<Vec<u8>>) -> csv::Result<()> {
         let decided_at = self.decided_at.and_then(|time| time.format(&Rfc3339).ok());
         let text = |text: Option<&str>| guarded(text.unwrap_or_default()).into_owned();
@@ -115,17 +137,18 @@ impl RequestBody {
     }
 }
 
-/// A writer of the history's CSV, with lines that end as RFC 4180 wants it.
+/// A writer for the history as CSV. Lines end with CR LF, as RFC 4180 demands.
 pub fn csv_writer() -> csv::Writer<Vec<u8>> {
     csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(vec![])
 }
 
-/// What a formula begins with, also in full width, and what is put before it.
+/// The characters that get an apostrophe before them: those that begin a formula, also in full width, and the
+/// apostrophe.
 const FORMULA_STARTS: [char; 9] = ['=', '+', '-', '@', '＝', '＋', '－', '＠', '\''];
 
-/// A text that a spreadsheet would take for a formula gets an apostrophe before it: clients choose addresses and
-/// references, and somebody else opens the file. So does one that begins with an apostrophe, so that a reader who takes one
-/// off always has what was sent.
+/// Puts an apostrophe before a text that a spreadsheet would take for a formula. Clients choose emails and references,
+/// and other people open the file. A text that begins with an apostrophe gets one too, so that removing one apostrophe
+/// always restores the original text.
 fn guarded(text: &str) -> Cow<'_, str> {
     if text.starts_with(FORMULA_STARTS) { Cow::from(format!("'{text}")) } else { Cow::from(text) }
 }
@@ -133,16 +156,20 @@ fn guarded(text: &str) -> Cow<'_, str> {
 /// What is wrong with the items of `POST /payout/create/bulk` itself.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BulkErrors {
+    /// What is wrong, in words.
     pub allocations: [&'static str; 1],
 }
 
-/// The messages of each field that failed.
+/// The messages of each field that is not valid.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FieldErrors {
+    /// The address of the payout user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<[&'static str; 1]>,
+    /// In cents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<[&'static str; 1]>,
+    /// The caller's own name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<[&'static str; 1]>,
 }

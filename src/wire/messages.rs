@@ -1,6 +1,6 @@
-//! What goes through the queues: requests to the workers, and replies to the intakes.
+//! The messages in the queues: requests from intakes to workers, and replies from workers to intakes.
 //!
-//! Messages are JSON, so that a person can read a dead letter, and carry a version, so that intake and worker of two
+//! Messages are JSON, so that a person can read a dead letter. They have a version, so that intakes and workers of two
 //! releases can run side by side.
 
 use super::to_json;
@@ -14,14 +14,14 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use uuid::Uuid;
 
-/// The version of both envelopes.
+/// The version of both kinds of message.
 pub const VERSION: u32 = 1;
-/// AMQP's own limit, in bytes.
+/// The longest name of a queue, in bytes. The limit is AMQP's.
 const MAX_QUEUE_NAME: usize = 255;
-/// Most requests in a message: as many as an intake may be told to pack.
+/// The largest number of requests in a message: the largest value of EARMARK_PACK.
 pub const MOST_REQUESTS: usize = 1024;
-/// Most bytes of a message: what so many of the longest requests take, and half as much again. What is larger is no
-/// message of an intake's, and reading it would cost many times its size.
+/// The largest message that is read, in bytes: one and a half times what [`MOST_REQUESTS`] of the longest requests
+/// take. No intake sends more, and parsing a larger one would take many times its size of memory.
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
 /// One request in a message. `deadline` is in milliseconds since 1970, `amount` in cents.
@@ -37,10 +37,10 @@ struct RequestItem<'a> {
     key: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "is_zero")]
     epoch: i64,
-    /// Absent in the messages of releases that knew none.
+    /// The client's reference. Absent in messages of releases that had no references.
     #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
     reference: Option<Cow<'a, str>>,
-    /// W3C trace context, as in the header `traceparent`, of a request that has one.
+    /// The W3C trace context, in the form of the header `traceparent`. Absent if the request is not traced.
     #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
     trace: Option<Cow<'a, str>>,
 }
@@ -53,37 +53,41 @@ fn is_zero(epoch: &i64) -> bool {
 #[derive(Debug, Serialize, Deserialize)]
 struct RequestEnvelope<'a> {
     version: u32,
-    /// The queue that the outcomes go to.
+    /// The queue for the replies.
     #[serde(borrow)]
     reply_to: Cow<'a, str>,
     #[serde(borrow)]
     requests: Vec<&'a RawValue>,
 }
 
-/// A request that could not be read, on its own, and why.
+/// One request of a message that could not be parsed.
 #[derive(Debug)]
 pub struct Unreadable {
-    /// A message like the one it came in, with nothing else in it.
+    /// A message with this request alone, ready to be stored as a dead letter.
     pub body: Vec<u8>,
+    /// Why it could not be parsed. It repeats nothing of the request.
     pub reason: String,
 }
 
-/// A message of the work queue, read.
+/// A parsed message of the work queue.
 #[derive(Debug)]
 pub struct RequestMessage {
+    /// The queue for the replies.
     pub reply_to: String,
+    /// The requests that can be read.
     pub requests: Vec<Request>,
-    /// The trace contexts of those that have one.
+    /// The trace contexts of the requests that have one.
     pub traces: Vec<(RequestId, String)>,
+    /// Those that cannot.
     pub unreadable: Vec<Unreadable>,
 }
 
-/// Serialises one request, to be put into a message by [`pack_requests`].
+/// Serialises one request without a trace context. [`pack_requests`] puts it into a message.
 pub fn write_request(request: &Request) -> Vec<u8> {
     write_traced_request(request, None)
 }
 
-/// The same with a trace context, if there is one.
+/// Serialises one request, with its W3C trace context if it has one. [`pack_requests`] puts it into a message.
 pub fn write_traced_request(request: &Request, trace: Option<&str>) -> Vec<u8> {
     let item = RequestItem {
         id: Uuid::from_u128(request.id.as_u128()),
@@ -99,7 +103,7 @@ pub fn write_traced_request(request: &Request, trace: Option<&str>) -> Vec<u8> {
     to_json(&item)
 }
 
-/// Makes one message of requests that are serialised already.
+/// Makes one message of serialised requests. `reply_to`: the queue for the replies.
 pub fn pack_requests<'a>(reply_to: &str, items: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
     let mut message = format!("{{\"version\":{VERSION},\"reply_to\":").into_bytes();
     message.extend_from_slice(&to_json(&reply_to));
@@ -114,7 +118,8 @@ pub fn pack_requests<'a>(reply_to: &str, items: impl Iterator<Item = &'a [u8]>) 
     message
 }
 
-/// Reads a message. One unreadable request spoils no other; a message that is no message at all is an error, in words.
+/// Parses a message of the work queue. A request that cannot be parsed does not affect the others: it is returned in
+/// [`RequestMessage::unreadable`]. The error says why the message as a whole cannot be parsed.
 pub fn read_requests(body: &[u8]) -> Result<RequestMessage, String> {
     if body.len() > MAX_MESSAGE {
         return Err(format!("message is longer than {MAX_MESSAGE} bytes"));
@@ -150,7 +155,7 @@ pub fn read_requests(body: &[u8]) -> Result<RequestMessage, String> {
     Ok(message)
 }
 
-/// Why something could not be read, and where: never what stood there, as reasons are logged.
+/// Says why and where parsing failed. It repeats nothing of the text, because reasons are logged.
 fn unreadable(what: &str, error: &serde_json::Error) -> String {
     let kind = match error.classify() {
         Category::Io | Category::Syntax => "no JSON",
@@ -160,7 +165,8 @@ fn unreadable(what: &str, error: &serde_json::Error) -> String {
     format!("not a {what}: {kind}, line {} column {}", error.line(), error.column())
 }
 
-/// A request, and its trace context.
+/// Parses one request and its trace context. Refuses values that an intake would not send, such as an email that is not
+/// normalised.
 fn read_request(text: &str) -> Result<(Request, Option<String>), String> {
     let item: RequestItem = serde_json::from_str(text).map_err(|error| unreadable("request", &error))?;
     let key = match item.key {
@@ -191,12 +197,14 @@ fn read_request(text: &str) -> Result<(Request, Option<String>), String> {
     Ok((request, item.trace.map(Cow::into_owned)))
 }
 
-/// What became of one request, on its way back.
+/// A worker's reply about one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
+    /// The request that it answers.
     pub id: RequestId,
+    /// What was decided.
     pub verdict: Verdict,
-    /// The payout user's, when the verdict is a success.
+    /// The payout user's hash, if the verdict is a success.
     pub hash: Option<UserHash>,
 }
 
@@ -209,10 +217,11 @@ struct ReplyItem<'a> {
     hash: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     epoch: Option<i64>,
-    /// The count of the raise that brought the key into this epoch; absent if it is later than any request received so far.
+    /// The count of the raise that brought the key into `epoch`. Absent if the raise is later than any request received
+    /// so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     raise: Option<i64>,
-    /// The request whose success is told again.
+    /// For `replayed`: the request whose success is repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     original: Option<Uuid>,
 }
@@ -224,7 +233,7 @@ struct ReplyEnvelope<'a> {
     replies: Vec<ReplyItem<'a>>,
 }
 
-/// Makes one message of the replies to one intake.
+/// Serialises the replies to one intake as one message.
 pub fn write_replies(replies: &[Reply]) -> Vec<u8> {
     let items = replies.iter().map(|reply| {
         let (verdict, epoch) = match reply.verdict {
@@ -247,17 +256,18 @@ pub fn write_replies(replies: &[Reply]) -> Vec<u8> {
     to_json(&ReplyEnvelope { version: VERSION, replies: items.collect() })
 }
 
-/// Reads a message of replies. What cannot be read is left out: its caller is answered from the ledger.
+/// Parses a message of replies. Replies that cannot be parsed are left out: the intake then resolves their requests in
+/// Postgres.
 pub fn read_replies(body: &[u8]) -> Vec<Reply> {
     let envelope: ReplyEnvelope = match serde_json::from_slice(body) {
         Ok(envelope) => envelope,
         Err(error) => {
-            tracing::warn!(error = unreadable("message", &error), "unreadable replies");
+            tracing::warn!(error = unreadable("message", &error), "replies from a worker cannot be read");
             return vec![];
         }
     };
     if envelope.version != VERSION {
-        tracing::warn!(version = envelope.version, "unreadable replies");
+        tracing::warn!(version = envelope.version, "replies from a worker have an unknown version");
         return vec![];
     }
     envelope.replies.iter().filter_map(read_reply).collect()

@@ -1,5 +1,5 @@
-//! Every serialised shape: [`messages`] go through the queues, [`answers`] are told over HTTP, [`operator`] is what commands
-//! print with `--json`, [`state`] what processes say of themselves.
+//! All serialised formats: [`messages`] in the queues, [`answers`] over HTTP, [`operator`] output of commands with
+//! `--json`, and [`state`], which each process writes about itself into Postgres.
 
 pub mod answers;
 pub mod messages;
@@ -8,7 +8,7 @@ pub mod state;
 
 use serde::Serialize;
 
-/// Serialises a shape of these modules. They hold text and numbers only, which JSON always can.
+/// Serialises a value as JSON. It cannot fail for the types of these modules: they contain only text and numbers.
 pub fn to_json<T: Serialize>(shape: &T) -> Vec<u8> {
     serde_json::to_vec(shape).unwrap_or_default()
 }

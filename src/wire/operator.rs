@@ -1,4 +1,5 @@
-//! What the commands print with `--json`: for programs of the people who run Earmark. Money in cents, times by RFC 3339.
+//! The JSON that commands print with `--json`. Amounts are in cents, times in RFC 3339. The console uses some of the
+//! types too.
 
 use super::state::State;
 use serde::Serialize;
@@ -6,256 +7,366 @@ use std::collections::BTreeMap;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// `earmark business list`.
+/// One business: `earmark business list` prints an array of them.
 #[derive(Clone, Debug, Serialize)]
 pub struct Business {
+    /// The business.
     pub business_id: Uuid,
+    /// Its name.
     pub name: String,
-    /// The balances of its payout users.
+    /// The sum of its payout users' balances.
     pub balance: i64,
+    /// What the business can still allocate, in cents.
     pub payout_balance: i64,
+    /// Whether requests of the business are decided on their merits, or refused with 403.
     pub payouts_enabled: bool,
+    /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
 
-/// `earmark business create`. The keys are stored nowhere.
+/// Printed by `earmark business create`. The keys are not stored.
 #[derive(Debug, Serialize)]
 pub struct NewBusiness {
+    /// The business.
     pub business_id: Uuid,
+    /// Its name.
     pub name: String,
+    /// What the business can still allocate, in cents.
     pub payout_balance: i64,
+    /// Whether requests of the business are decided on their merits, or refused with 403.
     pub payouts_enabled: bool,
+    /// The new secret key.
     pub secret_key: String,
+    /// The new public key.
     pub public_key: String,
 }
 
-/// `earmark business fund`.
+/// Printed by `earmark business fund`: the payout balance afterwards.
 #[derive(Debug, Serialize)]
 pub struct Funded {
+    /// The business.
     pub business_id: Uuid,
+    /// What the business can still allocate, in cents.
     pub payout_balance: i64,
 }
 
-/// `earmark key list`.
+/// One API key: `earmark key list` prints an array of them.
 #[derive(Clone, Debug, Serialize)]
 pub struct ApiKey {
+    /// The key.
     pub key_id: Uuid,
+    /// The business.
     pub business_id: Uuid,
     /// `secret` or `public`.
     pub kind: String,
-    /// The key's last four characters.
+    /// The last four characters of the key.
     pub hint: String,
+    /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+    /// When it was revoked; null while it works.
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
 }
 
-/// `earmark key create`. The key is stored nowhere.
+/// Printed by `earmark key create`. The key is not stored.
 #[derive(Debug, Serialize)]
 pub struct NewApiKey {
+    /// The key.
     pub key_id: Uuid,
+    /// The business.
     pub business_id: Uuid,
+    /// What it is: `payout_balance`, `user_balance`, `idempotency_key`, or the kind of a key.
     pub kind: String,
+    /// The new key, or the idempotency key.
     pub key: String,
 }
 
-/// `earmark audit`. Sums may be larger than 64 bits hold, so they are text.
+/// Printed by `earmark audit`. The sums of cents are text, because they may not fit into 64 bits.
 #[derive(Clone, Debug, Serialize)]
 pub struct Audit {
+    /// How many businesses there are.
     pub businesses: i64,
+    /// How many payout users there are.
     pub payout_users: i64,
+    /// How many decided requests there are.
     pub allocations: i64,
+    /// The sum of all deposits.
     pub deposited: String,
+    /// The sum of all allocations.
     pub allocated: String,
+    /// The sum of all payout balances.
     pub payout_balances: String,
+    /// The sum of all payout users' balances.
     pub user_balances: String,
-    /// Everything that does not add up.
+    /// All differences found; empty if every balance is right.
     pub differences: Vec<Difference>,
 }
 
-/// One balance, or one row, that is not what the rows say.
+/// One balance or row that differs from what the other rows say.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
+    /// What it is: `payout_balance`, `user_balance`, `idempotency_key`, or the kind of a key.
     pub kind: String,
+    /// The business.
     pub business_id: Uuid,
-    /// The payout user's hash, or the key's request: never an address.
+    /// The payout user's hash, or the id of the key's request. Never an email address.
     pub subject: Option<String>,
+    /// What the rows add up to, in cents.
     pub expected: Option<String>,
+    /// What the balance says, in cents.
     pub found: Option<String>,
 }
 
-/// `earmark doctor`.
+/// Printed by `earmark doctor`.
 #[derive(Debug, Serialize)]
 pub struct Doctor {
-    /// Whether nothing failed.
+    /// Whether no check failed.
     pub ok: bool,
+    /// The checks, in the order in which they were made.
     pub checks: Vec<Check>,
 }
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
+    /// All is as it should be.
     Ok,
+    /// It works, and somebody should look.
     Warning,
+    /// It does not work.
     Failure,
 }
 
-/// What was checked, and what was found.
+/// One check of `earmark doctor`.
 #[derive(Debug, Serialize)]
 pub struct Check {
+    /// What was checked.
     pub check: &'static str,
+    /// How it came out.
     pub level: Level,
+    /// What was found.
     pub found: String,
-    /// How to fix it.
+    /// How to fix it, if it is not ok.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<&'static str>,
 }
 
-/// `earmark queues`: everything that waits.
+/// Printed by `earmark queues`: everything that waits.
 #[derive(Debug, Serialize)]
 pub struct Queues {
+    /// All queues of the deployment.
     pub queues: Vec<Queue>,
     /// The age of the oldest request that no intake has an answer for yet, in milliseconds.
     pub oldest_millis: Option<i64>,
+    /// Requests between admission and decision, in all intakes.
     pub in_flight: u64,
-    /// Open dead letters, by cause.
+    /// The number of open dead letters, by cause.
     pub dead_letters: BTreeMap<&'static str, i64>,
+    /// Since when and by whom workers are paused; null while they work.
     pub paused: Option<Paused>,
 }
 
-/// One queue.
+/// One queue of the deployment.
 #[derive(Debug, Serialize)]
 pub struct Queue {
+    /// Its name.
     pub name: String,
-    /// Messages that nobody has taken; each holds up to `EARMARK_PACK` requests. Null if the queue is not there.
+    /// Messages that no worker has taken; each has up to `EARMARK_PACK` requests. Null if the queue does not exist.
     pub ready: Option<u32>,
-    /// Messages that workers have taken and not yet acknowledged, as they say.
+    /// Messages that workers have taken and not yet acknowledged, by the workers' own count.
     pub unacknowledged: u64,
-    /// Those that stand by are among them.
+    /// The number of consumers, including those that stand by. Null if the queue does not exist.
     pub consumers: Option<u32>,
 }
 
-/// Since when workers are paused, and by whom.
+/// A pause of all workers: when it began, and who made it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Paused {
+    /// Since when.
     #[serde(with = "time::serde::rfc3339")]
     pub paused_at: OffsetDateTime,
+    /// By whom.
     pub paused_by: String,
 }
 
-/// `earmark workers`.
+/// Printed by `earmark workers`.
 #[derive(Debug, Serialize)]
 pub struct Workers {
+    /// The prefix of the queues.
     pub prefix: String,
+    /// Since when and by whom workers are paused; null while they work.
     pub paused: Option<Paused>,
+    /// The processes that work.
     pub workers: Vec<Process>,
 }
 
 /// One process of the deployment.
 #[derive(Clone, Debug, Serialize)]
 pub struct Process {
+    /// The process.
     pub process_id: Uuid,
     /// `serve`, `intake` or `worker`.
     pub kind: String,
+    /// The name of its machine.
     pub host: String,
+    /// Its process id on that machine.
     pub pid: i64,
+    /// The version of the program.
     pub version: String,
+    /// When it was started.
     #[serde(with = "time::serde::rfc3339")]
     pub started_at: OffsetDateTime,
+    /// When it last reported, by the database's clock.
     #[serde(with = "time::serde::rfc3339")]
     pub seen_at: OffsetDateTime,
-    /// It has not been heard of for some seconds: what it said of itself may not hold any more.
+    /// Whether it has not reported for some seconds, so that `state` may no longer be true.
     pub is_silent: bool,
-    /// As it said itself.
+    /// The state that the process reported.
     pub state: State,
 }
 
-/// `earmark dead-letters`.
+/// One dead letter: `earmark dead-letters list` prints an array of them, `show` one.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeadLetter {
+    /// The dead letter.
     pub dead_letter_id: Uuid,
+    /// `unreadable`, `rejected`, `delivery_limit` or `other`.
     pub cause: String,
+    /// Why the message could not be applied, as text.
     pub reason: String,
-    /// The work queue it came from.
+    /// The work queue that it came from, if known.
     pub queue: Option<String>,
-    /// How often it died and when first, by the broker's account.
+    /// How often the broker dead-lettered it, and when first.
     pub deaths: i64,
+    /// When it died first, as the broker says.
     #[serde(with = "time::serde::rfc3339::option")]
     pub died_at: Option<OffsetDateTime>,
+    /// When it was stored.
     #[serde(with = "time::serde::rfc3339")]
     pub arrived_at: OffsetDateTime,
+    /// How often it was replayed.
     pub replays: i32,
+    /// When it was replayed last.
     #[serde(with = "time::serde::rfc3339::option")]
     pub replayed_at: Option<OffsetDateTime>,
+    /// Who replayed it last.
     pub replayed_by: Option<String>,
+    /// When it was dropped.
     #[serde(with = "time::serde::rfc3339::option")]
     pub dropped_at: Option<OffsetDateTime>,
+    /// Who dropped it.
     pub dropped_by: Option<String>,
-    /// What can be read of it.
+    /// The requests in it that can be parsed.
     pub requests: Vec<DeadLetterRequest>,
-    /// Why the rest cannot be read. It comes back as a dead letter, however often it is replayed.
+    /// For each request that cannot be parsed, the reason. A replay brings it back as a dead letter.
     pub unreadable: Vec<String>,
-    /// The message as it is. Only where addresses are revealed.
+    /// The message itself. Only if addresses are revealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
 }
 
-/// One request in a dead letter, with the ledger's verdict. Amount in cents.
+/// One request in a dead letter, with what the ledger says about it. The amount is in cents.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeadLetterRequest {
+    /// The request.
     pub request_id: Uuid,
+    /// The business.
     pub business_id: Uuid,
     /// Masked, unless addresses are revealed.
     pub email: String,
+    /// In cents.
     pub amount: i64,
+    /// Until when it may be applied.
     #[serde(with = "time::serde::rfc3339")]
     pub deadline: OffsetDateTime,
-    /// Only where addresses are revealed.
+    /// The idempotency key, if it has one. Only if addresses are revealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
-    /// Of the key, if it has one.
+    /// The epoch of its idempotency key, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
     /// One of the outcomes, or `undecided`.
     pub state: &'static str,
+    /// When its row was written; absent while it is undecided.
     #[serde(with = "time::serde::rfc3339::option")]
     pub decided_at: Option<OffsetDateTime>,
-    /// What a replay would do: for programs, and in words.
+    /// What a replay would do, as a name for programs.
     pub on_replay: &'static str,
+    /// What a replay would do, in words.
     pub on_replay_in_words: &'static str,
 }
 
-/// `earmark request`: what is known of a request. Amount in cents; what is not known is left out.
+/// Printed by `earmark request`. The amount is in cents. Unknown fields are left out.
 #[derive(Clone, Debug, Serialize)]
 pub struct RequestTimeline {
+    /// The request.
     pub request_id: Uuid,
+    /// The business.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub business_id: Option<Uuid>,
+    /// What people call the business.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub business_name: Option<String>,
     /// Masked, unless addresses are revealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
+    /// In cents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<i64>,
-    /// Its id says so.
+    /// When the intake minted its id, which contains the time.
     #[serde(with = "time::serde::rfc3339")]
     pub minted_at: OffsetDateTime,
-    /// As a dead letter that holds it says, or else as the intake's setting has it.
+    /// The deadline in a dead letter with the request. Without one, computed from `minted_at` and
+    /// EARMARK_REPLY_TIMEOUT.
     #[serde(with = "time::serde::rfc3339")]
     pub deadline: OffsetDateTime,
-    /// One of the outcomes, or `undecided`: then it was never published, waits in a queue, or was never issued at all.
+    /// One of the outcomes, or `undecided`: it waits in a queue, was never published, or there is no request with this
+    /// id.
     pub state: &'static str,
+    /// When its row was written; absent while it is undecided.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub decided_at: Option<OffsetDateTime>,
-    /// The idempotency key that it was allocated under, only where addresses are revealed, and the key's epoch.
+    /// The idempotency key that it was allocated under. Only if addresses are revealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    /// The key's epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
-    /// Every dead letter that holds it.
+    /// All dead letters that contain it.
     pub dead_letters: Vec<DeadLetter>,
+}
+
+/// A number of lines, and the sum of their amounts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// How many lines.
+    pub lines: u64,
+    /// The sum in cents. The sum of a file may not fit into 64 bits.
+    pub cents: i128,
+}
+
+impl Tally {
+    /// Adds one line of so many cents.
+    pub fn add(&mut self, cents: i64) {
+        self.lines += 1;
+        self.cents += i128::from(cents);
+    }
+}
+
+/// `earmark send`: the sums of a file. Each line counts in `total` and in one of `paid`, `refused` and `undecided`.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// All lines.
+    pub total: Tally,
+    /// The lines that are paid.
+    pub paid: Tally,
+    /// Refused lines by the reason, which is the service's text.
+    pub refused: BTreeMap<String, Tally>,
+    /// The lines whose outcome is not known yet.
+    pub undecided: Tally,
+    /// The paid lines that were already paid when this run sent them, although the journal did not say so.
+    pub replayed_lines: u64,
 }

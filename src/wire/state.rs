@@ -1,72 +1,80 @@
-//! How a process is: what it writes into its row of `processes` every second, as JSON.
+//! The state of a process: what it writes as JSON into its row of `processes` every second.
 //!
-//! Counts are since the start of the process and only grow, buckets of histograms too. So whoever has two states of a
-//! process knows exactly what happened between them, and those of several processes can be added up.
+//! Counters and histogram buckets count from the start of the process and never decrease. So the difference of two
+//! states of a process is exactly what happened between them, and the differences of several processes can be added up.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Counts by the value of a label.
+/// Counts by the value of a metric's label.
 pub type Counts = BTreeMap<String, u64>;
 
-/// How a process is.
+/// The state of a process.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct State {
-    /// By the clock of the process, in milliseconds since 1970.
+    /// The time by the clock of the process, in milliseconds since 1970.
     pub clock_millis: i64,
-    /// What keeps it from working, in words; nothing if it can.
+    /// Why the process cannot work, as texts; empty if it can.
     pub impediments: Vec<String>,
-    /// As this process sees them. Empty while it cannot ask the broker.
+    /// The queues, as the broker describes them to this process. Empty while it cannot ask the broker.
     pub queues: Vec<QueueDepth>,
-    /// In an intake.
+    /// Present if the process runs an intake.
     pub intake: Option<IntakeState>,
-    /// In a worker.
+    /// Present if the process runs a worker.
     pub worker: Option<WorkerState>,
 }
 
 /// One queue of the deployment.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct QueueDepth {
+    /// The name of the queue.
     pub name: String,
-    /// Messages that nobody has taken. A message holds up to `EARMARK_PACK` requests.
+    /// Messages that no worker has taken. A message has up to `EARMARK_PACK` requests.
     pub ready: u32,
-    /// Those that stand by are among them.
+    /// The number of consumers, including those that stand by.
     pub consumers: u32,
 }
 
-/// How an intake is.
+/// The state of an intake.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct IntakeState {
+    /// It is shutting down and accepts no requests.
     pub draining: bool,
+    /// Whether Postgres can be worked with.
     pub postgres_up: bool,
+    /// Whether RabbitMQ is connected.
     pub rabbitmq_up: bool,
-    /// The broker accepts no messages (a memory or disk alarm).
+    /// The broker accepts no messages because of a memory or disk alarm.
     pub rabbitmq_blocked: bool,
     /// Requests between admission and decision.
     pub in_flight: u64,
-    /// The age of the oldest request that is not decided yet.
+    /// The age of the oldest request without an outcome, in milliseconds; `None` if there is none.
     pub oldest_millis: Option<i64>,
     /// Answers of `POST /payout/create`, by status.
     pub answers: Counts,
     /// Answers with 500, by what proves that they never debit.
     pub unexpected: Counts,
-    /// Answers with 503, by reason.
+    /// Answers with 503, or 429 for an API key's limits, by reason.
     pub unavailable: Counts,
     /// Answers with 504.
     pub unknown: u64,
-    /// What requests that were given up on had turned out to be, if not voided. `allocated` and `replayed` are successes.
+    /// Requests whose reply did not come in time and that had been decided, by outcome. `allocated` and `replayed` are
+    /// successes.
     pub late: Counts,
+    /// Replies that no request waited for.
     pub replies_without_waiter: u64,
-    /// From arrival to answer, in seconds.
+    /// Times from arrival to answer, in seconds.
     pub duration: Buckets,
 }
 
-/// How a worker is.
+/// The state of a worker.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct WorkerState {
+    /// Whether Postgres can be worked with.
     pub postgres_up: bool,
+    /// It is subscribed to its queues, active or standing by.
     pub consuming: bool,
-    /// By a person, with all other workers.
+    /// An operator has paused all workers.
     #[serde(default)]
     pub paused: bool,
     /// Messages taken and not yet acknowledged, by queue.
@@ -75,19 +83,25 @@ pub struct WorkerState {
     pub batches: u64,
     /// Requests settled, by what was decided.
     pub settled: Counts,
+    /// Commits whose answer from Postgres was lost.
     pub commits_in_doubt: u64,
+    /// Messages that came to this worker by a redelivery.
     pub redeliveries: u64,
+    /// Dead letters stored by this process, by cause.
     pub dead_letters: Counts,
-    /// From a batch taken to its commit, in seconds.
+    /// Times from taking a batch to its commit, in seconds.
     pub duration: Buckets,
 }
 
-/// A histogram: the nth count is of what was at most as large as the nth bound.
+/// A histogram. `counts[n]` is the number of values that were at most `bounds[n]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Buckets {
+    /// The upper bounds of the buckets.
     pub bounds: Vec<f64>,
+    /// How many observations were at most as large as each bound.
     pub counts: Vec<u64>,
-    /// Of everything, also beyond the last bound.
+    /// The number of all values, including those above the last bound.
     pub count: u64,
+    /// The sum of all values.
     pub sum: f64,
 }

@@ -8,12 +8,13 @@
 
 use crate::failpoint::{self, Failpoint};
 use crate::ledger::{
-    Accounts, BusinessId, Credit, Decision, Email, IdempotencyKey, Keys, Millis, Outcome, Request, RequestId, UserHash,
+    Accounts, BusinessId, Decision, Email, IdempotencyKey, Keys, Millis, Outcome, Request, RequestId, UserHash,
     Verdict, decide,
 };
 use crate::metrics::METRICS;
 use crate::metrics::labels::Phase;
 use crate::postgres::allocations::{self, Decided};
+use crate::postgres::batches::{Batch, HashedCredit};
 use crate::postgres::{self, Error, PgConnection, batches, businesses, keys, users};
 use crate::secret::HashSecret;
 use std::collections::{BTreeSet, HashMap};
@@ -47,6 +48,7 @@ pub struct Attempts {
 const MOST_KNOWN: usize = 100_000;
 
 impl Attempts {
+    /// Attempts that know no balance yet.
     pub fn new(secret: HashSecret) -> Self {
         Self { secret, known: Accounts::new() }
     }
@@ -87,20 +89,20 @@ impl Attempts {
         if !writes_every_key(requests, &decision) {
             return Ok(None);
         }
-        let hashes = self.hashes(&decision);
+        let batch = self.batch(requests, &decision);
         failpoint::pass(Failpoint::BeforeCommit).await;
         let since = Instant::now();
-        let settled = batches::settle(connection, accounts, requests, &decision, &hashes).await?;
+        let settled = batches::settle(connection, accounts, &batch).await?;
         METRICS.observe(Phase::AtOnce, since.elapsed());
         failpoint::pass(Failpoint::AfterCommit).await;
         let Some(stored) = settled else { return Ok(None) };
         self.remember(accounts, &decision);
-        let hashes = stored_hashes(connection, &decision, hashes, &stored).await?;
+        let credits = with_stored_hashes(connection, batch.credits, &stored).await?;
         // A request that succeeds here has a credit in this batch. It cannot repeat an earlier success, because no key
         // had a row before.
         let hash = |request: &Request| {
-            let name = |credit: &Credit| (credit.business, &credit.email).cmp(&(request.business, &request.email));
-            decision.credits.binary_search_by(name).ok().map(|index| hashes[index])
+            let found = credits.binary_search_by_key(&(request.business, &request.email), HashedCredit::user);
+            found.ok().map(|index| credits[index].hash)
         };
         Ok(Some(Attempt::Committed(results(requests, &decision, hash))))
     }
@@ -122,7 +124,7 @@ impl Attempts {
         let locked_at = Instant::now();
         METRICS.observe(Phase::Lock, locked_at - since);
         let decision = decide(locked.accounts(), &stored, requests, now);
-        let written = batches::write(&mut transaction, &locked, requests, &decision, &self.hashes(&decision)).await?;
+        let written = batches::write(&mut transaction, &locked, &self.batch(requests, &decision)).await?;
         failpoint::pass(Failpoint::AfterWrite).await;
         if written.rows != requests.len() as u64 {
             postgres::rollback(transaction).await?;
@@ -142,9 +144,8 @@ impl Attempts {
         Ok(Attempt::Committed(results(requests, &decision, hash)))
     }
 
-    /// The hash of each credit's user, to be stored if the user is new.
-    fn hashes(&self, decision: &Decision) -> Vec<UserHash> {
-        decision.credits.iter().map(|credit| self.secret.user_hash(credit.business, &credit.email)).collect()
+    fn batch<'a>(&self, requests: &'a [Request], decision: &'a Decision) -> Batch<'a> {
+        Batch::new(requests, decision, |credit| self.secret.user_hash(credit.business, &credit.email))
     }
 
     /// Remembers the accounts as this decision leaves them. If that would be too many, all others are forgotten first.
@@ -218,23 +219,25 @@ async fn write_keys(connection: &mut PgConnection, decision: &Decision) -> Resul
     Ok(())
 }
 
-/// The hash of each credit's user, as it was stored when the user was new. If `stored` differs from `made`, the secret
-/// was another one then, or Postgres returned the hashes in another order; they are then read by email. The batch is
-/// committed already: if this fails, the next attempt finds its rows.
-async fn stored_hashes(
+/// The credits with each user's hash as it was stored when the user was new. If it differs from the hash that was made
+/// for the credit, the secret was another one then, or Postgres returned the hashes in another order; they are then
+/// read by email. The batch is committed already: if this fails, the next attempt finds its rows.
+async fn with_stored_hashes<'a>(
     connection: &mut PgConnection,
-    decision: &Decision,
-    made: Vec<UserHash>,
+    mut credits: Vec<HashedCredit<'a>>,
     stored: &[UserHash],
-) -> Result<Vec<UserHash>, Error> {
-    if made == stored {
-        return Ok(made);
+) -> Result<Vec<HashedCredit<'a>>, Error> {
+    if credits.iter().map(|credit| &credit.hash).eq(stored) {
+        return Ok(credits);
     }
-    let users: Vec<_> = decision.credits.iter().map(|credit| (credit.business, &credit.email)).collect();
+    let users: Vec<_> = credits.iter().map(HashedCredit::user).collect();
     let found = users::find_hashes(connection, &users).await?;
-    let hash = |(business, email): (_, &Email)| found.get(&(business, email.clone())).copied();
-    let hashes: Option<Vec<_>> = users.into_iter().map(hash).collect();
-    hashes.ok_or_else(|| Error::Transient("a user that was credited is gone".to_owned()))
+    for credit in &mut credits {
+        let (business, email) = credit.user();
+        let hash = found.get(&(business, email.clone())).copied();
+        credit.hash = hash.ok_or_else(|| Error::Transient("a user that was credited is gone".to_owned()))?;
+    }
+    Ok(credits)
 }
 
 /// The hashes of the users whose requests repeat an earlier success.

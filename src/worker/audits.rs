@@ -31,7 +31,7 @@ async fn audit_and_show(postgres: &Postgres, interval: Duration) -> Result<(), E
         log(&audit);
     }
     let reading = async |connection: &mut PgConnection| audits::find_last_audit(connection).await;
-    if let Some(last) = postgres.session().run(reading).await? {
+    if let Some(last) = postgres.session().read(reading).await? {
         METRICS.audit_difference.set(last.difference_cents as f64);
         METRICS.audit_timestamp.set(last.audited_at.unix_timestamp() as f64);
     }

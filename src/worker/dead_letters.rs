@@ -49,7 +49,7 @@ async fn store(ledger: &mut Session, row: &NewDeadLetter, ending: &CancellationT
     let mut backoff = Backoff::for_connections();
     loop {
         let writing = async |connection: &mut PgConnection| dead_letters::write_new(connection, row).await;
-        match ledger.run(writing).await {
+        match ledger.write(writing).await {
             Ok(is_new) => {
                 if is_new {
                     METRICS.dead_letters.inc(row.cause);

@@ -20,6 +20,7 @@ pub struct Message {
     pub tag: u64,
     /// How often it was delivered before without being acknowledged.
     pub redeliveries: u64,
+    /// The requests in it.
     pub content: RequestMessage,
     /// The places of its requests in [`ReadAhead`].
     _ahead: Option<OwnedSemaphorePermit>,
@@ -28,6 +29,7 @@ pub struct Message {
 /// Messages, or parts of one, that are settled together.
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// What each message contributes, in order of arrival.
     pub parts: Vec<Part>,
     /// The requests of all parts, in order of arrival.
     pub requests: Vec<Request>,
@@ -38,10 +40,13 @@ pub struct Batch {
 /// What one message contributes to a batch.
 #[derive(Debug)]
 pub struct Part {
+    /// The delivery to acknowledge.
     pub tag: u64,
+    /// The queue that the outcomes go to.
     pub reply_to: String,
     /// How many of the batch's requests are from this message.
     pub count: usize,
+    /// The message's requests that cannot be read.
     pub unreadable: Vec<Unreadable>,
     /// Nothing of the message is left for a later batch.
     pub is_last: bool,

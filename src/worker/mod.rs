@@ -55,9 +55,13 @@ impl Limits {
 
 /// What a worker needs.
 pub struct Settings {
+    /// The way to RabbitMQ.
     pub broker: Broker,
+    /// The way to Postgres.
     pub postgres: Postgres,
+    /// The hash secret.
     pub secret: HashSecret,
+    /// How much it takes at once.
     pub limits: Limits,
     /// How old the last audit may be before this worker makes another; zero if it makes none.
     pub audit_interval: Duration,
@@ -78,7 +82,9 @@ pub struct Worker {
 /// The state of a worker, for people.
 #[derive(Clone, Debug)]
 pub struct Status {
+    /// Whether Postgres can be worked with.
     pub postgres_up: bool,
+    /// Whether it takes messages from its queues.
     pub consuming: bool,
     /// A person has paused all workers.
     pub paused: bool,
@@ -87,6 +93,7 @@ pub struct Status {
 }
 
 impl Worker {
+    /// A worker that does not run yet.
     pub fn new(settings: Settings) -> Arc<Self> {
         let (consuming, held, one_at_a_time) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
         let (postgres_health, pause) = (settings.postgres.health().clone(), Pause::unknown());
@@ -164,7 +171,7 @@ impl Worker {
     fn start_beside(self: &Arc<Self>, prefix: &str, stop: &CancellationToken) -> JoinSet<()> {
         let Settings { postgres, audit_interval, .. } = &self.settings;
         let mut beside = JoinSet::new();
-        beside.spawn(self.postgres_health.clone().watch(postgres.clone(), stop.clone(), |_| {}));
+        beside.spawn(postgres.clone().watch(stop.clone(), |_| {}));
         let (worker, prefix, stopped) = (Arc::clone(self), prefix.to_owned(), stop.clone());
         beside.spawn(async move { worker.pause.watch(&worker.settings.postgres, &prefix, &stopped).await });
         beside.spawn(audits::audit_regularly(postgres.clone(), *audit_interval, stop.clone()));

@@ -18,7 +18,7 @@ impl Pause {
         Self(watch::Sender::new(None))
     }
 
-    /// Whether the workers are known to be paused.
+    /// Whether the workers are paused.
     pub fn is_on(&self) -> bool {
         *self.0.borrow() == Some(true)
     }
@@ -35,7 +35,7 @@ impl Pause {
         let mut session = postgres.session();
         while !stop.is_cancelled() {
             let reading = async |connection: &mut PgConnection| partitions::find_pause(connection, prefix).await;
-            if let Ok(found) = session.run(reading).await {
+            if let Ok(found) = session.read(reading).await {
                 self.switch(found.is_some());
             }
             tokio::select! { () = tokio::time::sleep(INTERVAL) => {}, () = stop.cancelled() => {} }

@@ -34,6 +34,7 @@ pub struct Settler {
 }
 
 impl Settler {
+    /// A settler that has settled nothing yet.
     pub fn new(settings: &Settings) -> Self {
         Self {
             session: settings.postgres.session(),
@@ -89,7 +90,7 @@ impl Settler {
             let chosen: Vec<Request> = group.iter().map(|&index| requests[index].clone()).collect();
             let attempts = &mut self.attempts;
             let now = clock::now_millis().saturating_sub(self.clock_tolerance);
-            match self.session.run(async |connection| attempts.make(connection, &chosen, now).await).await {
+            match self.session.write(async |connection| attempts.make(connection, &chosen, now).await).await {
                 Ok(Attempt::Committed(settled)) => {
                     count(&settled);
                     group.drain(..).zip(settled).for_each(|(index, settled)| results[index] = Some(settled));
@@ -114,7 +115,7 @@ impl Settler {
     /// vain, then locked and written in vain once more, before their rows are read.
     async fn look_up(&mut self, requests: &[Request], group: &mut Vec<usize>, results: &mut [Option<Settled>]) {
         let names: Vec<_> = group.iter().map(|&index| (requests[index].business, requests[index].id)).collect();
-        match self.session.run(async |connection| allocations::find_decided(connection, &names).await).await {
+        match self.session.read(async |connection| allocations::find_decided(connection, &names).await).await {
             Ok(known) => self.take_known(&known, requests, group, results),
             // Settling the requests finds the same rows.
             Err(error) => tracing::debug!(%error, "requests not looked up"),
@@ -141,7 +142,7 @@ impl Settler {
     /// Voids a request that cannot be applied, so that its caller need not wait for the intake to do so. If this fails
     /// too, the intake does it.
     async fn void_rejected(&mut self, request: &Request) {
-        let voiding = self.session.run(async |connection| match request.key {
+        let voiding = self.session.write(async |connection| match request.key {
             Some(_) => allocations::void_keyed_many(connection, &[request]).await.map(drop),
             None => allocations::void_attempts(connection, &[request]).await.map(drop),
         });

@@ -320,7 +320,7 @@ async fn the_page_shows_the_depth_rise_while_workers_are_paused_and_fall_when_th
     browser.until_shown("RabbitMQ paused").await;
     pictures(&browser, "paused").await;
     browser.press("Resume the workers").await;
-    browser.until_shown("The workers are told to go on").await;
+    browser.until_shown("The workers are resuming").await;
     browser.until("the depth has fallen", "document.getElementById('depth').textContent === '0'").await;
     browser.until_shown("All is well").await;
     for asked in asking {
@@ -406,7 +406,7 @@ async fn in_the_browser_the_switch_turns_a_200_into_a_403_and_funds_are_added() 
     browser.until_shown("Payouts of Acme are off.").await;
     assert_eq!(client.create("ann@example.com", 1).await.status, 403);
     browser.press("Switch payouts on").await;
-    browser.until_shown("decided on their merits again").await;
+    browser.until_shown("are decided as usual again").await;
     browser.press("Switch payouts on").await;
     browser.until_shown("Payouts of Acme are on.").await;
     assert_allocated(&client.create("ann@example.com", 1).await);

@@ -76,7 +76,7 @@ fn allowed(room: &str) -> &'static [&'static str] {
             "trace",
             "wire",
         ],
-        "send" => &["clock", "https", "ledger", "retry"],
+        "send" => &["clock", "https", "ledger", "retry", "wire"],
         "trace" => &["clock", "https"],
         "config" => &["connections", "intake", "ops", "postgres", "rabbit", "secret", "worker"],
         "cli" => &[
@@ -147,27 +147,16 @@ fn each_library_stays_in_its_room() {
 
 /// The files outside `wire` that derive Serialize or Deserialize. The list may only become shorter: what others see is said in
 /// `wire`, and a row of the database is never what others see.
-const DERIVE_SERDE: [&str; 20] = [
-    "cli/doctor/mod.rs",
-    "cli/queues.rs",
+const DERIVE_SERDE: [&str; 9] = [
     "ops/console/businesses.rs",
     "ops/console/dead_letters.rs",
     "ops/console/requests.rs",
     "ops/console/samples.rs",
     "ops/console/sign_in.rs",
-    "ops/dead_letters.rs",
-    "ops/processes.rs",
-    "ops/requests.rs",
-    "ops/state.rs",
-    "postgres/api_keys.rs",
-    "postgres/businesses.rs",
-    "postgres/inspection.rs",
-    "postgres/overview.rs",
-    "postgres/partitions.rs",
+    "ops/console/snapshot.rs",
     "send/client.rs",
     "send/file.rs",
     "send/journal.rs",
-    "send/results.rs",
 ];
 
 #[test]
@@ -231,7 +220,7 @@ fn files_where(holds: impl Fn(&str) -> bool) -> Vec<String> {
 
 #[test]
 fn an_address_is_parsed_unless_a_row_has_it() {
-    assert_eq!(files_with("Email::stored("), ["ops/requests.rs", "postgres/keys.rs", "postgres/users.rs"]);
+    assert_eq!(files_with("Email::stored("), ["postgres/types.rs"]);
 }
 
 #[test]

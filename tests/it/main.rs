@@ -1,6 +1,8 @@
 //! What the product promises, tried on the real program with a real Postgres and a real RabbitMQ. The names of the tests
 //! are the promises.
 
+#![expect(unreachable_pub, reason = "nothing imports this program")]
+
 mod allocate;
 mod bulk;
 mod clients;

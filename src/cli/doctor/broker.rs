@@ -1,4 +1,5 @@
-//! The broker: there, new enough, with the queues as this program declares them, and messages go through.
+//! The doctor's checks of RabbitMQ: reachable, new enough, passes a message through, and has the queues as this program
+//! declares them.
 
 use super::{failure, ok, warning};
 use crate::postgres::{Postgres, partitions};
@@ -7,11 +8,12 @@ use crate::rabbit::topology::Topology;
 use crate::rabbit::{Broker, Error};
 use crate::wire::operator::Check;
 
-/// The oldest RabbitMQ with everything that the queues ask for (at-least-once dead letters).
+/// The oldest RabbitMQ version that has what the queues need (at-least-once dead-lettering).
 const OLDEST: (u32, u32) = (3, 10);
 
-pub async fn check(broker: &Broker, postgres: &Postgres, prefix: &str, partitions: u16) -> Vec<Check> {
-    // Without a database to ask, the setting has to do.
+/// All checks of the broker. If no message passes through, there is only that failure.
+pub(super) async fn check(broker: &Broker, postgres: &Postgres, prefix: &str, partitions: u16) -> Vec<Check> {
+    // The largest number of partitions ever set is in Postgres. If that cannot be read, the setting is used.
     let most = postgres.read(async |connection| partitions::find_most(connection, prefix).await).await;
     let topology = Topology::new(prefix, most.unwrap_or(1).max(partitions));
     let took = match broker.round_trip(&topology).await {
@@ -27,13 +29,14 @@ pub async fn check(broker: &Broker, postgres: &Postgres, prefix: &str, partition
 }
 
 fn unreachable(error: &Error) -> Check {
-    let fix = "start the broker, correct AMQP_URL, give its user all rights to EARMARK_QUEUE_PREFIX, or end its alarm";
+    let fix =
+        "start the broker, correct AMQP_URL, give its user all rights to EARMARK_QUEUE_PREFIX, or clear its alarm";
     failure("rabbitmq", error.to_string(), fix)
 }
 
 fn version(found: Option<&str>) -> Check {
     let Some(text) = found else {
-        return ok("rabbitmq", "its version is not asked for over TLS");
+        return ok("rabbitmq", "version not checked: it is asked for only without TLS");
     };
     let mut numbers = text.split('.').map(|part| part.parse().unwrap_or(0));
     let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -43,13 +46,13 @@ fn version(found: Option<&str>) -> Check {
     ok("rabbitmq", format!("version {text}"))
 }
 
-/// Nothing is declared that is not there: this may be the wrong prefix.
+/// Checks the queues. It declares no queue that does not exist, because the prefix may be wrong.
 async fn queues(broker: &Broker, topology: &Topology) -> Vec<Check> {
     let names = topology.all_queues();
     let depths = match broker.find_queues(&names).await {
         Ok(depths) => depths,
         Err(error) => {
-            let fix = "look at the nodes that lead the queues: `rabbitmq-queues quorum_status`";
+            let fix = "check the leader nodes of the queues: `rabbitmq-queues quorum_status`";
             return vec![failure("queues", error.to_string(), fix)];
         }
     };

@@ -1,4 +1,5 @@
-//! The database: there, set as it must be, with our schema, our rights and our time.
+//! The doctor's checks of Postgres: reachable, durable, with the schema, rights, free connections and clock that the
+//! program needs.
 
 use super::{failure, ok, warning};
 use crate::clock;
@@ -6,21 +7,23 @@ use crate::postgres::inspection::{self, Server};
 use crate::postgres::{Error, PgConnection, Postgres};
 use crate::wire::operator::Check;
 
-/// The oldest Postgres that this program is tried with.
+/// The oldest Postgres version that the program is tested with.
 const OLDEST: i32 = 150_000;
-/// How far two clocks may be apart before somebody should look: half of what workers tolerate by default.
+/// The difference of two clocks that is a warning, in milliseconds: half of what workers tolerate by default.
 const CLOCK_MILLIS: i64 = 500;
-/// An intake takes about a dozen connections, a worker fewer: with less than this the next process may find too few.
+/// The number of free connections below which there is a warning. An intake opens about a dozen, a worker fewer, so
+/// with fewer than this another process may not get all that it needs.
 const FEW_CONNECTIONS: i64 = 15;
 
-pub async fn check(postgres: &Postgres) -> Vec<Check> {
-    // Whether it takes writes, and whether each session is one's own: nothing else can be said of it otherwise.
+/// All checks of the database. If it cannot be reached, there is only that failure.
+pub(super) async fn check(postgres: &Postgres) -> Vec<Check> {
+    // Refuses a read-only server and a pooler that shares sessions. Nothing else can be checked over those.
     let writable = postgres.refuse_shared_sessions().await;
     if let Err(error @ Error::Refused(_)) = &writable {
         return vec![unreachable(error)];
     }
     let before = clock::now_millis();
-    let server = match postgres.session().run(async |connection| inspection::read_server(connection).await).await {
+    let server = match postgres.session().read(async |connection| inspection::read_server(connection).await).await {
         Ok(server) => server,
         Err(error) => return vec![unreachable(&error)],
     };
@@ -40,10 +43,10 @@ pub async fn check(postgres: &Postgres) -> Vec<Check> {
 fn unreachable(error: &Error) -> Check {
     let fix = match error {
         Error::Refused(_) => {
-            "fix what it says: the password, the rights, the server's settings, or what stands in between"
+            "fix what the error names: the password, the rights, the server's settings, or a pooler or proxy before it"
         }
-        Error::ReadOnly(_) => "let DATABASE_URL lead to a server that takes writes",
-        Error::Full(_) => "give the server disk space",
+        Error::ReadOnly(_) => "point DATABASE_URL at a server that accepts writes",
+        Error::Full(_) => "free disk space on the server",
         Error::Away(_)
         | Error::Transient(_)
         | Error::TooSlow(_)
@@ -59,7 +62,7 @@ fn version(server: &Server) -> Check {
     if server.version_number < OLDEST {
         return warning("postgres", format!("{} is older than 15", server.version), "upgrade the server");
     }
-    ok("postgres", "the version is one that is tested")
+    ok("postgres", "the program is tested with this version")
 }
 
 fn durability(server: &Server) -> Check {
@@ -70,7 +73,7 @@ fn durability(server: &Server) -> Check {
     if server.fsync == "on" && server.full_page_writes == "on" && server.synchronous_commit != "off" {
         return ok("durability", found);
     }
-    failure("durability", found, "switch all three on, else a committed debit may be forgotten")
+    failure("durability", found, "switch all three on: otherwise a committed debit may be lost in a crash")
 }
 
 fn connections(server: &Server) -> Check {
@@ -86,11 +89,11 @@ fn postgres_clock(server: &Server, now: i64) -> Check {
     Check { found: format!("postgres: {}", clock.found), ..clock }
 }
 
-/// `ahead`: of whose, in milliseconds.
-pub fn time(check: &'static str, of: &str, ahead: i128) -> Check {
+/// Checks a clock that is `ahead` milliseconds ahead of the clock that `of` names.
+pub(super) fn time(check: &'static str, of: &str, ahead: i128) -> Check {
     let found = format!("{} ms {} {of}", ahead.abs(), if ahead < 0 { "behind" } else { "ahead of" });
     if ahead.abs() > i128::from(CLOCK_MILLIS) {
-        return warning(check, found, "synchronise the clocks (NTP): with wrong ones requests are voided");
+        return warning(check, found, "synchronise the clocks (NTP): with wrong clocks requests are voided");
     }
     ok(check, found)
 }
@@ -102,13 +105,13 @@ async fn schema(postgres: &Postgres) -> Vec<Check> {
             let found = format!("{missing} migrations of this program are missing");
             return vec![failure("schema", found, "run `earmark migrate`")];
         }
-        Err(error) => return vec![failure("schema", error.to_string(), "run the newest earmark")],
+        Err(error) => return vec![failure("schema", error.to_string(), "run the newest release of earmark")],
     }
     let mut checks = vec![ok("schema", "up to date")];
     let looking = async |connection: &mut PgConnection| {
         Ok((inspection::find_missing_privileges(connection).await?, inspection::find_unguarded(connection).await?))
     };
-    match postgres.session().run(looking).await {
+    match postgres.session().read(looking).await {
         Ok((missing, unguarded)) => checks.extend([rights(&missing), guards(&unguarded)]),
         Err(error) => checks.push(unreachable(&error)),
     }
@@ -117,7 +120,7 @@ async fn schema(postgres: &Postgres) -> Vec<Check> {
 
 fn rights(missing: &[String]) -> Check {
     if missing.is_empty() {
-        return ok("permissions", "everything that the program does");
+        return ok("permissions", "all that the program needs");
     }
     let found = format!("missing: {}", missing.join(", "));
     failure("permissions", found, "GRANT them to the user in DATABASE_URL")
@@ -125,7 +128,7 @@ fn rights(missing: &[String]) -> Check {
 
 fn guards(unguarded: &[String]) -> Check {
     if unguarded.is_empty() {
-        return ok("append-only", "decisions and deposits are guarded");
+        return ok("append-only", "triggers guard decisions and deposits");
     }
     let found = format!("nothing guards {}", unguarded.join(" and "));
     failure("append-only", found, "ALTER TABLE … ENABLE TRIGGER …_append_only, then run `earmark audit`")

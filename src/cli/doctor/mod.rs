@@ -1,4 +1,5 @@
-//! One line for each thing that must be as it should be: found, and how to fix it if it is not.
+//! `earmark doctor`: checks settings, servers, queues, clocks and processes. It prints a line for each check, and how
+//! to fix what is wrong.
 
 mod broker;
 mod ledger;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 pub struct Arguments {
     #[command(flatten)]
     process: Process,
-    /// Print one line of JSON
+    /// Print one line of JSON instead of text
     #[arg(long)]
     json: bool,
 }
@@ -31,10 +32,11 @@ fn failure(check: &'static str, found: impl Into<String>, fix: &'static str) -> 
     Check { check, level: Level::Failure, found: found.into(), fix: Some(fix) }
 }
 
-pub async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+/// Runs and prints all checks. Returns exit code 1 if one fails.
+pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let process = arguments.process;
     let mut checks = settings(&process);
-    // A setting that cannot be read is said already; what needs it is left out.
+    // Settings that cannot be parsed are reported by `settings`. The checks that need them are skipped.
     if let (Ok(postgres), Ok(prefix)) = (process.postgres(1), process.queue_prefix()) {
         checks.extend(ledger::check(&postgres).await);
         if let Ok(broker) = process.broker() {
@@ -64,7 +66,7 @@ fn settings(process: &Process) -> Vec<Check> {
         .filter_map(Result::err)
         .map(|error| failure("settings", format!("{error:#}"), "see `earmark serve --help`"))
         .collect();
-    if failures.is_empty() { vec![ok("settings", "they fit together")] } else { failures }
+    if failures.is_empty() { vec![ok("settings", "valid")] } else { failures }
 }
 
 fn print(check: &Check) {

@@ -1,4 +1,5 @@
-//! The deployment: who runs, by which clock, and what waits for a person.
+//! The doctor's checks of the deployment: running processes, their clocks and versions, dead letters, and the last
+//! audit.
 
 use super::ledger::time;
 use super::{failure, ok, warning};
@@ -9,21 +10,24 @@ use crate::postgres::{PgConnection, Postgres};
 use crate::wire::operator::Check;
 use crate::{cli, clock};
 
-/// An audit a day is little.
+/// The age of the last audit, in seconds, from which it is a warning: one day.
 const OLD_AUDIT_SECONDS: i64 = 24 * 60 * 60;
 
-pub async fn check(postgres: &Postgres, prefix: &str) -> Vec<Check> {
+/// All checks of the deployment; empty if the database cannot be read, which another check reports.
+pub(super) async fn check(postgres: &Postgres, prefix: &str) -> Vec<Check> {
     let reading = async |connection: &mut PgConnection| {
         Ok((deployment::find_processes(connection).await?, deployment::find_standing(connection, prefix).await?))
     };
-    let Ok((running, standing)) = postgres.session().run(reading).await else { return vec![] };
+    let Ok((running, standing)) = postgres.session().read(reading).await else { return vec![] };
     let heard_of: Vec<&Process> = running.iter().filter(|process| !process.is_silent()).collect();
     let mut checks = vec![intakes(&heard_of), workers(&heard_of, standing.paused.as_ref())];
     checks.extend(running.iter().filter(|process| process.is_silent()).map(silent));
     checks.extend(heard_of.iter().flat_map(|process| of_one(process)));
     checks.push(match standing.open_dead_letters() {
         0 => ok("dead letters", "none"),
-        count => warning("dead letters", format!("{count} wait for a person"), "`earmark dead-letters list`"),
+        count => {
+            warning("dead letters", format!("{count} wait for a person"), "look at them: `earmark dead-letters list`")
+        }
     });
     checks.push(audit(standing.audit.as_ref()));
     checks
@@ -42,29 +46,29 @@ fn workers(running: &[&Process], paused: Option<&Paused>) -> Check {
         (running.iter().filter(is_working).count(), running.iter().any(|one| one.state.intake.is_some()));
     if let Some(paused) = paused {
         let found = format!("paused by {} since {}", paused.paused_by, cli::moment(paused.paused_at));
-        return warning("workers", found, "`earmark workers resume`");
+        return warning("workers", found, "run `earmark workers resume`");
     }
     match working {
         0 if asking => failure("workers", "none works: every request ends in 500", "start `earmark worker`"),
         0 => warning("workers", "none works", "start `earmark worker`"),
-        1 => warning("workers", "one works, and nobody takes over when it is gone", "start a second one"),
+        1 => warning("workers", "only one works: no other takes over when it ends", "start a second one"),
         count => ok("workers", format!("{count} work or stand by")),
     }
 }
 
 fn silent(process: &Process) -> Check {
     let found = format!("{} {} on {} is silent", process.row.kind, process.row.pid, process.row.host);
-    warning("process", found, "look whether it runs and reaches Postgres; if it was killed, all is well")
+    warning("process", found, "check whether it runs and reaches Postgres; if it was killed on purpose, all is well")
 }
 
-/// Its version, its clock, and what keeps it from working.
+/// Checks one process: its clock, its version, and what keeps it from working.
 fn of_one(process: &Process) -> Vec<Check> {
     let name = format!("{} {} on {}", process.row.kind, process.row.pid, process.row.host);
     let clock = time("clock", "Postgres'", process.clock_ahead().into());
     let mut checks = vec![Check { found: format!("{name}: {}", clock.found), ..clock }];
     if process.row.version != env!("CARGO_PKG_VERSION") {
         let found = format!("{name} is version {}", process.row.version);
-        checks.push(warning("version", found, "let all processes be of one version, except while upgrading"));
+        checks.push(warning("version", found, "run all processes in the same version, except during an upgrade"));
     }
     for impediment in &process.state.impediments {
         let found = format!("{name}: {impediment}");
@@ -75,15 +79,15 @@ fn of_one(process: &Process) -> Vec<Check> {
 
 fn audit(last: Option<&Audited>) -> Check {
     let Some(last) = last else {
-        return warning("books", "nobody has audited them yet", "`earmark audit`");
+        return warning("books", "nobody has audited them yet", "run `earmark audit`");
     };
     let found = format!("audited by {} at {}", last.audited_by, cli::moment(last.audited_at));
     if last.differences > 0 {
         let found = format!("{found}: {} differences, {} cents", last.differences, last.difference_cents);
-        return failure("books", found, "`earmark workers pause`, then `earmark audit` says where");
+        return failure("books", found, "run `earmark workers pause`, then `earmark audit`, which says where");
     }
     if clock::now_utc().unix_timestamp() - last.audited_at.unix_timestamp() > OLD_AUDIT_SECONDS {
-        return warning("books", found, "`earmark audit`, and set EARMARK_AUDIT_INTERVAL");
+        return warning("books", found, "run `earmark audit`, and set EARMARK_AUDIT_INTERVAL");
     }
     ok("books", format!("{found}: they balance"))
 }

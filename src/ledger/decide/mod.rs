@@ -22,6 +22,7 @@ mod tests;
 pub struct Account {
     /// What can still be allocated, in cents. Never negative.
     pub payout_balance: i64,
+    /// Whether payouts are switched on. If not, every request is refused.
     pub payouts_enabled: bool,
 }
 
@@ -29,6 +30,7 @@ pub struct Account {
 /// state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyState {
+    /// How many voids there were under the key.
     pub epoch: i64,
     /// The raise that brought the key into this epoch; `None` if it is raised by the batch that is being decided.
     pub raise: Option<RaiseCount>,
@@ -45,8 +47,11 @@ impl Default for KeyState {
 /// The new state of a key that the batch changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyChange {
+    /// The business.
     pub business: BusinessId,
+    /// The key.
     pub key: IdempotencyKey,
+    /// Its state from now on.
     pub state: KeyState,
 }
 
@@ -60,8 +65,11 @@ impl KeyChange {
 /// What one payout user gains in the batch, in cents: one entry for each user, however often it was credited.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credit {
+    /// The business.
     pub business: BusinessId,
+    /// The payout user.
     pub email: Email,
+    /// The sum of what the batch credits, in cents.
     pub cents: i64,
 }
 
@@ -72,11 +80,15 @@ pub struct Decision {
     pub verdicts: Vec<Verdict>,
     /// The new payout balance, in cents, of each business that was debited.
     pub balances: Vec<(BusinessId, i64)>,
+    /// What each payout user is credited, sorted by business and email.
     pub credits: Vec<Credit>,
+    /// The keys that change, sorted by business and key.
     pub keys: Vec<KeyChange>,
 }
 
+/// Businesses by their ids.
 pub type Accounts = BTreeMap<BusinessId, Account>;
+/// The states of idempotency keys.
 pub type Keys = BTreeMap<(BusinessId, IdempotencyKey), KeyState>;
 
 /// Decides each request in turn.

@@ -1,8 +1,8 @@
-//! Who may look and who may act: tokens, signed sessions, and what a form has to carry.
+//! Authentication of the console: tokens, signed session cookies, CSRF tokens, and the limit on wrong tokens.
 //!
-//! A session is a cookie that says who signed in, in which role and until when, with a MAC over it. The key of that MAC
-//! comes from the secret and the tokens that all processes share, so a session opened at one holds at every other, and
-//! none survives a change of a token.
+//! A session is a cookie with the visitor's name and role, an expiry time, and a MAC over all of it. The key of the MAC
+//! is derived from the secret and the tokens, which all processes share. So a session is valid at every process, and a
+//! change of a token ends all sessions.
 
 use crate::secret::HashSecret;
 use hmac::{Hmac, KeyInit, Mac};
@@ -12,24 +12,25 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use subtle::ConstantTimeEq;
 
-/// The cookie of a session.
+/// The name of the session cookie.
 pub const SESSION: &str = "earmark_session";
-/// How long a session lasts: a working day and a night, in milliseconds.
+/// How long a session lasts: 12 hours, in milliseconds.
 pub const SESSION_MILLIS: i64 = 12 * 60 * 60 * 1000;
-/// A token that can be guessed is none.
+/// The shortest token that is allowed, in characters. Shorter ones could be guessed.
 pub const MIN_TOKEN_LEN: usize = 16;
 const MAX_NAME_CHARS: usize = 40;
 
 /// What a visitor may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Look at everything but whole addresses.
+    /// Read everything except whole addresses.
     Read,
-    /// Act as well.
+    /// Read everything, and act.
     Full,
 }
 
 impl Role {
+    /// The name of the role in the log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read-only",
@@ -42,17 +43,19 @@ impl Role {
     }
 }
 
-/// Who is there.
+/// The person or program that sent a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Visitor {
+    /// What the visitor may do.
     pub role: Role,
-    /// As given at sign-in: nobody checks it, it is for the log.
+    /// The name given at sign-in. It is not checked, and is used for the log.
     pub name: String,
-    /// What each form of this session carries; empty for a program that shows its token with every request.
+    /// The CSRF token that every form of this session must contain; empty for a program, which sends its token with
+    /// every request.
     pub csrf: String,
 }
 
-/// The tokens, and the key behind the sessions.
+/// The tokens (as MACs), and the key that signs sessions.
 pub struct Access {
     key: [u8; 32],
     full: Option<[u8; 32]>,
@@ -60,7 +63,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// Without any token everybody who reaches the listener has the full role, so it must not be reachable from outside.
+    /// `full` and `read` are the tokens for the two roles. Without any token everybody who reaches the listener has the
+    /// full role, so the listener must not be reachable from other machines.
     pub fn new(secret: &HashSecret, full: Option<&str>, read: Option<&str>) -> Self {
         let both = [full, read].map(|token| format!("{:?}", token)).join(",");
         let mut access = Self { key: secret.console_key(both.as_bytes()), full: None, read: None };
@@ -74,7 +78,7 @@ impl Access {
         self.full.is_none() && self.read.is_none()
     }
 
-    /// What a token allows. Takes the same time for every wrong token.
+    /// The role of a token; `None` for a wrong one. Takes the same time for every wrong token.
     pub fn role_of(&self, token: &str) -> Option<Role> {
         let shown = self.mac("token", token);
         let is = |known: &Option<[u8; 32]>| known.is_some_and(|known| bool::from(known.ct_eq(&shown)));
@@ -82,14 +86,14 @@ impl Access {
         if full { Some(Role::Full) } else { read.then_some(Role::Read) }
     }
 
-    /// A session's cookie value. `now` in milliseconds.
+    /// Opens a session and returns its cookie's value. `now`: in milliseconds since 1970.
     pub fn open_session(&self, role: Role, name: &str, now: i64) -> String {
         let (until, nonce) = (now.saturating_add(SESSION_MILLIS), rand::random::<u64>());
         let payload = hex::encode(format!("{}|{until}|{nonce:016x}|{name}", role.as_str()));
         format!("{payload}.{}", hex::encode(self.mac("session", &payload)))
     }
 
-    /// The visitor of a session; `None` if it was not made here, was changed, or is over.
+    /// The visitor of a session cookie; `None` if the cookie is forged, changed or expired.
     pub fn visitor(&self, cookie: &str, now: i64) -> Option<Visitor> {
         let (payload, seal) = cookie.split_once('.')?;
         let seal = hex::decode(seal).ok()?;
@@ -104,8 +108,8 @@ impl Access {
         (now < until).then(|| Visitor { role, name, csrf: hex::encode(self.mac("form", payload)) })
     }
 
+    /// A MAC over the text. `purpose` keeps MACs of tokens, sessions and forms apart.
     fn mac(&self, purpose: &str, text: &str) -> [u8; 32] {
-        // A key of 32 bytes fits every HMAC.
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.key) else {
             unreachable!("HMAC takes keys of any length")
         };
@@ -116,20 +120,21 @@ impl Access {
     }
 }
 
-/// Whether a form's token is the session's.
+/// Whether the CSRF token of a form equals that of the session. Compares in constant time.
 pub fn is_same(one: &str, other: &str) -> bool {
     !one.is_empty() && bool::from(one.as_bytes().ct_eq(other.as_bytes()))
 }
 
-/// The name that somebody gave, short and in one line; `None` if nothing is left of it.
+/// Removes control characters from a name and shortens it; `None` if nothing is left.
 pub fn clean_name(name: &str) -> Option<String> {
     let printable: String = name.chars().filter(|c| !c.is_control()).take(MAX_NAME_CHARS).collect();
     let trimmed = printable.trim();
     (!trimmed.is_empty()).then(|| trimmed.to_owned())
 }
 
-/// Whether a `Host` header names this machine itself. With no token set, a page of somebody else's that resolves its own
-/// name to 127.0.0.1 could otherwise act through the browser of whoever looks at it.
+/// Whether a `Host` header names this machine (`localhost` or a loopback address). While no token is set, this check
+/// stops DNS rebinding: another site's page whose name resolves to 127.0.0.1 could otherwise act through a visitor's
+/// browser.
 pub fn is_loopback_host(host: &str) -> bool {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _port)) => address,
@@ -138,30 +143,30 @@ pub fn is_loopback_host(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether a request was sent by a page of this console, as its `Origin` says.
+/// Whether an `Origin` header names this console, which the request reached under `host`.
 pub fn is_own_origin(origin: &str, host: &str) -> bool {
     let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     own.is_some_and(|own| own.eq_ignore_ascii_case(host))
 }
 
-/// How many wrong tokens an address may show in a minute.
+/// How many wrong tokens one IP address may send in a minute.
 const ATTEMPTS: u32 = 10;
 const ATTEMPTS_MILLIS: i64 = 60_000;
-/// Most addresses that are remembered at a time.
+/// The largest number of IP addresses that are counted at the same time.
 const MOST_ADDRESSES: usize = 4096;
 
-/// Counts wrong tokens, by address.
+/// Counts wrong tokens by IP address, each with the time of the first in its minute.
 #[derive(Debug, Default)]
 pub struct Attempts(Mutex<HashMap<IpAddr, (u32, i64)>>);
 
 impl Attempts {
-    /// Whether the address has had its share of this minute. `now` in milliseconds.
+    /// Whether the address may send no more tokens this minute. `now`: in milliseconds since 1970.
     pub fn are_spent(&self, from: IpAddr, now: i64) -> bool {
         let counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counted.get(&from).is_some_and(|(count, since)| *count >= ATTEMPTS && now < since + ATTEMPTS_MILLIS)
     }
 
-    /// Notes a wrong token.
+    /// Counts a wrong token.
     pub fn note(&self, from: IpAddr, now: i64) {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counted.retain(|_, (_, since)| now < *since + ATTEMPTS_MILLIS);

@@ -1,8 +1,9 @@
-//! Businesses: their balances, the switch of their payouts, and adding funds.
+//! The pages of businesses: balances, switching payouts on and off, and adding funds.
 
 use super::guard::Fields;
 use super::page::{Confirm, Frame, Trouble, done, page};
 use super::{Console, money, words};
+use crate::ledger::BusinessId;
 use crate::postgres::Error;
 use crate::postgres::businesses::{self, Business};
 use askama::Template;
@@ -12,17 +13,17 @@ use serde::Deserialize;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Businesses on a page.
+/// The number of businesses on a page.
 const PAGE: usize = 50;
 const MAX_NOTE_CHARS: usize = 200;
 
-/// What the address of the list says.
+/// The query parameters of the list.
 #[derive(Deserialize)]
-pub struct BusinessQuery {
-    /// Part of a name, or a whole id.
+pub(super) struct BusinessQuery {
+    /// A part of a name, or a whole id; empty for all.
     #[serde(default)]
     q: String,
-    /// The last business of the page before.
+    /// The last business of the page before; absent for the first page.
     after: Option<Uuid>,
 }
 
@@ -35,7 +36,8 @@ struct List {
     next: Option<Uuid>,
 }
 
-pub async fn list(
+/// The list of businesses, one page at a time.
+pub(super) async fn list(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Query(filter): Query<BusinessQuery>,
@@ -56,11 +58,12 @@ struct One {
     frame: Frame,
     business: Business,
     deposits: Vec<businesses::Deposit>,
-    /// Names the next deposit, so that one sent twice is entered once.
+    /// The id of the next deposit. The form contains it, so that a form sent twice makes one deposit.
     deposit: Uuid,
 }
 
-pub async fn show(
+/// The page of one business, with its last 20 deposits.
+pub(super) async fn show(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Path(id): Path<Uuid>,
@@ -75,8 +78,8 @@ async fn find(console: &Console, id: Uuid) -> Result<Business, Trouble> {
     finding.await?.ok_or(Trouble::Missing("There is no such business."))
 }
 
-/// Turns payouts on or off.
-pub async fn switch(
+/// Switches payouts on or off, after a confirmation page.
+pub(super) async fn switch(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Path(id): Path<Uuid>,
@@ -88,7 +91,7 @@ pub async fn switch(
         return Ok(ask_to_switch(frame, &business, enable));
     }
     let writing = async |connection: &mut _| businesses::write_payouts_enabled(connection, id, enable).await;
-    console.postgres.session().run(writing).await?;
+    console.postgres.write(writing).await?;
     frame.log(if enable { "payouts switched on" } else { "payouts switched off" }, &id);
     let notice = format!("Payouts of {} are {}.", business.name, if enable { "on" } else { "off" });
     Ok(done(&notice, &format!("/businesses/{id}")))
@@ -96,7 +99,7 @@ pub async fn switch(
 
 fn ask_to_switch(frame: Frame, business: &Business, enable: bool) -> Response {
     let (verb, consequence) = if enable {
-        ("on", "Its requests are decided on their merits again, from the next one on.")
+        ("on", "From now on its requests are decided as usual again.")
     } else {
         ("off", "Every request of this business is refused with 403 from now on. Nothing that was allocated changes.")
     };
@@ -113,8 +116,8 @@ fn ask_to_switch(frame: Frame, business: &Business, enable: bool) -> Response {
     })
 }
 
-/// Adds funds, or takes some out.
-pub async fn fund(
+/// Adds funds to a payout balance, or takes funds out, after a confirmation page.
+pub(super) async fn fund(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Path(id): Path<Uuid>,
@@ -128,7 +131,8 @@ pub async fn fund(
         return ask_to_fund(frame, &business, cents, &note, deposit);
     }
     let to = format!("/businesses/{id}");
-    let balance = match businesses::deposit(&console.postgres, id, deposit, cents, &note).await {
+    let owner = BusinessId::from_u128(id.as_u128());
+    let balance = match businesses::deposit(&console.postgres, owner, deposit, cents, &note).await {
         Err(Error::Constraint { name }) if name == "deposits_pkey" => {
             return Ok(done("This deposit was entered before; it was not entered again.", &to));
         }

@@ -1,4 +1,5 @@
-//! Dead letters: what each holds, what the ledger says of it, and what a replay would do, before anybody clicks.
+//! The pages of dead letters: the requests in them, what the ledger says about each, and what a replay would do; and
+//! the actions replay and drop.
 
 use super::guard::Fields;
 use super::page::{Confirm, Frame, Trouble, done, page};
@@ -16,24 +17,24 @@ use serde::Deserialize;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Dead letters on a page.
+/// The number of dead letters on a page.
 const PAGE: usize = 50;
-/// The word that a drop asks for.
+/// The word that has to be typed to confirm a drop.
 const DROP: &str = "drop";
 
-/// What the address of the list says.
+/// The query parameters of the list.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct DeadLetterQuery {
+pub(super) struct DeadLetterQuery {
     /// A cause's name; empty for all.
     #[serde(default)]
     cause: String,
-    /// At least so old, in minutes; empty for all.
+    /// The least age, in minutes; empty for all.
     #[serde(default)]
     older: String,
-    /// A part of the reason, or a request's id.
+    /// A part of the reason, or the id of a request; empty for all.
     #[serde(default)]
     q: String,
-    /// The last dead letter of the page before.
+    /// The last dead letter of the page before; absent for the first page.
     after: Option<Uuid>,
 }
 
@@ -63,7 +64,8 @@ struct List {
     next: Option<Uuid>,
 }
 
-pub async fn list(
+/// The list of open dead letters, newest first, one page at a time.
+pub(super) async fn list(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Query(filter): Query<DeadLetterQuery>,
@@ -87,7 +89,8 @@ struct One {
     is_revealed: bool,
 }
 
-pub async fn show(
+/// The page of one dead letter, with masked addresses.
+pub(super) async fn show(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Path(id): Path<Uuid>,
@@ -96,8 +99,9 @@ pub async fn show(
     Ok(page(&One { frame, dead_letter, is_revealed: false }))
 }
 
-/// The same page with whole addresses. Not a page that one comes back to by its address: each look is an action.
-pub async fn reveal(
+/// Shows one dead letter with whole addresses and its message. This is a POST and cannot be bookmarked: each look is
+/// logged.
+pub(super) async fn reveal(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Path(id): Path<Uuid>,
@@ -111,7 +115,7 @@ async fn find(console: &Console, id: Uuid, reveal: bool) -> Result<DeadLetter, T
     dead_letters::show(&console.postgres, id, reveal).await?.ok_or(Trouble::Missing("There is no such dead letter."))
 }
 
-/// The dead letters that a form means: those selected, or all open ones of a cause.
+/// The dead letters that a form refers to: the selected ones, or all open ones of a cause.
 async fn meant(console: &Console, fields: &Fields) -> Result<Vec<Uuid>, Trouble> {
     let ids: Vec<Uuid> = fields.all("dead_letter").filter_map(|id| id.parse().ok()).collect();
     if fields.get("which") != "all" {
@@ -123,8 +127,12 @@ async fn meant(console: &Console, fields: &Fields) -> Result<Vec<Uuid>, Trouble>
     if all.is_empty() { Err(Trouble::Invalid("There is no open dead letter.".to_owned())) } else { Ok(all) }
 }
 
-/// Puts dead letters back into their work queues.
-pub async fn replay(State(console): State<Arc<Console>>, frame: Frame, fields: Fields) -> Result<Response, Trouble> {
+/// Publishes dead letters to their work queues again, after a confirmation page.
+pub(super) async fn replay(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    fields: Fields,
+) -> Result<Response, Trouble> {
     let ids = meant(&console, &fields).await?;
     if fields.get("confirmed") != "yes" {
         return ask_to_replay(&console, frame, &ids, &fields).await;
@@ -134,7 +142,7 @@ pub async fn replay(State(console): State<Arc<Console>>, frame: Frame, fields: F
         Ok(replayed) => replayed,
         Err(Failure::Postgres(error)) => return Err(error.into()),
         Err(Failure::Rabbit(error)) => {
-            tracing::warn!(%error, "the console cannot replay");
+            tracing::warn!(%error, "dead letters not replayed: rabbitmq failed");
             let text = "RabbitMQ did not take every dead letter. Those that it took are no longer in the list.";
             return Err(Trouble::Unreachable(text.to_owned()));
         }
@@ -143,7 +151,7 @@ pub async fn replay(State(console): State<Arc<Console>>, frame: Frame, fields: F
     Ok(done(&format!("{} put back into the work queue.", dead_letters(replayed.len())), "/dead-letters"))
 }
 
-/// Says what will become of each kind of request, counted over the dead letters.
+/// The confirmation page of a replay. It says for how many requests the replay does what.
 async fn ask_to_replay(console: &Console, frame: Frame, ids: &[Uuid], fields: &Fields) -> Result<Response, Trouble> {
     let (mut verdicts, mut unreadable) = ([0_usize; OnReplay::ALL.len()], 0);
     for id in ids.iter().take(MOST_LOOKED_AT) {
@@ -176,11 +184,15 @@ async fn ask_to_replay(console: &Console, frame: Frame, ids: &[Uuid], fields: &F
     }))
 }
 
-/// More are not read for a question: nobody waits for it that long.
+/// The largest number of dead letters that are read for a confirmation page, so that the page comes quickly.
 const MOST_LOOKED_AT: usize = 200;
 
-/// Marks dead letters as of no use any more.
-pub async fn drop(State(console): State<Arc<Console>>, frame: Frame, fields: Fields) -> Result<Response, Trouble> {
+/// Marks dead letters as dropped, after a confirmation page with a typed word.
+pub(super) async fn drop(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    fields: Fields,
+) -> Result<Response, Trouble> {
     let ids = meant(&console, &fields).await?;
     if fields.get("confirmed") != "yes" {
         return Ok(ask_to_drop(frame, &ids, &fields));
@@ -196,7 +208,7 @@ pub async fn drop(State(console): State<Arc<Console>>, frame: Frame, fields: Fie
 fn ask_to_drop(frame: Frame, ids: &[Uuid], fields: &Fields) -> Response {
     let consequences = [
         "They leave the list, marked with your name. Their rows are kept.",
-        "Nothing is put back into a queue. Requests in them that are undecided stay so until somebody asks about them; past their deadline that voids them.",
+        "Nothing is put back into a queue. Their undecided requests stay undecided until somebody looks them up; a look-up after the deadline voids them.",
     ];
     page(&Confirm {
         frame,
@@ -211,7 +223,7 @@ fn ask_to_drop(frame: Frame, ids: &[Uuid], fields: &Fields) -> Response {
     })
 }
 
-/// The fields that mean the same dead letters again.
+/// The form fields with which the confirmed form refers to the same dead letters.
 fn meaning(ids: &[Uuid], fields: &Fields) -> Vec<(String, String)> {
     let field = |name: &str, value: String| (name.to_owned(), value);
     if fields.get("which") == "all" {

@@ -1,19 +1,21 @@
-//! What a glance must say: whether all is well, and if not, what is wrong, in words and the worst first.
+//! Finds what is wrong with the deployment, as texts for the top of the overview page, worst first.
 
 use super::money;
 use super::snapshot::{self, Finding, Grade, Snapshot};
 use super::words::{moment, span};
 use crate::ops::deployment::Process;
 
-/// Requests are answered within milliseconds; one that waits for so long waits for something.
-pub const OLD_SECONDS: f64 = 2.0;
-/// From here on callers are about to be told 500.
-pub const TOO_OLD_SECONDS: f64 = 4.0;
-/// For so long a process that vanished is worth a word; afterwards it is only in the list.
+/// The age of the oldest request, in seconds, from which it is a warning. Normally requests are answered within
+/// milliseconds.
+pub(super) const OLD_SECONDS: f64 = 2.0;
+/// The age of the oldest request, in seconds, from which it is an alarm: clients are about to get 500.
+pub(super) const TOO_OLD_SECONDS: f64 = 4.0;
+/// How long a process that vanished is a finding, in milliseconds. Afterwards it is shown only in the list of
+/// processes.
 const VANISHED_MILLIS: i64 = 300_000;
 
-/// Everything that is not as it should be, the worst first; empty if all is well.
-pub fn find(snapshot: &Snapshot) -> Vec<Finding> {
+/// Everything that is wrong, worst first; empty if all is well.
+pub(super) fn find(snapshot: &Snapshot) -> Vec<Finding> {
     if !snapshot.is_current {
         let text = "Postgres does not answer this process. What is shown below is not current.";
         return vec![Finding { grade: Grade::Bad, text: text.to_owned() }];
@@ -31,10 +33,10 @@ pub fn find(snapshot: &Snapshot) -> Vec<Finding> {
 fn note_processes(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
     let live: Vec<&Process> = snapshot.processes.iter().filter(|process| !process.is_silent()).collect();
     if !live.iter().any(|process| process.state.worker.is_some()) {
-        note(Grade::Bad, "No worker is running: nothing that is asked for is applied.".to_owned());
+        note(Grade::Bad, "No worker is running: no request is applied.".to_owned());
     }
     if !live.iter().any(|process| process.state.intake.is_some()) {
-        note(Grade::Bad, "No intake is running: nobody takes requests.".to_owned());
+        note(Grade::Bad, "No intake is running: no request is accepted.".to_owned());
     }
     let all_impeded = live.iter().all(|process| !process.state.impediments.is_empty());
     for process in &live {
@@ -45,18 +47,14 @@ fn note_processes(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
     }
     let vanished = |process: &&Process| process.is_silent() && process.row.unseen_millis < VANISHED_MILLIS;
     for Process { row, .. } in snapshot.processes.iter().filter(vanished) {
-        let text = format!(
-            "The {} {} on {} has not been heard of for {}.",
-            row.kind,
-            row.pid,
-            row.host,
-            span(row.unseen_millis)
-        );
+        let text =
+            format!("The {} {} on {} has not reported for {}.", row.kind, row.pid, row.host, span(row.unseen_millis));
         note(Grade::Warn, text);
     }
 }
 
-/// The same as the pause itself, which is said once, with its author.
+/// The impediment that paused workers report. It is left out: the pause is a finding of its own, with the operator's
+/// name.
 const PAUSED: &str = "worker: paused";
 
 fn note_standing(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
@@ -66,7 +64,7 @@ fn note_standing(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
     }
     if let Some(audit) = snapshot.standing.audit.as_ref().filter(|audit| audit.differences > 0) {
         let (count, sum) = (audit.differences, money::write(audit.difference_cents));
-        note(Grade::Bad, format!("The last audit found {count} differences, {sum} in sum. See `earmark audit`."));
+        note(Grade::Bad, format!("The last audit found {count} differences, {sum} in total. See `earmark audit`."));
     }
     match snapshot.standing.open_dead_letters() {
         0 => {}
@@ -183,7 +181,7 @@ mod tests {
         snapshot.processes[0].row.unseen_millis = deployment::SILENCE_MILLIS;
         let found = texts(&snapshot);
         assert!(found.iter().any(|text| text.starts_with("No worker is running")), "{found:?}");
-        assert!(found.iter().any(|text| text.contains("has not been heard of for 5 s")), "{found:?}");
+        assert!(found.iter().any(|text| text.contains("has not reported for 5 s")), "{found:?}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What stands before every page and every action.
+//! Middleware that checks every request to the console: host, session or token, role, and the form of an action.
 
 use super::auth::{self, Role, Visitor};
 use super::page::Trouble;
@@ -12,23 +12,23 @@ use axum::response::{IntoResponse, Response};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Who signs in by a token with every request has no name to give.
+/// The name of a visitor that sends a token with every request instead of signing in.
 const PROGRAM: &str = "a program";
-/// The name of everybody while no token is set.
+/// The name of every visitor while no token is set.
 const ANYBODY: &str = "somebody on this machine";
 
-/// The fields of a form, in their order; a name may come several times.
+/// The fields of a form, in order. A name may occur several times.
 #[derive(Clone, Debug, Default)]
-pub struct Fields(Vec<(String, String)>);
+pub(super) struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    /// The first value of that name, trimmed; empty if there is none.
-    pub fn get(&self, name: &str) -> &str {
+    /// The first value of the field, trimmed; empty if there is none.
+    pub(super) fn get(&self, name: &str) -> &str {
         self.all(name).next().unwrap_or_default().trim()
     }
 
-    /// All values of that name.
-    pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+    /// All values of the field.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
@@ -41,8 +41,8 @@ impl<S: Sync> FromRequestParts<S> for Fields {
     }
 }
 
-/// While no token is set, only pages that this machine asks for by its own name are answered.
-pub async fn check_host(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
+/// Refuses requests with another `Host` than this machine's while no token is set; see [`auth::is_loopback_host`].
+pub(super) async fn check_host(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
     if console.access.is_open() && !auth::is_loopback_host(host(request.headers())) {
         return Trouble::Forbidden("Without a token the console answers to 127.0.0.1 and localhost alone.")
             .into_response();
@@ -50,8 +50,9 @@ pub async fn check_host(State(console): State<Arc<Console>>, request: Request, n
     next.run(request).await
 }
 
-/// Lets a visitor through to a page, and an action only with the role and the form for it.
-pub async fn check(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
+/// Lets visitors with a session or token through to pages. Actions (all methods but GET and HEAD) also need the full
+/// role and a form of this session.
+pub(super) async fn check(State(console): State<Arc<Console>>, request: Request, next: Next) -> Response {
     let (visitor, cookie) = match identify(&console, &request) {
         Ok(found) => found,
         Err(trouble) => return trouble.into_response(),
@@ -76,16 +77,16 @@ pub async fn check(State(console): State<Arc<Console>>, request: Request, next: 
     response
 }
 
-/// In a task of its own: whoever closes the page stops no action in the middle.
+/// Runs an action in its own task, so that it goes on if the browser closes the connection.
 async fn act(next: Next, request: Request) -> Response {
     let acting = tokio::spawn(next.run(request));
     acting.await.unwrap_or_else(|_| {
-        let text = "The action ended in the middle. Look what it did before you repeat it.";
+        let text = "The action failed before it was complete. Check what it did before you repeat it.";
         Trouble::Unreachable(text.to_owned()).into_response()
     })
 }
 
-/// Who is there, and the cookie to give where a session begins by itself.
+/// The visitor, and the cookie to set if a session begins without signing in (while no token is set).
 fn identify(console: &Console, request: &Request) -> Result<(Visitor, Option<String>), Trouble> {
     let (headers, now) = (request.headers(), clock::now_millis());
     if let Some(token) = bearer(headers) {
@@ -116,12 +117,12 @@ fn identify_program(console: &Console, request: &Request, token: &str, now: i64)
     Ok(Visitor { role, name: PROGRAM.to_owned(), csrf: String::new() })
 }
 
-/// Reads the form of an action, and refuses one that no page of this session made. A program's token is in no browser, so
-/// nobody else can make it send one.
+/// Parses the form of an action. Refuses a form of another site or another session. A program needs no such check: its
+/// token is not in a browser, so no other site can make it send a form.
 async fn check_form(request: Request, visitor: &Visitor) -> Result<Request, Trouble> {
     let leaves = request.uri().path() == "/sign-out";
     if visitor.role != Role::Full && !leaves {
-        return Err(Trouble::Forbidden("You are signed in to look, not to act."));
+        return Err(Trouble::Forbidden("You are signed in with the read-only role: you cannot act."));
     }
     let is_program = visitor.csrf.is_empty();
     if !is_program && !has_own_origin(request.headers()) {
@@ -131,21 +132,24 @@ async fn check_form(request: Request, visitor: &Visitor) -> Result<Request, Trou
     let form = Form::<Vec<(String, String)>>::from_request(Request::from_parts(parts.clone(), body), &()).await;
     let fields = Fields(form.map_err(|_| Trouble::Invalid("The form cannot be read.".to_owned()))?.0);
     if !is_program && !auth::is_same(fields.get("csrf"), &visitor.csrf) {
-        return Err(Trouble::Forbidden("The form is not of this session. Go back, reload the page and send it again."));
+        return Err(Trouble::Forbidden(
+            "The form belongs to another session. Go back, reload the page and send it again.",
+        ));
     }
     let mut request = Request::from_parts(parts, axum::body::Body::empty());
     request.extensions_mut().insert(fields);
     Ok(request)
 }
 
-/// Browsers name the origin of every form; one that does not is none.
-pub fn has_own_origin(headers: &HeaderMap) -> bool {
+/// Whether a form was sent by a page of this console. Browsers send `Origin` with every form; without it the answer is
+/// no.
+pub(super) fn has_own_origin(headers: &HeaderMap) -> bool {
     let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
     origin.is_some_and(|origin| auth::is_own_origin(origin, host(headers)))
 }
 
-/// Where a request comes from.
-pub fn peer(request: &Request) -> SocketAddr {
+/// The address of the client.
+pub(super) fn peer(request: &Request) -> SocketAddr {
     let known = request.extensions().get::<ConnectInfo<SocketAddr>>();
     known.map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |ConnectInfo(address)| *address)
 }

@@ -1,5 +1,5 @@
-//! What keeps an open page up to date: server-sent events, one a second. The script closes the stream while its tab is
-//! hidden, and gets the history anew when it comes back.
+//! Keeps an open overview page up to date with server-sent events, every second. The script closes the stream while its
+//! tab is hidden. When the tab is shown again, it opens a new stream, which begins with the history.
 
 use super::Console;
 use super::overview::Parts;
@@ -14,13 +14,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// `history` once, for the charts; then each second `sample` for them and `page`, the changing parts of the overview.
-pub async fn stream(
+/// The stream of events. First `history`, all samples for the charts. Then every second `sample`, the newest sample,
+/// and `page`, the changing parts of the overview as HTML.
+pub(super) async fn stream(
     State(console): State<Arc<Console>>,
     frame: Frame,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let mut changes = console.samples.watch();
-    // The first one is told at once.
+    // So that the current snapshot is sent at once.
     changes.mark_changed();
     let history = event("history", &console.samples.history());
     let events = stream::unfold((changes, frame, vec![history]), async |(mut changes, frame, mut ready)| {

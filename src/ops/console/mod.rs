@@ -1,11 +1,12 @@
-//! The console: what an operator sees and does in a browser, on the side listener of every process.
+//! The console: the web interface for operators, on the side listener of every process.
 //!
-//! All that it shows comes from Postgres, where each process writes down its state every second, so any process shows
-//! the whole deployment. Pages are rendered here and right without script; a script makes them live ([`live`]).
+//! Everything it shows is read from Postgres, where each process writes its state every second. So the console of any
+//! process shows the whole deployment. Pages are rendered on the server and work without JavaScript; a script keeps an
+//! open page up to date ([`live`]).
 //!
-//! - [`auth`]: tokens, sessions, forms. [`guard`] stands before every page and every action.
-//! - [`samples`]: one sample a second, a quarter of an hour of them.
-//! - [`overview`], [`dead_letters`], [`businesses`], [`requests`]: a page each, with its actions.
+//! - [`auth`]: tokens, sessions, CSRF tokens. [`guard`] checks every request for a page or an action.
+//! - [`samples`]: takes a sample of the deployment every second and keeps 15 minutes of them.
+//! - [`overview`], [`dead_letters`], [`businesses`], [`requests`]: one page each, with its actions.
 
 pub mod auth;
 mod businesses;
@@ -39,21 +40,24 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// Most bytes of a form: room for the ids of a page of selected dead letters.
+/// The largest form, in bytes: room for the ids of a page of selected dead letters.
 const MAX_FORM: usize = 64 * 1024;
 
-/// Nothing from elsewhere, and no script or style written into a page: text that somebody smuggles in stays text.
+/// Allows no content from other servers and no inline script or style, so that injected text cannot run as code.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      img-src 'self' data:; connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-/// What a console is made of.
+/// What a console needs.
 pub struct Settings {
+    /// The way to Postgres.
     pub postgres: Postgres,
-    /// For replays.
+    /// Used for replays of dead letters.
     pub broker: Broker,
+    /// The names of the queues.
     pub topology: Topology,
-    /// The intakes' setting, for the deadline of a request that is looked up.
+    /// The intakes' EARMARK_REPLY_TIMEOUT: the deadline of a request that is looked up is computed with it.
     pub reply_timeout: Duration,
+    /// Who may look and who may act.
     pub access: Access,
 }
 
@@ -69,19 +73,20 @@ pub struct Console {
 }
 
 impl Console {
+    /// A console that has not looked yet.
     pub fn new(settings: Settings) -> Arc<Self> {
         let Settings { postgres, broker, topology, reply_timeout, access } = settings;
         let (attempts, samples) = (Attempts::default(), Samples::default());
         Arc::new(Self { postgres, broker, topology, reply_timeout, access, attempts, samples })
     }
 
-    /// Looks at the deployment every second until `stop`.
+    /// Takes a sample of the deployment every second until `stop`.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         self.samples.run(&self.postgres, &self.topology, stop).await;
     }
 }
 
-/// Every page, action and file of the console.
+/// The routes of the console: its pages, actions and static files.
 pub fn router(console: Arc<Console>) -> Router {
     let guarded = Router::new()
         .route("/", get(overview::show))
@@ -118,11 +123,11 @@ pub fn router(console: Arc<Console>) -> Router {
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {
-    // Short, so that a new release is not shown with the old one's looks.
+    // One minute only, so that a new release is not shown with the old stylesheet.
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "max-age=60")], text).into_response()
 }
 
-/// The headers of every answer.
+/// Adds the security headers to every answer.
 async fn harden(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let fixed: [(HeaderName, &'static str); 3] = [

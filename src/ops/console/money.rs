@@ -1,13 +1,13 @@
-//! Money between people and whole cents, exactly: no float comes near it.
+//! Formats and parses amounts of money. They are whole cents, and no floating point is used.
 
 /// `1,234.56` for 123,456 cents.
-pub fn write(cents: i64) -> String {
+pub(super) fn write(cents: i64) -> String {
     let (whole, rest) = (cents.unsigned_abs() / 100, cents.unsigned_abs() % 100);
     format!("{}{}.{rest:02}", if cents < 0 { "-" } else { "" }, group(whole))
 }
 
 /// `1,234` for 1234.
-pub fn group(whole: u64) -> String {
+pub(super) fn group(whole: u64) -> String {
     let digits = whole.to_string();
     let mut grouped = String::new();
     for (at, digit) in digits.chars().enumerate() {
@@ -19,9 +19,9 @@ pub fn group(whole: u64) -> String {
     grouped
 }
 
-/// Reads `1234`, `1234.5`, `1234.50`, or one of them with a minus, as cents. No commas: in half of the world they
-/// separate the cents.
-pub fn read(text: &str) -> Result<i64, &'static str> {
+/// Parses `1234`, `1234.5` or `1234.50`, with or without a minus, as cents. The error says what is wrong. Commas are
+/// refused: in many countries they separate the cents.
+pub(super) fn read(text: &str) -> Result<i64, &'static str> {
     const FORM: &str = "Write the amount in digits, with a point before the cents: 1234.50";
     let text = text.trim();
     let (is_negative, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));

@@ -1,4 +1,4 @@
-//! The first page: whether all is well, in one glance, and what people do about it: pause, resume, audit.
+//! The overview page: whether all is well, rates, queues and processes; and the actions pause, resume and audit.
 
 use super::guard::Fields;
 use super::page::{Confirm, Frame, Trouble, done, page};
@@ -20,35 +20,37 @@ struct Overview {
     snapshot: Arc<Snapshot>,
 }
 
-/// The parts of the overview that change, for a page that is open.
+/// The parts of the overview that change. They are sent to open pages every second.
 #[derive(Template)]
 #[template(path = "parts.html")]
-pub struct Parts {
+pub(super) struct Parts {
     pub frame: Frame,
     pub snapshot: Arc<Snapshot>,
 }
 
-pub async fn show(State(console): State<Arc<Console>>, frame: Frame) -> Response {
+/// The overview page.
+pub(super) async fn show(State(console): State<Arc<Console>>, frame: Frame) -> Response {
     page(&Overview { frame, snapshot: console.samples.latest() })
 }
 
-/// One line of a list of counts.
+/// One line of a table of counts.
 pub struct Line {
     pub name: String,
     pub count: u64,
 }
 
 impl Snapshot {
+    /// The grade of the worst finding.
     pub fn grade(&self) -> Grade {
         self.findings.first().map_or(Grade::Good, |finding| finding.grade)
     }
 
-    /// The worst in one sentence, or that all is well.
+    /// The worst finding, or that all is well.
     pub fn headline(&self) -> String {
         match self.findings.first() {
             Some(finding) => finding.text.clone(),
             None if self.sample.answered.is_some_and(|rate| rate > 0.0) => "All is well: money moves.".to_owned(),
-            None => "All is well: nobody asks for anything right now.".to_owned(),
+            None => "All is well: there are no requests right now.".to_owned(),
         }
     }
 
@@ -56,7 +58,7 @@ impl Snapshot {
         self.standing.paused.is_some()
     }
 
-    /// Which tile of what age is bad, for its looks.
+    /// The CSS class of the tile that shows the age of the oldest request.
     pub fn oldest_grade(&self) -> &'static str {
         match self.sample.oldest {
             Some(age) if age >= super::findings::TOO_OLD_SECONDS => Grade::Bad.as_str(),
@@ -65,28 +67,32 @@ impl Snapshot {
         }
     }
 
+    /// The number of answers with this status.
     pub fn sent(&self, status: &str) -> u64 {
         count_of(&self.totals.answers, status)
     }
 
+    /// The number of 500s with a proof that nothing was debited.
     pub fn proved(&self) -> u64 {
         self.totals.unexpected.values().sum()
     }
 
-    /// 500s by what proves them.
+    /// The 500s by the proof that nothing was debited.
     pub fn proofs(&self) -> Vec<Line> {
         lines(&self.totals.unexpected, |proof| Proof::parse(proof).map_or(proof, |proof| words::proof(proof)))
     }
 
-    /// Requests that were given up on, and had been allocated all the same: their callers got their 200 late.
+    /// Requests whose reply did not come in time and that had been allocated. Their clients got 200, only later.
     pub fn late_successes(&self) -> u64 {
         count_of(&self.totals.late, "allocated") + count_of(&self.totals.late, "replayed")
     }
 
+    /// What workers decided, with counts.
     pub fn outcomes(&self) -> Vec<Line> {
         lines(&self.totals.settled, |how| SettledAs::parse(how).map_or(how, |how| words::settled_as(how)))
     }
 
+    /// The statuses that intakes answered with, with counts.
     pub fn answers(&self) -> Vec<Line> {
         lines(&self.totals.answers, |status| status).into_iter().filter(|line| line.count > 0).collect()
     }
@@ -97,27 +103,28 @@ fn lines(counts: &Counts, name: impl for<'a> Fn(&'a str) -> &'a str) -> Vec<Line
 }
 
 impl Process {
-    /// How it is, in words, and with which look.
+    /// The CSS class and the text of its condition.
     pub fn condition(&self) -> (&'static str, String) {
         if self.is_silent() {
-            return ("bad", format!("not heard of for {}", words::span(self.row.unseen_millis)));
+            return ("bad", format!("no report for {}", words::span(self.row.unseen_millis)));
         }
         match self.state.impediments.as_slice() {
-            [] if self.state.worker.is_some() && self.state.intake.is_none() => ("good", "consumes".to_owned()),
+            [] if self.state.worker.is_some() && self.state.intake.is_none() => ("good", "consuming".to_owned()),
             [] => ("good", "ready".to_owned()),
             found => ("warn", found.join("; ")),
         }
     }
 
+    /// Whether its intake and worker are connected to Postgres and RabbitMQ, as text.
     pub fn connections(&self) -> String {
-        let word = |is_up: bool| if is_up { "connected" } else { "away" };
+        let word = |is_up: bool| if is_up { "connected" } else { "not connected" };
         let of = |name: &str, postgres, rabbitmq| format!("{name}: Postgres {}, RabbitMQ {rabbitmq}", word(postgres));
         let intake = self.state.intake.as_ref();
         let worker = self.state.worker.as_ref();
         let parts = [
             intake.map(|intake| of("intake", intake.postgres_up, word(intake.rabbitmq_up))),
             worker.map(|worker| {
-                // A paused worker gives its connections up on purpose.
+                // A paused worker closes its connections on purpose.
                 let rabbitmq = if worker.paused { "paused" } else { word(worker.consuming) };
                 of("worker", worker.postgres_up, rabbitmq)
             }),
@@ -126,23 +133,27 @@ impl Process {
     }
 }
 
-/// Has all workers take nothing more.
-pub async fn pause(State(console): State<Arc<Console>>, frame: Frame, fields: Fields) -> Result<Response, Trouble> {
+/// Pauses all workers, after a confirmation page.
+pub(super) async fn pause(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    fields: Fields,
+) -> Result<Response, Trouble> {
     if fields.get("confirmed") != "yes" {
         return Ok(ask_to_pause(frame));
     }
     let (prefix, who) = (console.topology.prefix(), frame.name());
     let writing = async |connection: &mut PgConnection| partitions::write_paused(connection, prefix, who).await;
-    console.postgres.session().run(writing).await?;
+    console.postgres.write(writing).await?;
     frame.log("workers paused", &prefix);
-    Ok(done("The workers are told to pause: each finishes the batch in hand.", "/"))
+    Ok(done("The workers are pausing: each finishes its current batch.", "/"))
 }
 
 fn ask_to_pause(frame: Frame) -> Response {
     let consequences = [
-        "Each worker finishes the batch in hand and takes nothing more.",
-        "Requests go on being taken, and wait. Those that wait longer than their time end in 500, undebited.",
-        "Nothing is lost: after Resume the workers go on where they stopped.",
+        "Each worker finishes its current batch and takes no more messages.",
+        "Intakes still accept requests, which wait. Those that wait past their deadline end in 500, and nothing is debited.",
+        "Nothing is lost: after Resume the workers continue where they stopped.",
     ];
     page(&Confirm {
         frame,
@@ -157,26 +168,29 @@ fn ask_to_pause(frame: Frame) -> Response {
     })
 }
 
-/// Lets them work again.
-pub async fn resume(State(console): State<Arc<Console>>, frame: Frame) -> Result<Response, Trouble> {
+/// Lets paused workers work again.
+pub(super) async fn resume(State(console): State<Arc<Console>>, frame: Frame) -> Result<Response, Trouble> {
     let prefix = console.topology.prefix();
     let writing = async |connection: &mut PgConnection| partitions::write_resumed(connection, prefix).await;
-    console.postgres.session().run(writing).await?;
+    console.postgres.write(writing).await?;
     frame.log("workers resumed", &prefix);
-    Ok(done("The workers are told to go on.", "/"))
+    Ok(done("The workers are resuming.", "/"))
 }
 
-/// Audits the ledger now.
-pub async fn audit(State(console): State<Arc<Console>>, frame: Frame) -> Result<Response, Trouble> {
+/// Audits the ledger now, and records the result under the visitor's name.
+pub(super) async fn audit(State(console): State<Arc<Console>>, frame: Frame) -> Result<Response, Trouble> {
     let audit = audits::audit(&console.postgres).await?;
     let who = frame.name();
     let writing = async |connection: &mut PgConnection| audits::write_audit(connection, &audit, who).await;
-    console.postgres.session().run(writing).await?;
+    console.postgres.write(writing).await?;
     frame.log("audit", &format!("{} differences", audit.differences.len()));
     let notice = match audit.differences.len() {
         0 => format!("The books balance: {} decided requests were added up.", audit.allocations),
         count => {
-            format!("The books do not balance: {count} differences, {} in sum.", money::write(audit.difference_cents()))
+            format!(
+                "The books do not balance: {count} differences, {} in total.",
+                money::write(audit.difference_cents())
+            )
         }
     };
     Ok(done(&notice, "/"))

@@ -1,4 +1,4 @@
-//! What all pages share: the frame around them, their cookies, notices, and what is said when something is wrong.
+//! What all pages of the console share: the frame around them, cookies, notices, confirmation pages and error pages.
 
 use super::Console;
 use super::auth::{Role, Visitor};
@@ -10,47 +10,52 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use std::sync::Arc;
 
-/// The cookie that carries what the last action did to the next page.
-pub const NOTICE: &str = "earmark_notice";
-/// How long a notice waits for its page, in seconds.
+/// The cookie with the notice: what the last action did, for the next page to show.
+pub(super) const NOTICE: &str = "earmark_notice";
+/// How long a notice is kept for the next page, in seconds.
 const NOTICE_SECONDS: i64 = 60;
 
-/// What stands around every page.
+/// The data of the layout around every page.
 #[derive(Clone, Debug)]
-pub struct Frame {
+pub(super) struct Frame {
     pub visitor: Option<Visitor>,
-    /// The first part of the path: which page is meant.
+    /// The first part of the path. It marks the current page in the navigation.
     pub section: String,
     /// What the last action did.
     pub notice: Option<String>,
-    /// Whether no token is set.
+    /// Whether the console is open because no token is set.
     pub is_open: bool,
     pub version: &'static str,
 }
 
 impl Frame {
-    pub fn bare() -> Self {
+    /// A frame for pages without a visitor: sign-in and errors.
+    pub(super) fn bare() -> Self {
         Self { visitor: None, section: String::new(), notice: None, is_open: false, version: env!("CARGO_PKG_VERSION") }
     }
 
-    pub fn csrf(&self) -> &str {
+    /// The CSRF token for the forms of the page.
+    pub(super) fn csrf(&self) -> &str {
         self.visitor.as_ref().map(|visitor| visitor.csrf.as_str()).unwrap_or_default()
     }
 
-    pub fn may_act(&self) -> bool {
+    /// Whether to show the forms of actions.
+    pub(super) fn may_act(&self) -> bool {
         self.visitor.as_ref().is_some_and(|visitor| visitor.role == Role::Full)
     }
 
-    pub fn name(&self) -> &str {
+    /// The visitor's name; empty if nobody is signed in.
+    pub(super) fn name(&self) -> &str {
         self.visitor.as_ref().map(|visitor| visitor.name.as_str()).unwrap_or_default()
     }
 
-    pub fn role(&self) -> &'static str {
+    /// The visitor's role, as text; empty if nobody is signed in.
+    pub(super) fn role(&self) -> &'static str {
         self.visitor.as_ref().map(|visitor| visitor.role.as_str()).unwrap_or_default()
     }
 
-    /// Logs an action: who, and what.
-    pub fn log(&self, action: &'static str, subject: &dyn std::fmt::Display) {
+    /// Logs an action of the visitor. `subject`: what it was done to.
+    pub(super) fn log(&self, action: &'static str, subject: &dyn std::fmt::Display) {
         tracing::info!(who = self.name(), role = self.role(), action, %subject, "console action");
     }
 }
@@ -70,61 +75,66 @@ impl FromRequestParts<Arc<Console>> for Frame {
     }
 }
 
-/// Writes a page.
-pub fn page(template: &impl Template) -> Response {
+/// Renders a page as an answer with 200.
+pub(super) fn page(template: &impl Template) -> Response {
     match template.render() {
         Ok(text) => Html(text).into_response(),
-        // Templates write to memory: nothing of ours makes that fail.
+        // Cannot happen: templates are rendered to memory, and none of their filters fails.
         Err(error) => Trouble::Invalid(error.to_string()).into_response(),
     }
 }
 
-/// Goes on to a page, which says what was done.
-pub fn done(notice: &str, to: &str) -> Response {
+/// Redirects to the page `to` after an action. The page shows `notice` once.
+pub(super) fn done(notice: &str, to: &str) -> Response {
     let mut response = Redirect::to(to).into_response();
     set_cookie(&mut response, NOTICE, &hex::encode(notice), NOTICE_SECONDS);
     response
 }
 
-/// A question before an action, on a page of its own, so that it is asked without script too. The form that led to it is
-/// sent again with `confirmed`.
+/// The confirmation page before an action. It is a page and no dialog, so that it works without JavaScript. Its form
+/// sends the same fields to the same action, with `confirmed=yes`.
 #[derive(Template)]
 #[template(path = "confirm.html")]
-pub struct Confirm {
+pub(super) struct Confirm {
     pub frame: Frame,
     pub question: String,
-    /// What will happen, in words.
+    /// What the action will do, one sentence each.
     pub consequences: Vec<String>,
+    /// The path that the form is sent to.
     pub action: String,
+    /// Hidden fields: name and value.
     pub fields: Vec<(String, String)>,
-    /// A word that has to be typed.
+    /// A word that has to be typed to confirm.
     pub typed: Option<&'static str>,
     pub button: String,
+    /// Whether the button is shown as dangerous.
     pub is_grave: bool,
+    /// Where Cancel leads.
     pub back: String,
 }
 
-/// Why there is no page, or no action.
+/// Why a page is not shown, or an action not done. Each is answered with an error page.
 #[derive(Debug)]
-pub enum Trouble {
-    /// Nobody is signed in who asks for a page: the way in is shown.
+pub(super) enum Trouble {
+    /// A page was requested without a session: redirects to the sign-in page.
     NotSignedIn,
-    /// The same for what is no page.
+    /// An action or the event stream was requested without a session: 401.
     SignedOut,
     TooManyAttempts,
     Forbidden(&'static str),
     Missing(&'static str),
-    /// What was asked for cannot be done, in words.
+    /// What was requested cannot be done; the text says why.
     Invalid(String),
-    /// The database could not be asked.
+    /// Postgres or RabbitMQ did not answer; the text says what that means for the action.
     Unreachable(String),
 }
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
-        tracing::warn!(%error, "the console cannot ask postgres");
+        tracing::warn!(%error, "the console could not read or write postgres");
         Self::Unreachable(
-            "Postgres does not answer. If you were changing something, look before you repeat it.".to_owned(),
+            "Postgres does not answer. If you were changing something, check whether it was done before you repeat it."
+                .to_owned(),
         )
     }
 }
@@ -155,19 +165,21 @@ impl IntoResponse for Trouble {
     }
 }
 
-pub async fn missing() -> Trouble {
+/// The answer to an unknown path.
+pub(super) async fn missing() -> Trouble {
     Trouble::Missing("There is no such page.")
 }
 
-/// A cookie of the request.
-pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+/// The value of a cookie of the request.
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
     let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
     pairs.find(|(known, _)| *known == name).map(|(_, value)| value)
 }
 
-/// Sets a cookie that no script reads and no other site sends; zero `seconds` remove it.
-pub fn set_cookie(response: &mut Response, name: &str, value: &str, seconds: i64) {
+/// Sets a cookie that is hidden from scripts and not sent with requests from other sites. `seconds`: its lifetime; 0
+/// removes it.
+pub(super) fn set_cookie(response: &mut Response, name: &str, value: &str, seconds: i64) {
     let text = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict");
     if let Ok(value) = HeaderValue::from_str(&text) {
         response.headers_mut().append(header::SET_COOKIE, value);

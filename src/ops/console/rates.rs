@@ -1,5 +1,6 @@
-//! What happened between two moments. The counts of a process only grow, so it is the difference of two of its states,
-//! exactly; the buckets of all intakes are added up before a percentile is read.
+//! Computes rates and percentiles from the states of processes. Counts never decrease, so the difference of two states
+//! of a process is exactly what happened in between. Percentiles are read from the sum of all intakes' histogram
+//! buckets.
 
 use super::snapshot::{Sample, Snapshot, count_of, queues, totals};
 use crate::ops::deployment::{Process, Standing};
@@ -9,14 +10,16 @@ use std::collections::{HashMap, VecDeque};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Rates and percentiles are of the last seconds, as rows are not written in step with the samples.
+/// The time that rates and percentiles cover. It is several seconds because processes do not write their rows in step
+/// with the samples.
 const WINDOW: time::Duration = time::Duration::seconds(5);
 
-/// The states of each process over the window, the oldest first.
+/// The states of each process within the window, oldest first, by process id.
 #[derive(Default)]
 pub struct Tracks(HashMap<Uuid, VecDeque<(OffsetDateTime, State)>>);
 
 impl Tracks {
+    /// Adds the current states, and computes the snapshot. `at_millis`: now, in milliseconds since 1970.
     pub fn snapshot(
         &mut self,
         at_millis: i64,
@@ -50,7 +53,7 @@ impl Tracks {
         Snapshot { at_millis, is_current: true, sample, processes, queues, totals, standing, ..Snapshot::default() }
     }
 
-    /// Notes a state, if it is a new one. Answers how many 500s and 504s there were since the one before.
+    /// Adds a process's state if it is newer than the last. Returns the numbers of 500s and 504s since the last.
     fn note(&mut self, process: &Process) -> (u64, u64) {
         let track = self.0.entry(process.row.process_id).or_default();
         let errors = |state: &State| {
@@ -69,7 +72,7 @@ impl Tracks {
         before.map_or((0, 0), |before| (now.0.saturating_sub(before.0), now.1.saturating_sub(before.1)))
     }
 
-    /// The first and the last state of each process in the window, and the seconds between them.
+    /// For each process the first and the last state in the window, and the seconds between them.
     fn spans(&self) -> impl Iterator<Item = (&State, &State, f64)> {
         self.0.values().filter_map(|track| {
             let ((from, first), (to, last)) = (track.front()?, track.back()?);
@@ -78,12 +81,12 @@ impl Tracks {
         })
     }
 
-    /// How fast a count grows, a second, in all processes together.
+    /// The growth of a count per second, summed over all processes.
     fn rate(&self, count: impl Fn(&State) -> u64) -> f64 {
         self.spans().map(|(first, last, seconds)| count(last).saturating_sub(count(first)) as f64 / seconds).sum()
     }
 
-    /// In milliseconds.
+    /// Percentiles of the time from arrival to answer, in milliseconds. `shares`: 0.5 for the median.
     fn percentiles(&self, shares: [f64; 3]) -> [Option<f64>; 3] {
         let mut sum = Buckets::default();
         for (first, last, _) in self.spans() {
@@ -95,7 +98,8 @@ impl Tracks {
     }
 }
 
-/// Adds what came into a histogram between two readings. One of another release, with other bounds, is left out.
+/// Adds what a histogram gained between two readings to `sum`. A histogram with other bounds, of another release, is
+/// left out.
 fn add_difference(sum: &mut Buckets, first: &Buckets, last: &Buckets) {
     if sum.bounds.is_empty() {
         *sum = Buckets { bounds: last.bounds.clone(), counts: vec![0; last.bounds.len()], ..Buckets::default() };
@@ -109,8 +113,8 @@ fn add_difference(sum: &mut Buckets, first: &Buckets, last: &Buckets) {
     sum.count += last.count.saturating_sub(first.count);
 }
 
-/// The value that this share of a histogram does not exceed, taken evenly within its bucket; of what lies beyond the last
-/// bound, that bound. `None` for an empty one.
+/// The percentile of a histogram: the value that a `share` of its values does not exceed. Interpolates linearly within
+/// a bucket. Beyond the last bound it is that bound. `None` if the histogram is empty.
 fn percentile(buckets: &Buckets, share: f64) -> Option<f64> {
     let rank = share * buckets.count as f64;
     if buckets.count == 0 {

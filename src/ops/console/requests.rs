@@ -1,4 +1,4 @@
-//! One request, looked up by its id: what was asked, what was decided, and when.
+//! The page that looks up a request by its id: what was asked for, what was decided, and when.
 
 use super::guard::Fields;
 use super::page::{Frame, Trouble, page};
@@ -14,8 +14,9 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+/// The query parameters of the page.
 #[derive(Deserialize)]
-pub struct Wanted {
+pub(super) struct Wanted {
     #[serde(default)]
     id: String,
 }
@@ -31,13 +32,14 @@ struct LookUp {
     is_revealed: bool,
 }
 
-/// Something that happened to a request.
+/// One line of a request's timeline.
 struct Event {
     at: OffsetDateTime,
     text: String,
 }
 
-pub async fn show(
+/// The page, with the request's address masked.
+pub(super) async fn show(
     State(console): State<Arc<Console>>,
     frame: Frame,
     Query(wanted): Query<Wanted>,
@@ -45,8 +47,12 @@ pub async fn show(
     look_up(&console, frame, wanted.id.trim(), false).await
 }
 
-/// The same page with the whole address and the key.
-pub async fn reveal(State(console): State<Arc<Console>>, frame: Frame, fields: Fields) -> Result<Response, Trouble> {
+/// Shows the request with its whole address and its key. Each use is logged.
+pub(super) async fn reveal(
+    State(console): State<Arc<Console>>,
+    frame: Frame,
+    fields: Fields,
+) -> Result<Response, Trouble> {
     frame.log("addresses revealed", &fields.get("id"));
     look_up(&console, frame, fields.get("id"), true).await
 }
@@ -63,16 +69,17 @@ async fn look_up(console: &Console, frame: Frame, id: &str, is_revealed: bool) -
         }
         None if id.is_empty() => {}
         None => {
-            shown.wrong = Some("This is not the id of a request: those are UUIDs of version 7, as in X-Request-Id.")
+            shown.wrong =
+                Some("This is not the id of a request: request ids are UUIDs of version 7, as in X-Request-Id.")
         }
     }
     Ok(page(&shown))
 }
 
-/// In the order in which they happened.
+/// The timeline, in order of time.
 fn events(found: &RequestTimeline) -> Vec<Event> {
     let event = |at, text: &str| Event { at, text: text.to_owned() };
-    let mut events = vec![event(found.minted_at, "Taken by an intake"), event(found.deadline, "Its deadline")];
+    let mut events = vec![event(found.minted_at, "Accepted by an intake"), event(found.deadline, "Its deadline")];
     for dead_letter in &found.dead_letters {
         events.push(event(dead_letter.arrived_at, &format!("Became a dead letter: {}", dead_letter.reason)));
         if let (Some(at), Some(by)) = (dead_letter.replayed_at, &dead_letter.replayed_by) {
@@ -89,11 +96,11 @@ fn events(found: &RequestTimeline) -> Vec<Event> {
     events
 }
 
-/// What a state means for the money.
+/// What a request's state means for the money.
 fn meaning(state: &str) -> &'static str {
     Outcome::parse(state).map_or(
-        "Nothing is decided: it waits in a queue or in a dead letter, was never published, or was never issued at all. \
-         Past its deadline it can only be voided, which happens when its caller asks for it.",
+        "Nothing is decided: the request waits in a queue or in a dead letter, was never published, or there is no request \
+         with this id. After its deadline it can only be voided, which happens when its client looks it up.",
         words::outcome,
     )
 }

@@ -1,5 +1,5 @@
-//! One look at the whole deployment each second, and a quarter of an hour of them, in memory. Everything comes from the rows
-//! that the processes write.
+//! Takes a snapshot of the whole deployment every second, and keeps 15 minutes of samples in memory. Everything is read
+//! from the rows that the processes write.
 
 use super::findings;
 use super::rates::Tracks;
@@ -16,14 +16,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How many samples are kept: a quarter of an hour.
-pub const KEPT: usize = 900;
-/// For so long a process that is gone is still shown.
+/// How many samples are kept: 15 minutes.
+pub(super) const KEPT: usize = 900;
+/// How long a process that has ended is still shown, in milliseconds: one hour.
 const SHOWN_MILLIS: i64 = 3_600_000;
 
-/// All samples by column, as the charts take them.
+/// All samples, as one list for each column: the format that the charts need.
 #[derive(Debug, Default, Serialize)]
-pub struct History {
+pub(super) struct History {
     at: Vec<i64>,
     ready: Vec<Option<u64>>,
     unacknowledged: Vec<Option<u64>>,
@@ -35,24 +35,26 @@ pub struct History {
     p99: Vec<Option<f64>>,
 }
 
-/// The samples of this process.
+/// The samples that this process has taken, and the latest snapshot.
 #[derive(Default)]
-pub struct Samples {
+pub(super) struct Samples {
     kept: Mutex<VecDeque<Sample>>,
     latest: watch::Sender<Arc<Snapshot>>,
 }
 
 impl Samples {
-    pub fn latest(&self) -> Arc<Snapshot> {
+    /// The latest snapshot.
+    pub(super) fn latest(&self) -> Arc<Snapshot> {
         self.latest.borrow().clone()
     }
 
-    /// Tells of each snapshot from now on.
-    pub fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
+    /// A receiver that is notified of each new snapshot.
+    pub(super) fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.latest.subscribe()
     }
 
-    pub fn history(&self) -> History {
+    /// All kept samples.
+    pub(super) fn history(&self) -> History {
         let mut history = History::default();
         for sample in self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             history.at.push(sample.at);
@@ -68,8 +70,8 @@ impl Samples {
         history
     }
 
-    /// Samples every second until `stop`.
-    pub async fn run(&self, postgres: &Postgres, topology: &Topology, stop: CancellationToken) {
+    /// Takes a snapshot every second until `stop`.
+    pub(super) async fn run(&self, postgres: &Postgres, topology: &Topology, stop: CancellationToken) {
         let (mut session, mut tracks) = (postgres.session(), Tracks::default());
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -77,7 +79,7 @@ impl Samples {
             tokio::select! { _ = ticks.tick() => {}, () = stop.cancelled() => return }
             let looked = look(&mut session, topology.prefix()).await;
             if let Err(error) = &looked {
-                tracing::debug!(%error, "the console cannot look");
+                tracing::debug!(%error, "no snapshot for the console: postgres failed");
             }
             self.take(looked.ok(), &mut tracks, topology);
         }
@@ -87,7 +89,7 @@ impl Samples {
         let at_millis = clock::now_millis();
         let mut snapshot = match looked {
             Some((processes, standing)) => tracks.snapshot(at_millis, processes, standing, topology),
-            // The last one again, as what it is: not of now.
+            // The last snapshot again, marked as not current.
             None => Snapshot { is_current: false, sample: Sample::default(), ..Snapshot::clone(&self.latest()) },
         };
         snapshot.at_millis = at_millis;
@@ -107,13 +109,13 @@ impl Samples {
     }
 }
 
-/// Reads what the processes wrote, and what stands besides.
+/// Reads the states of the processes and the standing of the deployment.
 async fn look(session: &mut Session, prefix: &str) -> Result<(Vec<Process>, Standing), Error> {
     let looking = async |connection: &mut PgConnection| {
         let processes = deployment::find_processes(connection).await?;
         Ok((processes, deployment::find_standing(connection, prefix).await?))
     };
-    let (mut processes, standing) = session.run(looking).await?;
+    let (mut processes, standing) = session.read(looking).await?;
     processes.retain(|process| process.row.unseen_millis < SHOWN_MILLIS);
     Ok((processes, standing))
 }

@@ -1,4 +1,4 @@
-//! The way in and out.
+//! The sign-in page, signing in and signing out.
 
 use super::Console;
 use super::auth::{self, SESSION, Visitor};
@@ -28,7 +28,8 @@ struct Entry {
     name: String,
 }
 
-pub async fn show(State(console): State<Arc<Console>>, headers: HeaderMap) -> Response {
+/// The sign-in page. Redirects to the overview if there is a session or no token is set.
+pub(super) async fn show(State(console): State<Arc<Console>>, headers: HeaderMap) -> Response {
     let visitor =
         page::cookie(&headers, SESSION).and_then(|cookie| console.access.visitor(cookie, clock::now_millis()));
     if visitor.is_some() || console.access.is_open() {
@@ -37,8 +38,8 @@ pub async fn show(State(console): State<Arc<Console>>, headers: HeaderMap) -> Re
     page(&SignIn { frame: Frame::bare(), wrong: None, name: String::new() })
 }
 
-/// Opens a session for a token that is known.
-pub async fn enter(State(console): State<Arc<Console>>, request: Request) -> Result<Response, Trouble> {
+/// Opens a session if the token is right.
+pub(super) async fn enter(State(console): State<Arc<Console>>, request: Request) -> Result<Response, Trouble> {
     let (from, now) = (guard::peer(&request).ip(), clock::now_millis());
     if !guard::has_own_origin(request.headers()) {
         return Err(Trouble::Forbidden("The form was sent by another site."));
@@ -54,7 +55,7 @@ pub async fn enter(State(console): State<Arc<Console>>, request: Request) -> Res
     let Some(role) = console.access.role_of(entry.token.trim()) else {
         console.attempts.note(from, now);
         tracing::warn!(who = name, %from, "console sign-in refused");
-        return Ok(refuse("This token is not known.", name));
+        return Ok(refuse("This token is wrong.", name));
     };
     tracing::info!(who = name, role = role.as_str(), %from, "console sign-in");
     let mut response = Redirect::to("/").into_response();
@@ -67,8 +68,8 @@ fn refuse(wrong: &'static str, name: String) -> Response {
     (StatusCode::UNAUTHORIZED, shown).into_response()
 }
 
-/// Forgets the session in this browser.
-pub async fn leave(visitor: axum::Extension<Visitor>, _form: Fields) -> Response {
+/// Signs out: removes the session cookie from this browser.
+pub(super) async fn leave(visitor: axum::Extension<Visitor>, _form: Fields) -> Response {
     tracing::info!(who = visitor.name, "console sign-out");
     let mut response = Redirect::to("/sign-in").into_response();
     set_cookie(&mut response, SESSION, "", 0);

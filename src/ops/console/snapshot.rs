@@ -1,37 +1,37 @@
-//! Everything that is known of the deployment at one moment.
+//! The snapshot: everything that the console knows about the deployment at one moment.
 
 use crate::ops::deployment::{Process, Standing, unacknowledged};
 use crate::wire::state::{Counts, State};
 use serde::Serialize;
 
-/// One point of the charts. What is not known is left out.
+/// One point of the charts. Unknown values are `None`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Sample {
-    /// In seconds since 1970.
+    /// The time, in seconds since 1970.
     pub at: i64,
-    /// Messages in all work queues that nobody has taken.
+    /// Messages in all work queues that no worker has taken.
     pub ready: Option<u64>,
-    /// Messages that workers hold.
+    /// Messages that workers have taken and not yet acknowledged.
     pub unacknowledged: Option<u64>,
-    /// Age of the oldest request without an outcome, in seconds; 0 if none waits.
+    /// The age of the oldest request without an outcome, in seconds; 0 if there is none.
     pub oldest: Option<f64>,
-    /// Requests a second that moved money.
+    /// Requests per second that were allocated.
     pub allocated: Option<f64>,
-    /// Answers a second of the intakes to requests for allocations.
+    /// Answers per second to `POST /payout/create`, of all intakes.
     pub answered: Option<f64>,
-    /// End to end, in milliseconds, of the answers in the window; none if there were none.
+    /// Percentiles of the time from arrival to answer, in milliseconds; `None` if there were no answers.
     pub p50: Option<f64>,
     pub p95: Option<f64>,
     pub p99: Option<f64>,
-    /// Answers with 500 since the sample before.
+    /// Answers with 500 since the last sample.
     #[serde(skip)]
     pub unexpected: u64,
-    /// Answers with 504 since the sample before.
+    /// Answers with 504 since the last sample.
     #[serde(skip)]
     pub unknown: u64,
 }
 
-/// One queue, as all processes together see it.
+/// One work queue: the broker's counts, and the sum of the workers' counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queue {
     pub name: String,
@@ -40,23 +40,26 @@ pub struct Queue {
     pub consumers: u32,
 }
 
-/// What was counted since the processes that live now were started.
+/// The sums of the counts of all live processes, each counted from the start of its process.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
     /// Answers by status.
     pub answers: Counts,
-    /// 500s by proof.
+    /// Answers with 500, by what proves that nothing was debited.
     pub unexpected: Counts,
-    /// 503s by reason.
+    /// Answers with 503 or 429, by reason.
     pub unavailable: Counts,
+    /// Answers with 504.
     pub unknown: u64,
+    /// Requests whose reply did not come in time and that had been decided, by outcome.
     pub late: Counts,
     /// Requests settled, by what was decided.
     pub settled: Counts,
+    /// Requests between admission and decision, now.
     pub in_flight: u64,
 }
 
-/// How grave something is, the gravest last.
+/// How serious a finding is, in rising order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
     Good,
@@ -65,6 +68,7 @@ pub enum Grade {
 }
 
 impl Grade {
+    /// The name of the grade, which is also its CSS class.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Good => "good",
@@ -74,39 +78,41 @@ impl Grade {
     }
 }
 
-/// One thing that somebody should know.
+/// One thing that operators should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub grade: Grade,
     pub text: String,
 }
 
-/// Everything at one moment.
+/// The state of the deployment at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
+    /// When it was taken, in milliseconds since 1970.
     pub at_millis: i64,
-    /// False while Postgres cannot be asked: then nothing else here is current.
+    /// False while Postgres does not answer: then everything else is from an earlier snapshot.
     pub is_current: bool,
     pub sample: Sample,
     pub processes: Vec<Process>,
-    /// The work queues; empty while no process can ask the broker.
+    /// The work queues; empty while no process reaches the broker.
     pub queues: Vec<Queue>,
     pub totals: Totals,
-    /// 500s and 504s of the last quarter of an hour.
+    /// Answers with 500 in the last 15 minutes.
     pub recent_unexpected: u64,
+    /// Answers with 504 in the last 15 minutes.
     pub recent_unknown: u64,
     pub standing: Standing,
-    /// What is not as it should be, the worst first; empty if all is well.
+    /// What is wrong, worst first; empty if all is well.
     pub findings: Vec<Finding>,
 }
 
-/// A count by its label's value.
-pub fn count_of(counts: &Counts, value: &str) -> u64 {
+/// The count for a label's value; 0 if there is none.
+pub(super) fn count_of(counts: &Counts, value: &str) -> u64 {
     counts.get(value).copied().unwrap_or(0)
 }
 
-/// What all processes that live have counted.
-pub fn totals<'a>(states: impl Iterator<Item = &'a State>) -> Totals {
+/// Sums up the counts of live processes.
+pub(super) fn totals<'a>(states: impl Iterator<Item = &'a State>) -> Totals {
     let mut totals = Totals::default();
     for state in states {
         if let Some(intake) = &state.intake {
@@ -130,11 +136,12 @@ fn add(sum: &mut Counts, counts: &Counts) {
     }
 }
 
-/// The work queues: what the broker says of them to whoever was heard of last, and what all workers hold.
-pub fn queues(processes: &[Process], dead_letters: &str) -> Vec<Queue> {
+/// The work queues. The broker's counts are those that one live process reported: the one that knows most queues and,
+/// of those, the one that reported last. `dead_letters`: the name of the dead-letter queue, which is left out.
+pub(super) fn queues(processes: &[Process], dead_letters: &str) -> Vec<Queue> {
     let live: Vec<&Process> = processes.iter().filter(|process| !process.is_silent()).collect();
     let seen = live.iter().filter(|process| !process.state.queues.is_empty()).max_by_key(|process| {
-        // Workers know more queues than an intake, if there once were more partitions.
+        // Workers know more queues than intakes if there were more partitions in the past.
         (process.state.queues.len(), process.row.seen_at)
     });
     let held = unacknowledged(live.iter().copied());

@@ -1,4 +1,4 @@
-//! How figures, times, money and states are said to people. Templates hand everything over by reference.
+//! Formats numbers, times, money and states for people. Templates pass everything by reference.
 
 use super::money;
 use crate::clock;
@@ -6,13 +6,13 @@ use crate::ledger::{Cause, Outcome, Proof, SettledAs};
 use std::borrow::Borrow;
 use time::OffsetDateTime;
 
-/// Money for a template, in cents.
-pub fn money(cents: &i64) -> String {
+/// Formats cents: `1,234.56` for 123,456.
+pub(super) fn money(cents: &i64) -> String {
     money::write(*cents)
 }
 
-/// How long something takes or is ago, in words: `12 s`, `3 min`, `5 h`, `2 days`.
-pub fn span(millis: i64) -> String {
+/// Formats a span of milliseconds: `12 s`, `3 min`, `5 h`, `2 days`.
+pub(super) fn span(millis: i64) -> String {
     let seconds = millis.max(0) / 1000;
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -22,24 +22,24 @@ pub fn span(millis: i64) -> String {
     }
 }
 
-/// How long ago a moment was, for a template.
-pub fn ago(at: &OffsetDateTime) -> String {
+/// Formats how long ago a moment was, such as `3 min`.
+pub(super) fn ago(at: &OffsetDateTime) -> String {
     span((clock::now_utc() - *at).whole_milliseconds().try_into().unwrap_or(i64::MAX))
 }
 
-/// A moment as people write it, in UTC, for a template.
-pub fn moment(at: &OffsetDateTime) -> String {
+/// Formats a moment: `2026-11-23 16:06:17 UTC`.
+pub(super) fn moment(at: &OffsetDateTime) -> String {
     let at = at.to_offset(time::UtcOffset::UTC);
     format!("{} {:02}:{:02}:{:02} UTC", at.date(), at.hour(), at.minute(), at.second())
 }
 
-/// A figure for people: with separators, and a dash where nothing is known.
-pub fn figure(value: &Option<u64>) -> String {
+/// Formats a whole number with separators; a dash if it is unknown.
+pub(super) fn figure(value: &Option<u64>) -> String {
     value.map_or_else(|| "-".to_owned(), grouped)
 }
 
-/// Whole numbers from ten on, one decimal below.
-pub fn rate(value: &Option<f64>) -> String {
+/// Formats a rate: a whole number from ten on, one decimal below; a dash if it is unknown.
+pub(super) fn rate(value: &Option<f64>) -> String {
     match value {
         None => "-".to_owned(),
         Some(value) if *value >= 10.0 || *value == 0.0 => grouped(value.round() as u64),
@@ -47,13 +47,13 @@ pub fn rate(value: &Option<f64>) -> String {
     }
 }
 
-/// A time in seconds.
-pub fn seconds(value: &Option<f64>) -> String {
+/// Formats seconds: `1.2 s`; a dash if unknown.
+pub(super) fn seconds(value: &Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1} s"))
 }
 
-/// A time in milliseconds.
-pub fn millis(value: &Option<f64>) -> String {
+/// Formats milliseconds: `1.2 ms`, `12 ms` or, from 1000 on, `1.2 s`; a dash if unknown.
+pub(super) fn millis(value: &Option<f64>) -> String {
     match value {
         None => "-".to_owned(),
         Some(value) if *value >= 1000.0 => format!("{:.1} s", value / 1000.0),
@@ -62,13 +62,13 @@ pub fn millis(value: &Option<f64>) -> String {
     }
 }
 
-/// `12,345`
-pub fn grouped(value: impl Borrow<u64>) -> String {
+/// Formats a whole number with separators: `12,345`.
+pub(super) fn grouped(value: impl Borrow<u64>) -> String {
     money::group(*value.borrow())
 }
 
-/// A cause in words.
-pub fn cause(name: &str) -> &str {
+/// Why a message became a dead letter, in words. `name`: the cause's name.
+pub(super) fn cause(name: &str) -> &str {
     match Cause::parse(name) {
         Some(Cause::Unreadable) => "cannot be read",
         Some(Cause::Rejected) => "cannot be stored",
@@ -78,8 +78,8 @@ pub fn cause(name: &str) -> &str {
     }
 }
 
-/// What proves a 500.
-pub fn proof(proof: Proof) -> &'static str {
+/// What proves that nothing was debited for a 500, in words.
+pub(super) fn proof(proof: Proof) -> &'static str {
     match proof {
         Proof::Inserted => "its row was inserted as voided",
         Proof::Found => "its row already said voided",
@@ -88,8 +88,8 @@ pub fn proof(proof: Proof) -> &'static str {
     }
 }
 
-/// How workers settled requests.
-pub fn settled_as(how: SettledAs) -> &'static str {
+/// How a worker settled a request, in words.
+pub(super) fn settled_as(how: SettledAs) -> &'static str {
     match how {
         SettledAs::Allocated => "Allocated",
         SettledAs::InsufficientBalance => "Refused: balance",
@@ -97,14 +97,14 @@ pub fn settled_as(how: SettledAs) -> &'static str {
         SettledAs::Voided => "Voided: too late",
         SettledAs::Replayed => "Success repeated (key)",
         SettledAs::KeyReused => "Key used before",
-        SettledAs::StaleEpoch => "Voided: key moved on",
+        SettledAs::StaleEpoch => "Voided: key's epoch raised",
         SettledAs::Rejected => "Cannot be applied",
         SettledAs::DecidedBefore => "Decided before",
     }
 }
 
-/// What an outcome means for the money.
-pub fn outcome(outcome: Outcome) -> &'static str {
+/// What an outcome means for the money, in a sentence.
+pub(super) fn outcome(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Allocated => "The amount was debited and credited, once.",
         Outcome::Voided => "It was never debited, and never will be.",
@@ -113,8 +113,8 @@ pub fn outcome(outcome: Outcome) -> &'static str {
     }
 }
 
-/// A state's name as words.
-pub fn state(name: &&str) -> String {
+/// A state's name with spaces instead of underscores.
+pub(super) fn state(name: &&str) -> String {
     name.replace('_', " ")
 }
 

@@ -63,6 +63,24 @@ async fn reads_go_on_when_a_table_changes() {
     app.finish([process]).await;
 }
 
+#[tokio::test]
+async fn a_row_that_does_not_fit_is_no_refusal() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let process = app.start("serve").await;
+    let client = app.client(&process, &business);
+    assert_allocated(&client.create("ann@example.com", 1).await);
+    app.execute("ALTER TABLE payout_users DROP CONSTRAINT payout_users_hash_length").await;
+    app.execute("UPDATE payout_users SET hash = '\\x00'").await;
+    assert_eq!(client.get("/payout/user?email=ann@example.com").await.status, 503);
+    for (kind, expected) in [("fatal", 1.0), ("refused", 0.0)] {
+        let count = process.metric(&format!(r#"earmark_postgres_errors_total{{kind="{kind}"}}"#)).await;
+        assert_eq!(count.unwrap_or_default(), expected, "{kind}");
+    }
+    assert_eq!(client.get("/balance").await.status, 200, "nobody else is concerned");
+    app.finish([process]).await;
+}
+
 /// Changes a balance by hand, so that the worker has to settle the next batch step by step.
 fn fund(app: &App, business: &Business) {
     app.run(&["business", "fund", &business.id, "--amount", "1000"]).expect_success();

@@ -1,4 +1,4 @@
-// Makes an open page live. Without it every page is right as well, and stays as it was when it was loaded.
+// Keeps an open page up to date. Without this script every page works too, but shows the state at the time of loading.
 "use strict";
 (() => {
   const COLUMNS = ["at", "ready", "unacknowledged", "oldest", "allocated", "answered", "p50", "p95", "p99"];
@@ -21,7 +21,7 @@
   function draw(chart) {
     const place = document.getElementById(chart.id);
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 } };
-    // Without a pointer on the chart the legend says how it is now.
+    // While the pointer is not on the chart, the legend shows the latest values.
     const latest = (plot, raw, at, index) => (index == null ? plot.data[at][plot.data[at].length - 1] : raw);
     const value = (plot, raw, at, index) => {
       const shown = latest(plot, raw, at, index);
@@ -68,7 +68,7 @@
     }
     refresh();
   }
-  // Only what differs is touched, so that nobody loses the focus or the place on the page.
+  // Replaces only the parts that changed, so that the focus and the scroll position are kept.
   function takePage(text) {
     const next = new DOMParser().parseFromString(text, "text/html");
     for (const part of next.querySelectorAll("[data-part], [data-look]")) {
@@ -91,7 +91,7 @@
     source.addEventListener("page", (event) => takePage(event.data));
     source.onerror = () => {
       say("Not live: this process does not answer. Trying again.");
-      // A browser gives up for good on an answer that is no stream, such as that of a session that is over.
+      // A browser does not reconnect after an answer that is no stream, such as the 401 after a session has expired.
       if (source && source.readyState === EventSource.CLOSED) { close(); setTimeout(follow, 5000); }
     };
   }
@@ -113,7 +113,7 @@
     follow();
   }
 
-  // One box for all rows of a list.
+  // A checkbox that selects all rows of a list.
   for (const all of document.querySelectorAll("input[data-selects]")) {
     all.hidden = false;
     all.addEventListener("change", () => {
