@@ -44,13 +44,13 @@ const BACKLOG: u32 = 4_096;
 const HEAD: usize = 32 * 1024;
 /// Most bytes of an unread body that are read and thrown away before the answer, to keep the connection open.
 const DRAINED: u64 = 64 * 1024;
-/// How long reading them may take.
+/// How long reading an unread body may take before its answer.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// Most bytes that are read and thrown away after the last answer of a connection.
 const LINGERING: usize = 16 * 1024 * 1024;
-/// How long reading them may take in all.
+/// How long reading after the last answer may take in all.
 const LINGER_TIME: Duration = Duration::from_secs(5);
-/// How long the reading waits for the next piece.
+/// How long reading after the last answer waits for the next piece.
 const LINGER_SILENCE: Duration = Duration::from_secs(1);
 /// How long a connection that has sent no request yet is kept once the service is about to stop.
 const LAST_CALL: Duration = Duration::from_millis(500);

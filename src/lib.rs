@@ -15,7 +15,7 @@
 //! [`worker::settle`], [`intake::submit`], [`intake::resolve`], [`intake::problem`] (every answer), [`wire`] (every
 //! serialised shape), [`rabbit`].
 //!
-//! What never happens. `tests/it/house.rs` reads the sources and checks what can be checked there:
+//! Rules that hold everywhere. `tests/it/house.rs` reads the sources and checks those that can be checked there:
 //!
 //! - The ledger does not know that time passes, that a database exists, or that anything can fail.
 //! - The modules for Postgres and RabbitMQ do not use each other; neither do intake and worker.

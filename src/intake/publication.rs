@@ -39,7 +39,7 @@ impl Unpublished {
         NeverPublished(why)
     }
 
-    /// Publishes a request. From the moment of this call on, there is no proof any more that nothing was published.
+    /// Publishes a request. From the moment of this call on, nothing proves that nothing was published.
     pub fn publish(self, session: &Session, request: &Request, trace: Option<trace::Context>) -> Published {
         let published = Published(self.0);
         published.publish_again(session, request, trace);

@@ -13,6 +13,7 @@ pub struct Raises(AtomicI64);
 const NONE: i64 = -1;
 
 impl Raises {
+    /// Knows no count yet.
     pub fn unknown() -> Self {
         Self(AtomicI64::new(NONE))
     }

@@ -19,7 +19,7 @@ pub struct BodyLimit {
 /// The limit for one allocation.
 pub const ALLOCATION_LIMIT: BodyLimit =
     BodyLimit { bytes: 8 * 1024, message: "The request body must not be larger than 8192 bytes." };
-/// The limit for a bulk call: a kibibyte an item, several times what one needs.
+/// The limit for a bulk call: one kibibyte for each item, several times what an item needs.
 pub const BULK_LIMIT: BodyLimit =
     BodyLimit { bytes: 1024 * 1024, message: "The request body must not be larger than 1048576 bytes." };
 
@@ -99,11 +99,11 @@ fn read_items(body: &[u8]) -> Result<Option<&str>, serde_json::Error> {
 }
 
 const INVALID_EMAIL: &str = "The email must be a valid email address.";
-/// What is said when there is no email.
+/// The message for a missing email.
 pub const NO_EMAIL: &str = "The email field is required.";
-/// What is said when a bulk call has no items.
+/// The message for a bulk call without items.
 pub const NO_ALLOCATIONS: &str = "The allocations field is required.";
-/// What is said of an amount below the minimum.
+/// The message for an amount below the minimum.
 pub const AMOUNT_TOO_SMALL: &str = "The amount must be at least 1.";
 
 fn check_email(value: Option<&RawValue>) -> Result<Email, &'static str> {

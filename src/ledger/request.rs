@@ -33,8 +33,9 @@ pub struct KeyClaim {
     pub epoch: i64,
 }
 
-/// How many transactions of a ledger have raised epochs, up to and including one of them. They commit in the order of
-/// their counts, so a reader of a count has seen every raise up to it. 0 stands for a key that was never raised.
+/// Numbers a transaction that raised epochs: how many such transactions the ledger has had, this one included. They
+/// commit in the order of their counts, so a reader of a count has seen every raise up to it. 0 stands for a key that
+/// was never raised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RaiseCount(pub i64);
 

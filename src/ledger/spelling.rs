@@ -44,7 +44,7 @@ fn has_punycode(domain: &str) -> bool {
 }
 
 /// The local part in lower case, letter by letter. Both small sigmas become `σ`, because capitals do not show which one
-/// is meant. `None` if a letter cannot be told from another.
+/// is meant. `None` if a character is not allowed, or could stand for two.
 fn fold_local(local: &str) -> Option<String> {
     let lower = local.chars().flat_map(char::to_lowercase).map(|c| if c == 'ς' { 'σ' } else { c });
     let folded = compose(&lower.collect::<String>()).into_owned();
