@@ -137,8 +137,8 @@ pub struct Process {
     #[arg(long, env = "EARMARK_SHUTDOWN_GRACE", default_value = "15s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
     /// How long a client may take to send the head of its next request, counted from the last answer or from
-    /// connecting. It should be longer than clients and proxies keep idle connections. Then they close first, and no
-    /// request is lost because it was sent while the server closed
+    /// connecting. It should be longer than clients and proxies keep idle connections, so that they close first and no
+    /// request is sent on a connection that is being closed here
     #[arg(long, env = "EARMARK_IDLE_TIMEOUT", default_value = "75s", value_parser = parse_duration)]
     idle_timeout: Duration,
     /// How long a client may take to accept the next part of an answer. A client that stalls longer is disconnected

@@ -62,7 +62,8 @@ pub enum Command {
     /// Check settings, servers, queues, clocks and processes, and say how to fix what is wrong; exits with 1 on a
     /// failure
     Doctor(doctor::Arguments),
-    /// Pay every line of a file over HTTP, exactly once however often the command is run
+    /// Pay every line of a file over HTTP, exactly once however often the command is run; exits with 1 if some lines are
+    /// refused, with 2 if some are undecided
     Send(send::Arguments),
     /// Print the OpenAPI document of the API
     Openapi,

@@ -28,7 +28,7 @@ pub const USUAL_LIMIT: usize = 50;
 /// Most requests in a page of JSON. For CSV this many are read at a time.
 pub const MOST: usize = 1_000;
 
-/// The message for a limit that is not allowed.
+/// The message for a limit that is not valid.
 pub const WRONG_LIMIT: &str = "The limit must be an integer between 1 and 1000.";
 
 /// The checked parameters of a query.

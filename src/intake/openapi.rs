@@ -275,7 +275,7 @@ fn create_bulk(shapes: &mut Shapes) -> Value {
     let invalid = json!({ "allocations": [NO_ALLOCATIONS] });
     let answers = Answers::new(Headers::Allocating)
         .with(200, "The outcome of every item is known: see `results`.", shapes.schema::<BulkBody>(), results)
-        .with(400, "The call cannot be read.", shapes.either::<BulkErrors, ErrorBody>(), invalid)
+        .with(400, "No allocations that can be read.", shapes.either::<BulkErrors, ErrorBody>(), invalid)
         .with(504, "The outcome of an item is not known yet: see `results`.", shapes.schema::<BulkBody>(), unknown)
         .of_a_body(shapes, &BULK_LIMIT)
         .usual(shapes);
@@ -293,7 +293,7 @@ fn create_bulk(shapes: &mut Shapes) -> Value {
         "operationId": "createPayouts",
         "summary": "Allocate to many payout users in one call",
         "description": "Each item is decided on its own, exactly as if it were posted alone, and answered in order. Under \
-            an `Idempotency-Key` each item of the call has a key of its own: a repeat of the call finishes what is \
+            an `Idempotency-Key` each place in the call has a key of its own: a repeat of the call finishes what is \
             missing and repeats nothing.",
         "parameters": [idempotency_key()],
         "requestBody": json_body(call),

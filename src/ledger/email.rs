@@ -24,7 +24,7 @@ pub enum EmailError {
 }
 
 impl Email {
-    /// The longest address, in characters.
+    /// Longest address, in characters.
     pub const MAX_CHARS: usize = 255;
     const MAX_LOCAL_OCTETS: usize = 64;
     const MAX_LABEL_OCTETS: usize = 63;

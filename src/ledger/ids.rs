@@ -50,7 +50,7 @@ pub struct UserHash(pub [u8; 32]);
 pub struct IdempotencyKey(String);
 
 impl IdempotencyKey {
-    /// The longest key that a client may send, in bytes.
+    /// Longest key of a client, in bytes.
     pub const MAX_LEN: usize = 255;
 
     /// Checks a client's key as it is. `None` if its length or a character is not allowed.

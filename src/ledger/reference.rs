@@ -15,7 +15,7 @@ pub enum ReferenceError {
 }
 
 impl Reference {
-    /// The longest reference, in characters.
+    /// Longest reference, in characters.
     pub const MAX_CHARS: usize = 255;
 
     /// Checks and trims. A text of blanks alone is no reference (`None`): it may be an empty cell of a table.

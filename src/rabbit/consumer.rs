@@ -45,7 +45,7 @@ struct Tags {
 }
 
 impl Held {
-    /// How many messages are held.
+    /// How many messages are held now.
     pub fn count(&self) -> u64 {
         let acknowledged = self.0.acknowledged.load(Ordering::Relaxed);
         self.0.delivered.load(Ordering::Relaxed).saturating_sub(acknowledged)

@@ -23,7 +23,7 @@ pub struct DeadLetterSender {
 }
 
 impl DeadLetterSender {
-    /// Opens the sending end for the messages of the queue `from`.
+    /// Opens a channel over which to send messages of the work queue `from`.
     pub async fn open(link: &Link, topology: &Topology, from: &str) -> Result<Self, Error> {
         Ok(Self { confirmed: Confirmed::open(link).await?, queue: topology.dead_letter_queue(), from: from.to_owned() })
     }
@@ -53,7 +53,7 @@ pub struct DeadLetterMessage {
     pub message_id: Option<String>,
     /// Why it is a dead letter, in one word, by the worker that put it.
     pub cause: Option<String>,
-    /// The same worker's reason in words.
+    /// The reason in more words, by that worker.
     pub reason: Option<String>,
     /// The broker's reason, if the broker gave up on the message.
     pub death: Option<String>,

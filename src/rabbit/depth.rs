@@ -29,7 +29,7 @@ pub struct Gauge {
 }
 
 impl Gauge {
-    /// Connects for `role`.
+    /// Connects to the broker. `role` is the connection's name there and in the metrics.
     pub async fn open(broker: &Broker, role: Role) -> Result<Self, Error> {
         let link = broker.connect(role).await?;
         let channel = super::open(&[&link], link.channel()).await?;

@@ -208,7 +208,7 @@ impl Link {
         self.lost.cancelled().await;
     }
 
-    /// Whether the link is lost.
+    /// Whether the link is lost, or its connection is closed.
     pub fn is_lost(&self) -> bool {
         self.lost.is_cancelled() || !self.connection.status().connected()
     }

@@ -112,7 +112,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Opens a channel that publishes to `queue`.
+    /// Opens a channel over which to publish to `queue`.
     pub async fn open(link: &Link, queue: &str, limits: Limits) -> Result<Self, Error> {
         let channel = link.channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
@@ -131,7 +131,7 @@ impl Publisher {
         answered: impl Fn(u128) -> Answered,
     ) {
         let link = self.link.clone();
-        // However this ends, by a panic too, the link is lost, so that nobody goes on sending to it.
+        // However this ends, by a panic too, the link is lost, so that no more is sent to it.
         let _ended = link.lost_when_dropped();
         let mut confirms = FuturesUnordered::new();
         let mut progress = Instant::now();

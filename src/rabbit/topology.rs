@@ -40,7 +40,7 @@ impl Topology {
         }
     }
 
-    /// The names of the work queues.
+    /// The names of all work queues, by partition.
     pub fn work_queues(&self) -> Vec<String> {
         (0..self.partitions).map(|partition| self.work_queue(partition)).collect()
     }

@@ -18,7 +18,7 @@ impl Pause {
         Self(watch::Sender::new(None))
     }
 
-    /// Whether the workers are paused.
+    /// Whether the workers are known to be paused.
     pub fn is_on(&self) -> bool {
         *self.0.borrow() == Some(true)
     }

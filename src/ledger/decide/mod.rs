@@ -22,7 +22,7 @@ mod tests;
 pub struct Account {
     /// What can still be allocated, in cents. Never negative.
     pub payout_balance: i64,
-    /// Whether payouts are switched on. If not, every request is refused.
+    /// Whether payouts are switched on. If not, requests are refused.
     pub payouts_enabled: bool,
 }
 
