@@ -349,17 +349,17 @@ async fn in_the_browser_a_dead_letter_is_replayed_and_another_dropped() {
     browser.go(&format!("{}/dead-letters", process.side_url())).await;
     browser.until_shown("a***@example.com, 2.50, undecided").await;
     assert!(!browser.shows("ann.secret").await);
-    pictures(&browser, "letters").await;
+    pictures(&browser, "dead-letters").await;
     // What a replay would do is said before it is done; whole addresses only to who asks.
     browser.click("tr:has(strong) a").await;
     browser.until_shown("The ledger says").await;
     browser.press("Show addresses and message").await;
     browser.until_shown("ann.secret@example.com").await;
-    pictures(&browser, "letter").await;
+    pictures(&browser, "dead-letter").await;
     browser.press("Replay").await;
     browser.until_shown("it will be decided on its merits").await;
-    browser.press("Replay 1 letter").await;
-    browser.until_shown("1 letter put back into the work queue").await;
+    browser.press("Replay 1 dead letter").await;
+    browser.until_shown("1 dead letter put back into the work queue").await;
     eventually("it is allocated", async || app.count("allocated").await == 1).await;
     browser.go(&format!("{}/requests", process.side_url())).await;
     browser.until_shown("Look up a request").await;
@@ -371,11 +371,11 @@ async fn in_the_browser_a_dead_letter_is_replayed_and_another_dropped() {
     pictures(&browser, "request").await;
     browser.go(&format!("{}/dead-letters", process.side_url())).await;
     browser.until_shown("not a message").await;
-    browser.click("input[name=letter]").await;
+    browser.click("input[name=dead_letter]").await;
     browser.press("Drop selected").await;
     browser.until_shown("Type drop to go on").await;
     browser.fill("#typed", "drop").await;
-    browser.press("Drop 1 letter").await;
+    browser.press("Drop 1 dead letter").await;
     browser.until_shown("No dead letter waits for anybody").await;
     assert_eq!(app.dead_letters().len(), 0);
     assert_eq!(process.logged("console action"), 3);
