@@ -7,7 +7,7 @@ use crate::ops::dead_letters;
 use crate::postgres::Postgres;
 use crate::postgres::dead_letters::{DeadLetterFilter, find_open_ids};
 use crate::rabbit::topology::Topology;
-use crate::wire::operator::{DeadLetter, DeadLetterRequest};
+use crate::wire::operator::{self, DeadLetter, DeadLetterRequest};
 use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
@@ -130,9 +130,9 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints what was done and, to stderr, which of the chosen dead letters were left out. Those make the exit code 1.
-fn report(done_what: &str, chosen: &[Uuid], done: &[Uuid], json: bool) -> anyhow::Result<ExitCode> {
+fn report(done_what: &'static str, chosen: &[Uuid], done: &[Uuid], json: bool) -> anyhow::Result<ExitCode> {
     if json {
-        print_json(&serde_json::json!({ done_what: done }))?;
+        print_json(&operator::DeadLettersDone::from([(done_what, done.to_vec())]))?;
     } else {
         println!("{} {done_what}", done.len());
     }

@@ -11,7 +11,7 @@ use crate::postgres::allocations::{self, Decided};
 use crate::postgres::users::{self, PayoutUser};
 use crate::postgres::{businesses, keys};
 use crate::secret;
-use crate::wire::answers::{BalanceBody, FieldErrors, PayoutUserBody, RequestBody};
+use crate::wire::answers::{BalanceBody, FieldErrors, PENDING, PayoutUserBody, RequestBody};
 use axum::http::HeaderMap;
 use uuid::Uuid;
 
@@ -96,7 +96,7 @@ pub async fn request_by_key(intake: &Intake, business: BusinessId, key: Idempote
 fn show_request(id: RequestId, decided: Option<Decided>) -> Answer {
     let pending = RequestBody {
         request_id: Uuid::from_u128(id.as_u128()),
-        state: "pending",
+        state: PENDING,
         email: None,
         amount: None,
         hash: None,

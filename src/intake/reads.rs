@@ -41,6 +41,6 @@ impl Intake {
 }
 
 fn unanswered(error: Error) -> Failure {
-    tracing::warn!(%error, "a read failed");
+    tracing::warn!(%error, "a look-up failed");
     Failure::Unavailable(Refusal::PostgresSlow)
 }

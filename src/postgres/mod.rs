@@ -82,7 +82,7 @@ impl Postgres {
         Self { way: self.way.clone(), readers: Arc::new(Readers::new(pool_size)) }
     }
 
-    /// How the database is, as far as is known over this way. Somebody has to [watch](Health::watch) it.
+    /// How the database is, as far as is known over this way. Somebody has to [watch](Self::watch) it.
     pub fn health(&self) -> &Health {
         &self.way.health
     }

@@ -2,7 +2,7 @@
 
 use super::file::Line;
 use super::{Receipt, Refusal};
-use crate::ledger::Reference;
+use crate::ledger::{Outcome, Reference};
 use crate::{clock, https, retry};
 use anyhow::{Context, ensure};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -157,7 +157,9 @@ impl Answer {
             state: String,
         }
         match self.status.as_u16() {
-            200 if self.json::<Body>().is_some_and(|body| body.state == "allocated") => Found::Allocated,
+            200 if self.json::<Body>().is_some_and(|body| Outcome::parse(&body.state) == Some(Outcome::Allocated)) => {
+                Found::Allocated
+            }
             200 | 404 => Found::Unknown,
             401 => Found::Stop(self.unauthorized()),
             408 | 429 | 500..=599 => Found::Again { why: self.trouble(), after: self.retry_after() },

@@ -1,5 +1,6 @@
 //! The bodies of the HTTP answers. Their doc comments become descriptions in `docs/openapi.json`.
 
+use crate::ledger::Outcome;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -58,7 +59,7 @@ pub struct BulkResult {
 /// `GET /balance`, in cents.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BalanceBody {
-    /// In cents.
+    /// The main balance, in cents. Allocations never change it.
     pub balance: i64,
     /// What can still be allocated, in cents.
     pub payout_balance: i64,
@@ -73,7 +74,7 @@ pub struct PayoutUserBody {
     pub hash: String,
     /// In cents.
     pub balance: i64,
-    /// The HTTP status.
+    /// Whether it may look at its balance with its hash.
     #[schemars(extend("enum" = ["active", "inactive"]))]
     pub status: String,
     /// When it was created.
@@ -88,7 +89,7 @@ pub struct RequestBody {
     /// The request.
     pub request_id: Uuid,
     /// The outcome, or `pending`.
-    #[schemars(extend("enum" = ["allocated", "insufficient_balance", "payouts_disabled", "voided", "pending"]))]
+    #[schemars(extend("enum" = states()))]
     pub state: &'static str,
     /// The address of the payout user.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,6 +108,14 @@ pub struct RequestBody {
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub decided_at: Option<time::OffsetDateTime>,
 }
+
+/// The outcomes, and what is said of a request without one.
+fn states() -> Vec<&'static str> {
+    Outcome::ALL.iter().rev().map(|outcome| outcome.as_str()).chain([PENDING]).collect()
+}
+
+/// The state of a request that is not decided.
+pub const PENDING: &str = "pending";
 
 /// `GET /payout/requests`: a page of the history.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -163,13 +172,13 @@ pub struct BulkErrors {
 /// The messages of each field that is not valid.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct FieldErrors {
-    /// The address of the payout user.
+    /// What is wrong with the email.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<[&'static str; 1]>,
-    /// In cents.
+    /// What is wrong with the amount.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<[&'static str; 1]>,
-    /// The caller's own name for it.
+    /// What is wrong with the reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<[&'static str; 1]>,
 }

@@ -6,7 +6,7 @@
 use super::to_json;
 use crate::ledger::{
     Amount, BusinessId, Email, IdempotencyKey, KeyClaim, Millis, Outcome, RaiseCount, Reference, Request, RequestId,
-    UserHash, Verdict,
+    SettledAs, UserHash, Verdict,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
@@ -236,11 +236,10 @@ struct ReplyEnvelope<'a> {
 /// Serialises the replies to one intake as one message.
 pub fn write_replies(replies: &[Reply]) -> Vec<u8> {
     let items = replies.iter().map(|reply| {
-        let (verdict, epoch) = match reply.verdict {
-            Verdict::Replayed { .. } => ("replayed", None),
-            Verdict::KeyReused => ("key_reused", None),
-            Verdict::StaleEpoch { current, .. } => ("stale_epoch", Some(current)),
-            Verdict::Decided(outcome) => (outcome.as_str(), None),
+        let verdict = SettledAs::from(reply.verdict).as_str();
+        let epoch = match reply.verdict {
+            Verdict::StaleEpoch { current, .. } => Some(current),
+            Verdict::Replayed { .. } | Verdict::KeyReused | Verdict::Decided(_) => None,
         };
         let original = match reply.verdict {
             Verdict::Replayed { original } => Some(Uuid::from_u128(original.as_u128())),
@@ -274,11 +273,15 @@ pub fn read_replies(body: &[u8]) -> Vec<Reply> {
 }
 
 fn read_reply(item: &ReplyItem) -> Option<Reply> {
-    let verdict = match (item.verdict.as_ref(), item.epoch) {
-        ("replayed", _) => Verdict::Replayed { original: RequestId::from_u128(item.original?.as_u128()) },
-        ("key_reused", _) => Verdict::KeyReused,
-        ("stale_epoch", Some(current)) => Verdict::StaleEpoch { current, raise: item.raise.map(RaiseCount) },
-        (outcome, _) => Verdict::Decided(Outcome::parse(outcome)?),
+    let verdict = match SettledAs::parse(&item.verdict)? {
+        SettledAs::Replayed => Verdict::Replayed { original: RequestId::from_u128(item.original?.as_u128()) },
+        SettledAs::KeyReused => Verdict::KeyReused,
+        SettledAs::StaleEpoch => Verdict::StaleEpoch { current: item.epoch?, raise: item.raise.map(RaiseCount) },
+        SettledAs::Allocated => Verdict::Decided(Outcome::Allocated),
+        SettledAs::InsufficientBalance => Verdict::Decided(Outcome::InsufficientBalance),
+        SettledAs::PayoutsDisabled => Verdict::Decided(Outcome::PayoutsDisabled),
+        SettledAs::Voided => Verdict::Decided(Outcome::Voided),
+        SettledAs::Rejected | SettledAs::DecidedBefore => return None,
     };
     let hash = match &item.hash {
         None => None,

@@ -14,7 +14,7 @@ pub struct Business {
     pub business_id: Uuid,
     /// Its name.
     pub name: String,
-    /// The sum of its payout users' balances.
+    /// The main balance. Allocations never change it.
     pub balance: i64,
     /// What the business can still allocate, in cents.
     pub payout_balance: i64,
@@ -77,9 +77,9 @@ pub struct NewApiKey {
     pub key_id: Uuid,
     /// The business.
     pub business_id: Uuid,
-    /// What it is: `payout_balance`, `user_balance`, `idempotency_key`, or the kind of a key.
+    /// `secret` or `public`.
     pub kind: String,
-    /// The new key, or the idempotency key.
+    /// The new key. It is shown only here.
     pub key: String,
 }
 
@@ -107,7 +107,7 @@ pub struct Audit {
 /// One balance or row that differs from what the other rows say.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
-    /// What it is: `payout_balance`, `user_balance`, `idempotency_key`, or the kind of a key.
+    /// `payout_balance`, `user_balance` or `idempotency_key`.
     pub kind: String,
     /// The business.
     pub business_id: Uuid,
@@ -370,3 +370,6 @@ pub struct Summary {
     /// The paid lines that were already paid when this run sent them, although the journal did not say so.
     pub replayed_lines: u64,
 }
+
+/// `earmark dead-letters replay` and `drop`: the ids of those that were replayed or dropped, under that word.
+pub type DeadLettersDone = BTreeMap<&'static str, Vec<Uuid>>;

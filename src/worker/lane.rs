@@ -7,7 +7,7 @@ use super::gather::{self, Batch, Batches, Ended};
 use super::settle::Settler;
 use super::{Limits, Worker};
 use crate::failpoint::{self, Failpoint};
-use crate::ledger::RequestId;
+use crate::ledger::{RequestId, SettledAs};
 use crate::metrics::METRICS;
 use crate::rabbit::consumer::{Consumer, Held};
 use crate::rabbit::dead_letters::DeadLetterSender;
@@ -120,7 +120,7 @@ fn end_spans(spans: Vec<(RequestId, trace::Span)>, batch: &Batch, results: &[Set
     for (id, span) in spans {
         let outcome = match outcomes.get(&id) {
             Some(Settled::Decided(verdict, _)) => verdict.outcome().as_str(),
-            Some(Settled::Rejected(_)) | None => "rejected",
+            Some(Settled::Rejected(_)) | None => SettledAs::Rejected.as_str(),
         };
         span.end(vec![("earmark.request_id", id.to_string()), ("earmark.outcome", outcome.to_owned())]);
     }

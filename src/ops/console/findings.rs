@@ -3,6 +3,7 @@
 use super::money;
 use super::snapshot::{self, Finding, Grade, Snapshot};
 use super::words::{moment, span};
+use crate::metrics::labels::Status;
 use crate::ops::deployment::Process;
 
 /// The age of the oldest request, in seconds, from which it is a warning. Normally requests are answered within
@@ -79,17 +80,19 @@ fn note_queues(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
         note(Grade::Bad, format!("No worker consumes {}.", queue.name));
     }
     match snapshot.sample.oldest {
-        Some(age) if age >= TOO_OLD_SECONDS => {
-            note(Grade::Bad, format!("The oldest request has waited for {age:.0} s."))
+        Some(age) if age >= OLD_SECONDS => {
+            let grade = if age >= TOO_OLD_SECONDS { Grade::Bad } else { Grade::Warn };
+            note(grade, format!("The oldest request has waited for {age:.0} s."));
         }
-        Some(age) if age >= OLD_SECONDS => note(Grade::Warn, format!("The oldest request has waited for {age:.0} s.")),
-        _ => {}
+        Some(_) | None => {}
     }
 }
 
 fn note_answers(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
-    let (sent, proved) =
-        (snapshot::count_of(&snapshot.totals.answers, "500"), snapshot.totals.unexpected.values().sum::<u64>());
+    let (sent, proved) = (
+        snapshot::count_of(&snapshot.totals.answers, Status::Unexpected.as_str()),
+        snapshot.totals.unexpected.values().sum::<u64>(),
+    );
     if sent > proved {
         note(Grade::Bad, format!("{} answers with 500 have no proof.", sent - proved));
     }

@@ -4,7 +4,7 @@ use super::guard::Fields;
 use super::page::{Confirm, Frame, Trouble, done, page};
 use super::snapshot::{Grade, Snapshot, count_of};
 use super::{Console, money, words};
-use crate::ledger::{Proof, SettledAs};
+use crate::ledger::{Late, Proof, SettledAs};
 use crate::ops::deployment::Process;
 use crate::postgres::{PgConnection, audits, partitions};
 use crate::wire::state::Counts;
@@ -84,12 +84,17 @@ impl Snapshot {
 
     /// Requests whose reply did not come in time and that had been allocated. Their clients got 200, only later.
     pub fn late_successes(&self) -> u64 {
-        count_of(&self.totals.late, "allocated") + count_of(&self.totals.late, "replayed")
+        [Late::Allocated, Late::Replayed].iter().map(|late| count_of(&self.totals.late, late.as_str())).sum()
     }
 
-    /// What workers decided, with counts.
+    /// What workers decided, with counts. What never happened is left out, except for allocations.
     pub fn outcomes(&self) -> Vec<Line> {
-        lines(&self.totals.settled, |how| SettledAs::parse(how).map_or(how, |how| words::settled_as(how)))
+        let shown = |how: &SettledAs| count_of(&self.totals.settled, how.as_str()) > 0 || *how == SettledAs::Allocated;
+        let line = |how: &SettledAs| Line {
+            name: words::settled_as(*how).to_owned(),
+            count: count_of(&self.totals.settled, how.as_str()),
+        };
+        SettledAs::ALL.iter().filter(|how| shown(how)).map(line).collect()
     }
 
     /// The statuses that intakes answered with, with counts.

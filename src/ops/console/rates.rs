@@ -3,6 +3,8 @@
 //! buckets.
 
 use super::snapshot::{Sample, Snapshot, count_of, queues, totals};
+use crate::ledger::SettledAs;
+use crate::metrics::labels::Status;
 use crate::ops::deployment::{Process, Standing};
 use crate::rabbit::topology::Topology;
 use crate::wire::state::{Buckets, State};
@@ -39,9 +41,9 @@ impl Tracks {
             ready: (!queues.is_empty()).then(|| queues.iter().map(|queue| u64::from(queue.ready)).sum()),
             unacknowledged: (!queues.is_empty()).then(|| queues.iter().map(|queue| queue.unacknowledged).sum()),
             oldest: has_intake.then_some(oldest as f64 / 1000.0),
-            allocated: Some(
-                self.rate(|state| state.worker.as_ref().map_or(0, |worker| count_of(&worker.settled, "allocated"))),
-            ),
+            allocated: Some(self.rate(|state| {
+                state.worker.as_ref().map_or(0, |worker| count_of(&worker.settled, SettledAs::Allocated.as_str()))
+            })),
             answered: Some(self.rate(|state| state.intake.as_ref().map_or(0, |intake| intake.answers.values().sum()))),
             p50,
             p95,
@@ -58,7 +60,7 @@ impl Tracks {
         let track = self.0.entry(process.row.process_id).or_default();
         let errors = |state: &State| {
             let answers = |status| state.intake.as_ref().map_or(0, |intake| count_of(&intake.answers, status));
-            (answers("500"), answers("504"))
+            (answers(Status::Unexpected.as_str()), answers(Status::Unknown.as_str()))
         };
         let before = track.back().map(|(_, state)| errors(state));
         if track.back().is_some_and(|(seen, _)| *seen >= process.row.seen_at) {

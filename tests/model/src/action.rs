@@ -25,9 +25,9 @@ pub const FUNCTIONS: &[&str] = &[
     "postgres::keys::raise",
     "postgres::keys::read_raises",
     "worker::disposition::perform_all",
-    "worker::settle::at_once",
+    "worker::attempt::at_once",
     "worker::settle::from_row",
-    "worker::settle::step_by_step",
+    "worker::attempt::step_by_step",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,14 +63,14 @@ pub enum Action {
     Answer { attempt: u8 },
     /// Only in mutants: the intake answers 500 although it has no proof.
     AnswerUnproved { attempt: u8 },
-    /// A worker takes messages and settles them at once, on the balance that it remembers: `worker::settle::at_once`,
+    /// A worker takes messages and settles them at once, on the balance that it remembers: `worker::attempt::at_once`,
     /// `ledger::decide::decide`, `postgres::batches::settle`; then it replies: `worker::disposition::perform_all`. If it is
     /// in `doubt`, the answer to the commit does not come.
     SettleAtOnce { worker: u8, batch: Batch, doubt: bool },
-    /// A worker locks the business, and the key if a message has one: `worker::settle::step_by_step`,
+    /// A worker locks the business, and the key if a message has one: `worker::attempt::step_by_step`,
     /// `postgres::businesses::lock_many`, `postgres::keys::lock_many`.
     Lock { worker: u8, keyed: bool },
-    /// It decides, writes, commits and replies: `worker::settle::step_by_step`, `ledger::decide::decide`,
+    /// It decides, writes, commits and replies: `worker::attempt::step_by_step`, `ledger::decide::decide`,
     /// `postgres::batches::write`, `postgres::keys::raise`, `worker::disposition::perform_all`. If it is in `doubt`, the
     /// answer to the commit does not come.
     Settle { batch: Batch, doubt: bool },
