@@ -57,7 +57,7 @@ pub async fn business(intake: &Intake, headers: &HeaderMap) -> Result<BusinessId
 
 /// The business that calls, and the key that it calls with. Fails like [`business`].
 pub async fn caller(intake: &Intake, headers: &HeaderMap) -> Result<Caller, Failure> {
-    let known = intake.authenticator.authenticate(headers, intake.health()).await;
+    let known = intake.authenticator().authenticate(headers, intake.health()).await;
     known.map_err(Failure::Unavailable)?.ok_or(Failure::Unauthorized)
 }
 

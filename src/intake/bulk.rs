@@ -45,22 +45,22 @@ pub struct BulkSubmission {
 /// own. If the connection breaks meanwhile, items that were started run to their end, and the rest are not started. A
 /// client that closes its end without an error is not noticed.
 pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answer {
-    let end = Instant::now() + intake.budgets.reply;
+    let end = Instant::now() + intake.budgets().reply;
     let (unpublished, _) = Unpublished::for_one_request();
-    let _call = match intake.admission.begin_bulk() {
+    let _call = match intake.admission().begin_bulk() {
         Ok(call) => call,
         Err(why) => return problem::unavailable(unpublished.never(why)),
     };
     let key = bulk.caller.key;
     let (allocations, mut answers) = sort_out(std::mem::take(&mut bulk.items));
-    if let Err(wait) = intake.admission.of_keys().pass(key, allocations.len()) {
+    if let Err(wait) = intake.admission().of_keys().pass(key, allocations.len()) {
         return problem::too_many(unpublished.never(Refusal::KeyRate), wait);
     }
-    let mut allocations = in_turn(allocations, intake.admission.left_for_bulk(key)).into_iter();
+    let mut allocations = in_turn(allocations, intake.admission().left_for_bulk(key)).into_iter();
     let mut running = FuturesUnordered::new();
     while allocations.len() > 0 {
-        let turn = allocations.len().min(intake.admission.turn(key));
-        let mut admitting = pin!(intake.admission.admit_in_turn(key, turn as u32, end));
+        let turn = allocations.len().min(intake.admission().turn(key));
+        let mut admitting = pin!(intake.admission().admit_in_turn(key, turn as u32, end));
         let mut admitted = loop {
             tokio::select! {
                 biased;

@@ -162,7 +162,7 @@ pub async fn all(
 
 /// Reads a page, unless as many pages as allowed are being read for the API key.
 async fn read_first(intake: &Intake, caller: Caller, filter: &HistoryFilter, limit: usize) -> Result<Page, Failure> {
-    let places = intake.admission.of_keys().reads(caller.key);
+    let places = intake.admission().of_keys().reads(caller.key);
     let _place = places.try_acquire().map_err(|_| Failure::TooManyReads)?;
     read(intake, caller.business, filter, limit).await
 }
@@ -187,11 +187,11 @@ impl Export {
         let (intake, caller) = (Arc::clone(&self.intake), self.caller);
         let filter = HistoryFilter { end, ..self.filter.clone() };
         let reading = async move {
-            let places = intake.admission.of_keys().reads(caller.key);
+            let places = intake.admission().of_keys().reads(caller.key);
             let _place = places.acquire().await;
             read(&intake, caller.business, &filter, MOST).await
         };
-        let page = Detached::new(&self.intake.tracker, reading).await.map_err(std::io::Error::other)?;
+        let page = Detached::new(self.intake.tracker(), reading).await.map_err(std::io::Error::other)?;
         page.map_err(|_| std::io::Error::other("the rest of the history cannot be read"))
     }
 }

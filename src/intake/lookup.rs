@@ -68,8 +68,8 @@ fn show_user(user: PayoutUser) -> Answer {
 pub async fn request_by_id(intake: &Intake, headers: &HeaderMap, id: Option<RequestId>) -> Result<Answer, Failure> {
     let business = business(intake, headers).await?;
     // The id alone shows whether this service issued it. So made-up ids cannot fill the table with voided rows.
-    let Some(id) = id.filter(|&id| intake.secret.issued(business, id)) else { return Ok(problem::not_found()) };
-    let wait = i64::try_from(intake.budgets.reply.as_millis()).unwrap_or(i64::MAX);
+    let Some(id) = id.filter(|&id| intake.secret().issued(business, id)) else { return Ok(problem::not_found()) };
+    let wait = i64::try_from(intake.budgets().reply.as_millis()).unwrap_or(i64::MAX);
     let is_past = clock::now_millis() > secret::minted_at(id).saturating_add(wait);
     let finding = intake.read(async |connection| allocations::find_one(connection, business, id).await);
     let mut found = finding.await?;

@@ -17,6 +17,7 @@ pub mod limits;
 pub mod lookup;
 pub mod openapi;
 mod page;
+mod parts;
 pub mod problem;
 pub mod publication;
 mod raises;
@@ -31,44 +32,13 @@ pub mod submit;
 pub mod validate;
 
 use crate::ledger::Millis;
-use crate::postgres::{Health, Postgres};
-use crate::rabbit::Broker;
-use crate::rabbit::publisher;
-use crate::rabbit::topology::Topology;
-use crate::secret::{self, HashSecret, RequestIds};
-use crate::{clock, connections};
-use admission::Admission;
-use auth::Authenticator;
-use raises::Raises;
-use resolve::Resolver;
-use session::Sessions;
+use crate::{clock, connections, secret};
+pub use parts::{Intake, Settings};
 use std::sync::Arc;
 use std::time::Duration;
-use submit::Budgets;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
-/// What an intake needs.
-pub struct Settings {
-    /// The way to RabbitMQ.
-    pub broker: Broker,
-    /// The names of the queues.
-    pub topology: Topology,
-    /// The way to Postgres.
-    pub postgres: Postgres,
-    /// The hash secret.
-    pub secret: HashSecret,
-    /// How long a request may take.
-    pub budgets: Budgets,
-    /// How much is admitted at once.
-    pub admission: admission::Limits,
-    /// How requests are packed into messages.
-    pub packing: publisher::Limits,
-    /// The limits of its HTTP listener.
-    pub connections: connections::Limits,
-}
 
 /// The state of an intake, for people.
 #[derive(Clone, Debug)]
@@ -87,52 +57,11 @@ pub struct Status {
     pub oldest_millis: Option<Millis>,
 }
 
-/// A running intake.
-pub struct Intake {
-    sessions: Arc<Sessions>,
-    admission: Admission,
-    authenticator: Authenticator,
-    raises: Arc<Raises>,
-    resolver: Resolver,
-    postgres: Postgres,
-    secret: HashSecret,
-    ids: RequestIds,
-    budgets: Budgets,
-    connections: connections::Limits,
-    /// Cancelled when the intake has drained or its grace period is over. Requests that are unresolved then are decided
-    /// by their deadline, by workers and look-ups.
-    abandon: CancellationToken,
-    /// The work of every request, and every request that is still being resolved.
-    tracker: TaskTracker,
-}
-
 /// A draining intake accepts connections until no new request has come for this long, and answers that it is draining:
 /// a closed listener would reset clients that are just connecting. For half of the grace period at most.
 const LAME_DUCK: Duration = Duration::from_millis(500);
 
 impl Intake {
-    /// Makes an intake, and starts the tasks that look up API keys and resolve requests. [`Self::run`] does the rest.
-    pub fn start(settings: Settings) -> Arc<Self> {
-        let Settings { broker, topology, postgres, secret, budgets, admission, packing, connections } = settings;
-        let (tracker, abandon) = (TaskTracker::new(), CancellationToken::new());
-        let raises = Arc::new(Raises::unknown());
-        let sessions = Sessions::new(broker, topology, packing);
-        Arc::new(Self {
-            admission: Admission::new(admission, Arc::clone(&sessions), postgres.health().clone()),
-            sessions,
-            authenticator: Authenticator::start(postgres.apart(auth::CONNECTIONS)),
-            resolver: Resolver::start(&postgres, tracker.clone(), &abandon, &raises),
-            raises,
-            postgres,
-            ids: RequestIds::new(secret.clone()),
-            secret,
-            budgets,
-            connections,
-            abandon,
-            tracker,
-        })
-    }
-
     /// Serves until `stop`, then drains: refuses new requests, and answers everything in flight, within `grace`. Fails
     /// if the thread for RabbitMQ cannot be started, or if serving panics.
     pub async fn run(
@@ -141,58 +70,53 @@ impl Intake {
         stop: CancellationToken,
         grace: Duration,
     ) -> std::io::Result<()> {
-        let links = Arc::clone(&self.sessions).start(self.abandon.clone())?;
-        let raises = Arc::clone(&self.raises);
+        let links = Arc::clone(self.sessions()).start(self.abandon().clone())?;
+        let raises = Arc::clone(self.raises());
         let tell = move |count: Option<_>| count.map_or_else(|| raises.forget(), |count| raises.saw(count));
-        let pings = tokio::spawn(self.postgres.clone().watch(self.abandon.clone(), tell));
-        let ending = connections::Ending { soon: self.admission.draining().clone(), now: CancellationToken::new() };
+        let pings = tokio::spawn(self.postgres().clone().watch(self.abandon().clone(), tell));
+        let ending = connections::Ending { soon: self.admission().draining().clone(), now: CancellationToken::new() };
         let router = routes::router(Arc::clone(&self));
-        let serving = tokio::spawn(connections::serve(listener, router, self.connections, ending.clone()));
+        let serving = tokio::spawn(connections::serve(listener, router, self.connections(), ending.clone()));
         stop.cancelled().await;
         tracing::info!("intake drains");
-        self.admission.drain();
+        self.admission().drain();
         let end = Instant::now() + grace;
-        self.admission.until_nobody_comes_for(LAME_DUCK, end - grace / 2).await;
+        self.admission().until_nobody_comes_for(LAME_DUCK, end - grace / 2).await;
         ending.now.cancel();
-        self.tracker.close();
+        self.tracker().close();
         let drained = async {
             let served = serving.await;
-            self.tracker.wait().await;
+            self.tracker().wait().await;
             served
         };
         match tokio::time::timeout_at(end, drained).await {
             Ok(served) => served?,
             Err(_) => tracing::warn!("grace period over: whatever is left is decided by its deadline"),
         }
-        self.abandon.cancel();
+        self.abandon().cancel();
         let _ = tokio::join!(links, pings);
         tracing::info!("intake stopped");
         Ok(())
     }
 
-    /// Whether the database can be worked with.
-    fn health(&self) -> &Health {
-        self.postgres.health()
-    }
-
     /// The state of this intake, for people.
     pub fn status(&self) -> Status {
-        let session = self.sessions.current();
+        let session = self.sessions().current();
         let waiting = session.as_ref().and_then(|session| session.waiters().oldest());
-        let oldest = [waiting, self.resolver.oldest()].into_iter().flatten().min();
+        let oldest = [waiting, self.resolver().oldest()].into_iter().flatten().min();
         let age = |id| clock::now_millis().saturating_sub(secret::minted_at(id)).max(0);
         Status {
-            draining: self.admission.draining().is_cancelled(),
+            draining: self.admission().draining().is_cancelled(),
             postgres_up: self.health().is_up(),
             broker_up: session.as_ref().is_some_and(|session| !session.is_lost()),
             broker_blocked: session.is_some_and(|session| session.is_blocked()),
-            in_flight: self.admission.in_flight(),
+            in_flight: self.admission().in_flight(),
             oldest_millis: oldest.map(age),
         }
     }
 
     /// What keeps this intake from taking requests, in words; empty if nothing does.
     pub fn impediments(&self) -> Vec<String> {
-        self.admission.impediments()
+        self.admission().impediments()
     }
 }

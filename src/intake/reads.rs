@@ -22,7 +22,7 @@ impl Intake {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
     ) -> Result<T, Failure> {
         self.refuse_if_away()?;
-        self.postgres.read(work).await.map_err(unanswered)
+        self.postgres().read(work).await.map_err(unanswered)
     }
 
     /// Writes for an answer. `work` must be such that it may be done twice. Fails at once while the database is known
@@ -32,7 +32,7 @@ impl Intake {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
     ) -> Result<T, Failure> {
         self.refuse_if_away()?;
-        self.postgres.write_idempotent(work).await.map_err(unanswered)
+        self.postgres().write_idempotent(work).await.map_err(unanswered)
     }
 
     fn refuse_if_away(&self) -> Result<(), Failure> {

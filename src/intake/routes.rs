@@ -55,7 +55,7 @@ pub fn router(intake: Arc<Intake>) -> Router {
 
 /// `POST /payout/create`
 async fn create(State(intake): State<Arc<Intake>>, request: Request) -> Response {
-    let receipt = intake.raises.receive();
+    let receipt = intake.raises().receive();
     let started = submit::start(&intake, async move |intake, unpublished| {
         read_and_submit(&intake, unpublished, request, receipt).await
     });
@@ -76,7 +76,7 @@ async fn read_and_submit(
         Err(failure) => return (failed(unpublished, &failure), None),
     };
     match read_submission(&parts.headers, body).await {
-        Ok((allocation, key)) => match intake.admission.of_keys().pass(caller.key, 1) {
+        Ok((allocation, key)) => match intake.admission().of_keys().pass(caller.key, 1) {
             Ok(()) => {
                 let trace = read_trace(&parts.headers);
                 submit::submit(intake, unpublished, Submission { caller, allocation, key, receipt, trace }).await
@@ -105,7 +105,7 @@ async fn read_submission(headers: &HeaderMap, body: Body) -> Result<(NewAllocati
 
 /// `POST /payout/create/bulk`. Nothing is published until the whole call is read; then each item is work of its own.
 async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Response {
-    let receipt = intake.raises.receive();
+    let receipt = intake.raises().receive();
     let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk_call(&intake, request, receipt).await);
     let answer = match reading.await.flatten() {
         Ok(bulk) => bulk::submit_all(&intake, bulk).await,
@@ -260,7 +260,7 @@ where
 {
     let (unpublished, _) = Unpublished::for_one_request();
     let looking = work(Arc::clone(intake));
-    match Detached::new(&intake.tracker, looking).await {
+    match Detached::new(intake.tracker(), looking).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(failure)) => Err(failed(unpublished, &failure)),
         Err(died) => {
@@ -315,7 +315,7 @@ async fn read_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
 /// request.
 fn finish(intake: &Intake, route: Route, mut response: Response) -> Response {
     METRICS.requests.inc(route, response.status().as_u16());
-    if intake.admission.draining().is_cancelled() {
+    if intake.admission().draining().is_cancelled() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -71,7 +71,7 @@ where
     F: Future<Output = Submitted> + Send + 'static,
 {
     let (unpublished, trail) = Unpublished::for_one_request();
-    let work = Detached::new(&intake.tracker, work(Arc::clone(intake), unpublished));
+    let work = Detached::new(intake.tracker(), work(Arc::clone(intake), unpublished));
     Started { work, trail, since: Instant::now() }
 }
 
@@ -97,7 +97,7 @@ async fn after_death(intake: &Intake, trail: &Trail) -> Submitted {
     match trail.after_death() {
         Ok(never) => (problem::unavailable(never), None),
         Err(published) => {
-            intake.tracker.track_future(resolve(intake, *published, None, "its work ended by a panic")).await
+            intake.tracker().track_future(resolve(intake, *published, None, "its work ended by a panic")).await
         }
     }
 }
@@ -105,7 +105,7 @@ async fn after_death(intake: &Intake, trail: &Trail) -> Submitted {
 /// Admits, publishes and answers a request. Must run where it cannot be cancelled.
 pub async fn submit(intake: &Intake, unpublished: Unpublished, submission: Submission) -> Submitted {
     failpoint::pass(Failpoint::AfterValidation).await;
-    submit_admitted(intake, unpublished, intake.admission.admit(submission.caller.key), submission).await
+    submit_admitted(intake, unpublished, intake.admission().admit(submission.caller.key), submission).await
 }
 
 /// Publishes and answers a request that was admitted, in a trace span of its own; answers with the refusal if it was
@@ -138,7 +138,7 @@ async fn carry_out(intake: &Intake, unpublished: Unpublished, admitted: Admitted
         }
         Err(why) => return (problem::unavailable(unpublished.never(why)), None),
     };
-    let answer_by = Instant::now() + intake.budgets.reply;
+    let answer_by = Instant::now() + intake.budgets().reply;
     let mut request = new_request(intake, &submission, 0);
     let mut waiter = session.waiters().register(request.id);
     failpoint::pass(Failpoint::BeforePublish).await;
@@ -174,9 +174,9 @@ async fn carry_out(intake: &Intake, unpublished: Unpublished, admitted: Admitted
 }
 
 fn new_request(intake: &Intake, submission: &Submission, epoch: i64) -> Request {
-    let wait = i64::try_from(intake.budgets.reply.as_millis()).unwrap_or(i64::MAX);
+    let wait = i64::try_from(intake.budgets().reply.as_millis()).unwrap_or(i64::MAX);
     Request {
-        id: intake.ids.mint(submission.caller.business),
+        id: intake.ids().mint(submission.caller.business),
         business: submission.caller.business,
         email: submission.allocation.email.clone(),
         amount: submission.allocation.amount,
@@ -205,18 +205,18 @@ fn answer_of(reply: &Reply) -> Option<Submitted> {
 pub async fn resolve(intake: &Intake, request: Request, permit: Option<Permit>, why: &str) -> Submitted {
     let id = request.id;
     tracing::info!(request_id = %id, why, "resolving");
-    answer_late(intake, id, intake.resolver.resolve(request, permit)).await
+    answer_late(intake, id, intake.resolver().resolve(request, permit)).await
 }
 
 /// Voids an attempt that may not use the new epoch of its key, and raises no epoch: that would kill a later attempt by
 /// the same client, which may be on its way.
 async fn supersede(intake: &Intake, request: Request, permit: Permit) -> Submitted {
     let id = request.id;
-    answer_late(intake, id, intake.resolver.resolve_attempt(request, Some(permit))).await
+    answer_late(intake, id, intake.resolver().resolve_attempt(request, Some(permit))).await
 }
 
 async fn answer_late(intake: &Intake, id: RequestId, resolution: oneshot::Receiver<Resolution>) -> Submitted {
-    match tokio::time::timeout(intake.budgets.resolve, resolution).await {
+    match tokio::time::timeout(intake.budgets().resolve, resolution).await {
         Ok(Ok(resolution)) => late_answer(id, resolution),
         Ok(Err(_)) | Err(_) => {
             tracing::warn!(request_id = %id, "answered 504: the database cannot be reached");

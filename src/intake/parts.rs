@@ -1,0 +1,145 @@
+//! What an intake is made of. Other files get each part by its method, and see nothing else of the intake.
+
+use super::admission::{self, Admission};
+use super::auth::{self, Authenticator};
+use super::raises::Raises;
+use super::resolve::Resolver;
+use super::session::Sessions;
+use super::submit::Budgets;
+use crate::connections;
+use crate::postgres::{Health, Postgres};
+use crate::rabbit::Broker;
+use crate::rabbit::publisher;
+use crate::rabbit::topology::Topology;
+use crate::secret::{HashSecret, RequestIds};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What an intake needs.
+pub struct Settings {
+    /// The way to RabbitMQ.
+    pub broker: Broker,
+    /// The names of the queues.
+    pub topology: Topology,
+    /// The way to Postgres.
+    pub postgres: Postgres,
+    /// The hash secret.
+    pub secret: HashSecret,
+    /// How long a request may take.
+    pub budgets: Budgets,
+    /// How much is admitted at once.
+    pub admission: admission::Limits,
+    /// How requests are packed into messages.
+    pub packing: publisher::Limits,
+    /// The limits of its HTTP listener.
+    pub connections: connections::Limits,
+}
+
+/// A running intake.
+pub struct Intake {
+    sessions: Arc<Sessions>,
+    admission: Admission,
+    authenticator: Authenticator,
+    raises: Arc<Raises>,
+    resolver: Resolver,
+    postgres: Postgres,
+    secret: HashSecret,
+    ids: RequestIds,
+    budgets: Budgets,
+    connections: connections::Limits,
+    /// Cancelled when the intake has drained or its grace period is over. Requests that are unresolved then are decided
+    /// by their deadline, by workers and look-ups.
+    abandon: CancellationToken,
+    /// The work of every request, and every request that is still being resolved.
+    tracker: TaskTracker,
+}
+
+impl Intake {
+    /// Makes an intake, and starts the tasks that look up API keys and resolve requests. [`Self::run`] does the rest.
+    pub fn start(settings: Settings) -> Arc<Self> {
+        let Settings { broker, topology, postgres, secret, budgets, admission, packing, connections } = settings;
+        let (tracker, abandon) = (TaskTracker::new(), CancellationToken::new());
+        let raises = Arc::new(Raises::unknown());
+        let sessions = Sessions::new(broker, topology, packing);
+        Arc::new(Self {
+            admission: Admission::new(admission, Arc::clone(&sessions), postgres.health().clone()),
+            sessions,
+            authenticator: Authenticator::start(postgres.apart(auth::CONNECTIONS)),
+            resolver: Resolver::start(&postgres, tracker.clone(), &abandon, &raises),
+            raises,
+            postgres,
+            ids: RequestIds::new(secret.clone()),
+            secret,
+            budgets,
+            connections,
+            abandon,
+            tracker,
+        })
+    }
+
+    /// The broker sessions.
+    pub(super) fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// What admits requests or refuses them.
+    pub(super) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// What knows the API keys.
+    pub(super) fn authenticator(&self) -> &Authenticator {
+        &self.authenticator
+    }
+
+    /// What knows the count of the last raise.
+    pub(super) fn raises(&self) -> &Arc<Raises> {
+        &self.raises
+    }
+
+    /// What decides the requests that nobody answered.
+    pub(super) fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// The way to Postgres, for reads.
+    pub(super) fn postgres(&self) -> &Postgres {
+        &self.postgres
+    }
+
+    /// Whether the database can be worked with.
+    pub(super) fn health(&self) -> &Health {
+        self.postgres.health()
+    }
+
+    /// The hash secret, which tells the ids of this deployment from others.
+    pub(super) fn secret(&self) -> &HashSecret {
+        &self.secret
+    }
+
+    /// What mints request ids.
+    pub(super) fn ids(&self) -> &RequestIds {
+        &self.ids
+    }
+
+    /// How long a request may take.
+    pub(super) fn budgets(&self) -> Budgets {
+        self.budgets
+    }
+
+    /// The limits of its HTTP listener.
+    pub(super) fn connections(&self) -> connections::Limits {
+        self.connections
+    }
+
+    /// Cancelled when the intake leaves everything that is not decided to others.
+    pub(super) fn abandon(&self) -> &CancellationToken {
+        &self.abandon
+    }
+
+    /// Counts the work of every request until it has ended.
+    pub(super) fn tracker(&self) -> &TaskTracker {
+        &self.tracker
+    }
+}
