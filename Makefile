@@ -44,4 +44,4 @@ bench-quick: ## The same in three minutes, without growth
 	@scripts/bench --quick
 
 lint: ## Check formatting, scripts, clippy, documentation, SQL queries and dependencies, and that the mutants apply
-	@scripts/lint
+	@scripts/lint --install
