@@ -151,7 +151,8 @@ fn id_of(business: Uuid) -> BusinessId {
     BusinessId::from_u128(business.as_u128())
 }
 
-fn no_business(business: Uuid) -> String {
+/// What is said of a business that does not exist.
+pub(super) fn no_business(business: Uuid) -> String {
     format!("there is no business {business}: see `earmark business list`")
 }
 

@@ -2,12 +2,11 @@
 
 use super::print_json;
 use crate::config::{Database, Queues as QueueSettings};
-use crate::ops::deployment::{self, unacknowledged};
+use crate::ops::deployment::{self, join_queues};
 use crate::postgres::{PgConnection, Postgres, partitions};
 use crate::rabbit::Broker;
-use crate::rabbit::depth::Depth;
 use crate::rabbit::topology::Topology;
-use crate::wire::operator::{Queue, Queues};
+use crate::wire::operator::Queues;
 use clap::Args;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -59,16 +58,10 @@ async fn look(postgres: &Postgres, broker: &Broker, prefix: &str) -> anyhow::Res
     };
     let (most, standing, mut processes) = postgres.read(reading).await?;
     processes.retain(|process| !process.is_silent());
-    let held = unacknowledged(processes.iter());
     let names = Topology::new(prefix, most).all_queues();
     let depths = broker.find_queues(&names).await?;
-    let shown = |(name, depth): (String, Option<Depth>)| Queue {
-        ready: depth.as_ref().map(|depth| depth.ready),
-        unacknowledged: held.get(name.as_str()).copied().unwrap_or(0),
-        consumers: depth.map(|depth| depth.consumers),
-        name,
-    };
-    let queues = names.into_iter().zip(depths).map(shown).collect();
+    let depths = depths.into_iter().map(|depth| depth.map(|depth| (depth.ready, depth.consumers)));
+    let queues = join_queues(names.into_iter().zip(depths), processes.iter());
     let intakes = || processes.iter().filter_map(|process| process.state.intake.as_ref());
     Ok(Queues {
         queues,

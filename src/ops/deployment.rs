@@ -6,7 +6,7 @@ use crate::postgres::audits::{self, Audited};
 use crate::postgres::partitions::{self, Paused};
 use crate::postgres::processes::{self, Present};
 use crate::postgres::{Error, PgConnection, dead_letters};
-use crate::wire::operator;
+use crate::wire::operator::{self, Queue};
 use crate::wire::state::State;
 use std::collections::HashMap;
 
@@ -71,15 +71,38 @@ impl From<Process> for operator::Process {
     }
 }
 
-/// The number of messages that workers have taken and not yet acknowledged, by queue, over all processes.
-pub fn unacknowledged<'a>(processes: impl Iterator<Item = &'a Process>) -> HashMap<&'a str, u64> {
-    let mut held = HashMap::new();
-    for (queue, count) in
-        processes.filter_map(|process| process.state.worker.as_ref()).flat_map(|worker| &worker.unacknowledged)
-    {
+/// Joins what the broker says of queues with what the workers hold. `depths`: messages that no worker has taken, and
+/// consumers, by queue; `None` if the broker has no such queue.
+pub fn join_queues<'a>(
+    depths: impl IntoIterator<Item = (String, Option<(u32, u32)>)>,
+    processes: impl Iterator<Item = &'a Process>,
+) -> Vec<Queue> {
+    let mut held = HashMap::<&str, u64>::new();
+    let workers = processes.filter_map(|process| process.state.worker.as_ref());
+    for (queue, count) in workers.flat_map(|worker| &worker.unacknowledged) {
         *held.entry(queue.as_str()).or_default() += count;
     }
-    held
+    let join = |(name, depth): (String, Option<(u32, u32)>)| Queue {
+        ready: depth.map(|(ready, _)| ready),
+        unacknowledged: held.get(name.as_str()).copied().unwrap_or(0),
+        consumers: depth.map(|(_, consumers)| consumers),
+        name,
+    };
+    depths.into_iter().map(join).collect()
+}
+
+/// The work queues. The broker's counts are those that one live process reported: the one that knows most queues and,
+/// of those, the one that reported last. `dead_letters`: the name of the dead-letter queue, which is left out.
+pub fn queues(processes: &[Process], dead_letters: &str) -> Vec<Queue> {
+    let live: Vec<&Process> = processes.iter().filter(|process| !process.is_silent()).collect();
+    let seen = live.iter().filter(|process| !process.state.queues.is_empty()).max_by_key(|process| {
+        // Workers know more queues than intakes if there were more partitions in the past.
+        (process.state.queues.len(), process.row.seen_at)
+    });
+    let reported =
+        seen.into_iter().flat_map(|process| &process.state.queues).filter(|queue| queue.name != dead_letters);
+    let depths = reported.map(|queue| (queue.name.clone(), Some((queue.ready, queue.consumers))));
+    join_queues(depths, live.iter().copied())
 }
 
 /// What concerns the whole deployment and no single process.

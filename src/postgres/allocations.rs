@@ -231,7 +231,7 @@ fn of_key(request: &Request, proof: Proof, keys: &Keys, hashes: &Hashes) -> Resu
         return Ok(Resolution::KeyReused);
     }
     let hash = hashes.get(&(request.business, email.clone())).copied();
-    let hash = hash.ok_or_else(|| Error::Fatal("an allocation without its user".to_owned()))?;
+    let hash = hash.ok_or_else(without_user)?;
     Ok(Resolution::Replayed { original: *original, hash })
 }
 
@@ -306,7 +306,7 @@ fn resolution(request: &Request, decided: Option<&Decided>, proof: Proof) -> Res
         (Outcome::PayoutsDisabled, _) => Ok(Resolution::PayoutsDisabled),
         (Outcome::InsufficientBalance, _) => Ok(Resolution::InsufficientBalance),
         (Outcome::Allocated, Some(hash)) => Ok(Resolution::Allocated(hash)),
-        (Outcome::Allocated, None) => Err(Error::Fatal("an allocation without its user".to_owned())),
+        (Outcome::Allocated, None) => Err(without_user()),
     }
 }
 
@@ -315,4 +315,8 @@ fn voided(request: &Request, proof: Proof) -> Resolution {
         Some(_) => Resolution::AttemptVoided(VoidedAttempt(proof)),
         None => Resolution::Voided(Voided(proof)),
     }
+}
+
+fn without_user() -> Error {
+    Error::Fatal("an allocation without its user".to_owned())
 }

@@ -138,9 +138,9 @@ pub async fn write_payout_balance(
 ) -> Result<Option<i64>, Error> {
     Ok(sqlx::query_scalar!(
         "/* write_payout_balance */
-         UPDATE businesses SET payout_balance = payout_balance + $2 WHERE business_id = $1 RETURNING payout_balance",
-        business as BusinessId,
-        cents
+         UPDATE businesses SET payout_balance = payout_balance + $1 WHERE business_id = $2 RETURNING payout_balance",
+        cents,
+        business as BusinessId
     )
     .fetch_optional(connection)
     .await?)
@@ -222,9 +222,9 @@ pub async fn write_payouts_enabled(
     enabled: bool,
 ) -> Result<bool, Error> {
     let done = sqlx::query!(
-        "/* write_payouts_enabled */ UPDATE businesses SET payouts_enabled = $2 WHERE business_id = $1",
-        business,
-        enabled
+        "/* write_payouts_enabled */ UPDATE businesses SET payouts_enabled = $1 WHERE business_id = $2",
+        enabled,
+        business
     )
     .execute(connection)
     .await?;

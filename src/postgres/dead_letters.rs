@@ -174,10 +174,10 @@ pub async fn count_open(connection: &mut PgConnection) -> Result<Vec<(Cause, i64
 pub async fn mark_replayed(connection: &mut PgConnection, dead_letter: Uuid, who: &str) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* mark_dead_letter_replayed */
-         UPDATE dead_letters SET replays = replays + 1, replayed_at = now(), replayed_by = $2
-         WHERE dead_letter_id = $1 AND dropped_at IS NULL",
-        dead_letter,
-        who
+         UPDATE dead_letters SET replays = replays + 1, replayed_at = now(), replayed_by = $1
+         WHERE dead_letter_id = $2 AND dropped_at IS NULL",
+        who,
+        dead_letter
     )
     .execute(connection)
     .await?;
@@ -188,10 +188,10 @@ pub async fn mark_replayed(connection: &mut PgConnection, dead_letter: Uuid, who
 pub async fn mark_dropped(connection: &mut PgConnection, dead_letter: Uuid, who: &str) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* mark_dead_letter_dropped */
-         UPDATE dead_letters SET dropped_at = now(), dropped_by = $2
-         WHERE dead_letter_id = $1 AND replayed_at IS NULL AND dropped_at IS NULL",
-        dead_letter,
-        who
+         UPDATE dead_letters SET dropped_at = now(), dropped_by = $1
+         WHERE dead_letter_id = $2 AND replayed_at IS NULL AND dropped_at IS NULL",
+        who,
+        dead_letter
     )
     .execute(connection)
     .await?;

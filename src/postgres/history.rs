@@ -97,20 +97,20 @@ async fn find_by_time(
                s.amount AS cents, s.reference AS "reference: Reference", s.decided_at, u.hash AS "hash?: UserHash",
                s.matches AS "matches!", s.seen AS "seen!"
         FROM (
-            SELECT a.*, $5::text IS NULL OR a.outcome = $5 AS matches,
+            SELECT a.*, $1::text IS NULL OR a.outcome = $1 AS matches,
                    row_number() OVER (ORDER BY a.request_id DESC) AS seen
             FROM allocations a
-            WHERE a.business_id = $1 AND a.request_id >= $2 AND a.request_id < $3
-            ORDER BY a.request_id DESC LIMIT $6
-        ) s LEFT JOIN payout_users u ON u.business_id = $1 AND u.email = s.email AND s.outcome = 'allocated'
-        WHERE s.matches OR s.seen = $6
-        ORDER BY s.request_id DESC LIMIT $4"#,
+            WHERE a.business_id = $2 AND a.request_id >= $3 AND a.request_id < $4
+            ORDER BY a.request_id DESC LIMIT $5
+        ) s LEFT JOIN payout_users u ON u.business_id = $2 AND u.email = s.email AND s.outcome = 'allocated'
+        WHERE s.matches OR s.seen = $5
+        ORDER BY s.request_id DESC LIMIT $6"#,
+        filter.outcome as Option<Outcome>,
         business as BusinessId,
         filter.first as RequestId,
         filter.end as RequestId,
-        most,
-        filter.outcome as Option<Outcome>,
-        SCAN
+        SCAN,
+        most
     )
     .fetch_all(connection)
     .await?;
@@ -133,13 +133,13 @@ async fn find_refused(
                true AS "matches!", 0::bigint AS "seen!"
         FROM allocations a
         WHERE a.business_id = $1 AND a.request_id >= $2 AND a.request_id < $3
-          AND a.outcome = $5 AND a.outcome <> 'allocated'
-        ORDER BY a.request_id DESC LIMIT $4"#,
+          AND a.outcome = $4 AND a.outcome <> 'allocated'
+        ORDER BY a.request_id DESC LIMIT $5"#,
         business as BusinessId,
         filter.first as RequestId,
         filter.end as RequestId,
-        most,
-        refused as Outcome
+        refused as Outcome,
+        most
     )
     .fetch_all(connection)
     .await?;
@@ -161,22 +161,22 @@ async fn find_by_email(
                s.amount AS cents, s.reference AS "reference: Reference", s.decided_at, u.hash AS "hash?: UserHash",
                s.matches AS "matches!", s.seen AS "seen!"
         FROM (
-            SELECT a.*, a.email = $7 AND ($5::text IS NULL OR a.outcome = $5) AS matches,
+            SELECT a.*, a.email = $1 AND ($2::text IS NULL OR a.outcome = $2) AS matches,
                    row_number() OVER (ORDER BY a.request_id DESC) AS seen
             FROM allocations a
-            WHERE a.business_id = $1 AND hashtextextended(a.email, 0) & 1023 = hashtextextended($7, 0) & 1023
-              AND a.request_id >= $2 AND a.request_id < $3
+            WHERE a.business_id = $3 AND hashtextextended(a.email, 0) & 1023 = hashtextextended($1, 0) & 1023
+              AND a.request_id >= $4 AND a.request_id < $5
             ORDER BY a.request_id DESC LIMIT $6
-        ) s LEFT JOIN payout_users u ON u.business_id = $1 AND u.email = s.email AND s.outcome = 'allocated'
+        ) s LEFT JOIN payout_users u ON u.business_id = $3 AND u.email = s.email AND s.outcome = 'allocated'
         WHERE s.matches OR s.seen = $6
-        ORDER BY s.request_id DESC LIMIT $4"#,
+        ORDER BY s.request_id DESC LIMIT $7"#,
+        email as &Email,
+        filter.outcome as Option<Outcome>,
         business as BusinessId,
         filter.first as RequestId,
         filter.end as RequestId,
-        most,
-        filter.outcome as Option<Outcome>,
         SCAN,
-        email as &Email
+        most
     )
     .fetch_all(connection)
     .await?;
@@ -198,23 +198,23 @@ async fn find_by_reference(
                s.amount AS cents, s.reference AS "reference: Reference", s.decided_at, u.hash AS "hash?: UserHash",
                s.matches AS "matches!", s.seen AS "seen!"
         FROM (
-            SELECT a.*, ($5::text IS NULL OR a.outcome = $5) AND ($7::text IS NULL OR a.email IS NOT DISTINCT FROM $7)
+            SELECT a.*, ($1::text IS NULL OR a.outcome = $1) AND ($2::text IS NULL OR a.email IS NOT DISTINCT FROM $2)
                         AS matches,
                    row_number() OVER (ORDER BY a.request_id DESC) AS seen
             FROM allocations a
-            WHERE a.business_id = $1 AND a.reference = $8 AND a.request_id >= $2 AND a.request_id < $3
-            ORDER BY a.request_id DESC LIMIT $6
-        ) s LEFT JOIN payout_users u ON u.business_id = $1 AND u.email = s.email AND s.outcome = 'allocated'
-        WHERE s.matches OR s.seen = $6
-        ORDER BY s.request_id DESC LIMIT $4"#,
+            WHERE a.business_id = $3 AND a.reference = $4 AND a.request_id >= $5 AND a.request_id < $6
+            ORDER BY a.request_id DESC LIMIT $7
+        ) s LEFT JOIN payout_users u ON u.business_id = $3 AND u.email = s.email AND s.outcome = 'allocated'
+        WHERE s.matches OR s.seen = $7
+        ORDER BY s.request_id DESC LIMIT $8"#,
+        filter.outcome as Option<Outcome>,
+        filter.email.as_ref() as Option<&Email>,
         business as BusinessId,
+        reference as &Reference,
         filter.first as RequestId,
         filter.end as RequestId,
-        most,
-        filter.outcome as Option<Outcome>,
         SCAN,
-        filter.email.as_ref() as Option<&Email>,
-        reference as &Reference
+        most
     )
     .fetch_all(connection)
     .await?;

@@ -28,7 +28,7 @@ impl Confirmed {
     pub(super) async fn publish(&self, queue: &str, properties: BasicProperties, body: &[u8]) -> Result<(), Error> {
         let placed = tokio::select! {
             placed = self.place(queue, properties, body) => placed,
-            () = self.link.lost() => Err(Error("connection lost".to_owned())),
+            () = self.link.lost() => Err(Error::lost()),
             () = tokio::time::sleep(ANSWER_TIMEOUT) => Err(Error("the broker did not confirm in time".to_owned())),
         };
         placed.inspect_err(|error| self.link.give_up(&error.to_string()))

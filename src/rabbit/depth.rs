@@ -47,7 +47,7 @@ impl Gauge {
         for queue in queues {
             let depth = tokio::select! {
                 asked = ask(&self.channel, queue) => asked?,
-                () = self.link.lost() => return Err(Error("connection lost".to_owned())),
+                () = self.link.lost() => return Err(Error::lost()),
                 () = tokio::time::sleep(ANSWER_TIMEOUT) => return Err(Error(format!("no answer about {queue}"))),
             };
             depths.push(depth);

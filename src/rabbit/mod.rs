@@ -33,6 +33,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 #[error("broker: {0}")]
 pub struct Error(String);
 
+impl Error {
+    /// The connection was lost while an answer was awaited.
+    fn lost() -> Self {
+        Self("connection lost".to_owned())
+    }
+}
+
 impl From<lapin::Error> for Error {
     fn from(error: lapin::Error) -> Self {
         Self(error.to_string())

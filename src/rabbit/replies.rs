@@ -25,7 +25,7 @@ impl ReplySender {
         let writing = self.channel.basic_publish("".into(), queue.into(), options, body, properties);
         let written = tokio::select! {
             written = writing => written,
-            () = self.link.lost() => return Err(Error("connection lost".to_owned())),
+            () = self.link.lost() => return Err(Error::lost()),
         };
         written.inspect_err(|error| self.link.give_up(&error.to_string()))?;
         Ok(())

@@ -170,7 +170,7 @@ pub struct Queues {
 }
 
 /// One queue of the deployment.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Queue {
     /// Its name.
     pub name: String,

@@ -75,7 +75,7 @@ pub(super) async fn show(
 
 async fn find(console: &Console, id: Uuid) -> Result<Business, Trouble> {
     let finding = console.postgres.read(async |connection| businesses::find_one(connection, id).await);
-    finding.await?.ok_or(Trouble::Missing("There is no such business."))
+    finding.await?.ok_or(Trouble::NO_BUSINESS)
 }
 
 /// Switches payouts on or off, after a confirmation page.
@@ -140,7 +140,7 @@ pub(super) async fn fund(
             return Err(Trouble::Invalid("The payout balance does not cover this amount.".to_owned()));
         }
         Err(Error::Unknown(_)) => return Err(Trouble::Unreachable(MAYBE_ENTERED.to_owned())),
-        written => written?.ok_or(Trouble::Missing("There is no such business."))?,
+        written => written?.ok_or(Trouble::NO_BUSINESS)?,
     };
     frame.log(
         if cents > 0 { "funds added" } else { "funds taken out" },

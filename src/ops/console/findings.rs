@@ -76,7 +76,7 @@ fn note_standing(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
 
 fn note_queues(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
     let is_paused = snapshot.standing.paused.is_some();
-    for queue in snapshot.queues.iter().filter(|queue| queue.consumers == 0 && !is_paused) {
+    for queue in snapshot.queues.iter().filter(|queue| queue.consumers == Some(0) && !is_paused) {
         note(Grade::Bad, format!("No worker consumes {}.", queue.name));
     }
     match snapshot.sample.oldest {
@@ -111,6 +111,7 @@ mod tests {
     use crate::ops::deployment;
     use crate::postgres::partitions::Paused;
     use crate::postgres::processes::Present;
+    use crate::wire::operator::Queue;
     use crate::wire::state::State;
     use time::OffsetDateTime;
     use uuid::Uuid;
@@ -161,7 +162,7 @@ mod tests {
     fn a_pause_is_said_once_with_its_author() {
         let mut snapshot = fine();
         snapshot.processes[0].state.impediments = vec![PAUSED.to_owned()];
-        snapshot.queues = vec![snapshot::Queue { name: "q".to_owned(), ready: 3, unacknowledged: 0, consumers: 0 }];
+        snapshot.queues = vec![Queue { name: "q".to_owned(), ready: Some(3), unacknowledged: 0, consumers: Some(0) }];
         snapshot.standing.paused = Some(Paused { paused_at: OffsetDateTime::UNIX_EPOCH, paused_by: "ann".to_owned() });
         let found = texts(&snapshot);
         assert_eq!(found.len(), 1, "{found:?}");

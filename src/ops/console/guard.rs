@@ -126,11 +126,11 @@ async fn check_form(request: Request, visitor: &Visitor) -> Result<Request, Trou
     }
     let is_program = visitor.csrf.is_empty();
     if !is_program && !has_own_origin(request.headers()) {
-        return Err(Trouble::Forbidden("The form was sent by another site."));
+        return Err(Trouble::OTHER_SITE);
     }
     let (parts, body) = request.into_parts();
     let form = Form::<Vec<(String, String)>>::from_request(Request::from_parts(parts.clone(), body), &()).await;
-    let fields = Fields(form.map_err(|_| Trouble::Invalid("The form cannot be read.".to_owned()))?.0);
+    let fields = Fields(form.map_err(|_| Trouble::unreadable_form())?.0);
     if !is_program && !auth::is_same(fields.get("csrf"), &visitor.csrf) {
         return Err(Trouble::Forbidden(
             "The form belongs to another session. Go back, reload the page and send it again.",

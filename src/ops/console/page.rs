@@ -129,6 +129,18 @@ pub(super) enum Trouble {
     Unreachable(String),
 }
 
+impl Trouble {
+    /// An action that no page of this console sent.
+    pub(super) const OTHER_SITE: Self = Self::Forbidden("The form was sent by another site.");
+    /// A business that does not exist.
+    pub(super) const NO_BUSINESS: Self = Self::Missing("There is no such business.");
+
+    /// A form that cannot be parsed.
+    pub(super) fn unreadable_form() -> Self {
+        Self::Invalid("The form cannot be read.".to_owned())
+    }
+}
+
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
         tracing::warn!(%error, "the console could not read or write postgres");

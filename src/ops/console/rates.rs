@@ -2,10 +2,10 @@
 //! of a process is exactly what happened in between. Percentiles are read from the sum of all intakes' histogram
 //! buckets.
 
-use super::snapshot::{Sample, Snapshot, count_of, queues, totals};
+use super::snapshot::{Sample, Snapshot, count_of, totals};
 use crate::ledger::SettledAs;
 use crate::metrics::labels::Status;
-use crate::ops::deployment::{Process, Standing};
+use crate::ops::deployment::{Process, Standing, queues};
 use crate::rabbit::topology::Topology;
 use crate::wire::state::{Buckets, State};
 use std::collections::{HashMap, VecDeque};
@@ -38,7 +38,7 @@ impl Tracks {
         let oldest = live().filter_map(|state| state.intake.as_ref()?.oldest_millis).max().unwrap_or(0);
         let sample = Sample {
             at: at_millis / 1000,
-            ready: (!queues.is_empty()).then(|| queues.iter().map(|queue| u64::from(queue.ready)).sum()),
+            ready: (!queues.is_empty()).then(|| queues.iter().map(|queue| u64::from(queue.ready.unwrap_or(0))).sum()),
             unacknowledged: (!queues.is_empty()).then(|| queues.iter().map(|queue| queue.unacknowledged).sum()),
             oldest: has_intake.then_some(oldest as f64 / 1000.0),
             allocated: Some(self.rate(|state| {

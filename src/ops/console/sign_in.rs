@@ -42,13 +42,13 @@ pub(super) async fn show(State(console): State<Arc<Console>>, headers: HeaderMap
 pub(super) async fn enter(State(console): State<Arc<Console>>, request: Request) -> Result<Response, Trouble> {
     let (from, now) = (guard::peer(&request).ip(), clock::now_millis());
     if !guard::has_own_origin(request.headers()) {
-        return Err(Trouble::Forbidden("The form was sent by another site."));
+        return Err(Trouble::OTHER_SITE);
     }
     if console.attempts.are_spent(from, now) {
         return Err(Trouble::TooManyAttempts);
     }
     let form = Form::<Entry>::from_request(request, &()).await;
-    let Form(entry) = form.map_err(|_| Trouble::Invalid("The form cannot be read.".to_owned()))?;
+    let Form(entry) = form.map_err(|_| Trouble::unreadable_form())?;
     let Some(name) = auth::clean_name(&entry.name) else {
         return Ok(refuse("Say who you are: each action is logged with this name.", entry.name));
     };

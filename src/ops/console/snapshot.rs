@@ -1,6 +1,7 @@
 //! The snapshot: everything that the console knows about the deployment at one moment.
 
-use crate::ops::deployment::{Process, Standing, unacknowledged};
+use crate::ops::deployment::{Process, Standing};
+use crate::wire::operator::Queue;
 use crate::wire::state::{Counts, State};
 use serde::Serialize;
 
@@ -29,15 +30,6 @@ pub struct Sample {
     /// Answers with 504 since the last sample.
     #[serde(skip)]
     pub unknown: u64,
-}
-
-/// One work queue: the broker's counts, and the sum of the workers' counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Queue {
-    pub name: String,
-    pub ready: u32,
-    pub unacknowledged: u64,
-    pub consumers: u32,
 }
 
 /// The sums of the counts of all live processes, each counted from the start of its process.
@@ -134,24 +126,4 @@ fn add(sum: &mut Counts, counts: &Counts) {
     for (value, count) in counts {
         *sum.entry(value.clone()).or_default() += count;
     }
-}
-
-/// The work queues. The broker's counts are those that one live process reported: the one that knows most queues and,
-/// of those, the one that reported last. `dead_letters`: the name of the dead-letter queue, which is left out.
-pub(super) fn queues(processes: &[Process], dead_letters: &str) -> Vec<Queue> {
-    let live: Vec<&Process> = processes.iter().filter(|process| !process.is_silent()).collect();
-    let seen = live.iter().filter(|process| !process.state.queues.is_empty()).max_by_key(|process| {
-        // Workers know more queues than intakes if there were more partitions in the past.
-        (process.state.queues.len(), process.row.seen_at)
-    });
-    let held = unacknowledged(live.iter().copied());
-    let shown = seen.into_iter().flat_map(|process| &process.state.queues).filter(|queue| queue.name != dead_letters);
-    shown
-        .map(|queue| Queue {
-            name: queue.name.clone(),
-            ready: queue.ready,
-            unacknowledged: held.get(queue.name.as_str()).copied().unwrap_or(0),
-            consumers: queue.consumers,
-        })
-        .collect()
 }

@@ -33,6 +33,11 @@ pub(super) fn moment(at: &OffsetDateTime) -> String {
     format!("{} {:02}:{:02}:{:02} UTC", at.date(), at.hour(), at.minute(), at.second())
 }
 
+/// A number of messages or consumers, with a dash for a queue that the broker does not have.
+pub(super) fn depth(value: &Option<u32>) -> String {
+    figure(&value.map(u64::from))
+}
+
 /// Formats a whole number with separators; a dash if it is unknown.
 pub(super) fn figure(value: &Option<u64>) -> String {
     value.map_or_else(|| "-".to_owned(), grouped)
