@@ -1,6 +1,6 @@
 //! Connections: one of one's own, and those that reads share.
 
-use super::proof::{Proof, Settings};
+use super::session_settings::{Checked, Settings};
 use super::{Error, Health};
 use crate::metrics::METRICS;
 use sqlx::postgres::PgConnectOptions;
@@ -111,8 +111,8 @@ impl Session {
             // Whatever it is, others may meet it too.
             self.way.health.doubt();
         });
-        let (open, proof) = opened?;
-        proof.read_only.iter().for_each(|error| self.way.health.heard(error));
+        let (open, checked) = opened?;
+        checked.read_only.iter().for_each(|error| self.way.health.heard(error));
         Ok(open)
     }
 
@@ -128,20 +128,20 @@ async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, Error
 }
 
 /// A new connection, set and proved.
-async fn open(way: &Way) -> Result<(Open, Proof), Error> {
+async fn open(way: &Way) -> Result<(Open, Checked), Error> {
     let losses = way.health.losses();
     let settings = Settings::new(way.timeout);
     let opening = async {
         let mut connection = PgConnection::connect_with(&way.options).await?;
         METRICS.postgres_connects.inc();
         settings.apply(&mut connection).await?;
-        let proof = settings.prove(&mut connection).await?;
-        Ok((connection, proof))
+        let checked = settings.prove(&mut connection).await?;
+        Ok((connection, checked))
     };
     let opened = tokio::time::timeout(way.timeout, opening).await;
     let late = || Err(Error::Away(format!("no connection within {:?}", way.timeout)));
-    let (connection, proof) = opened.unwrap_or_else(|_| late())?;
-    Ok((Open { connection, settings, losses }, proof))
+    let (connection, checked) = opened.unwrap_or_else(|_| late())?;
+    Ok((Open { connection, settings, losses }, checked))
 }
 
 /// A new connection, and nothing that watches over it.

@@ -18,12 +18,12 @@ pub(super) struct Settings {
 
 /// What a session was found to be.
 #[derive(Debug)]
-pub(super) struct Proof {
+pub(super) struct Checked {
     /// Why nothing can be written, if so.
     pub read_only: Option<Error>,
 }
 
-impl Proof {
+impl Checked {
     /// An error if nothing can be written.
     pub(super) fn writable(self) -> Result<(), Error> {
         self.read_only.map_or(Ok(()), Err)
@@ -67,7 +67,7 @@ impl Settings {
     }
 
     /// Asks whether the session is what it was set to, in one round trip.
-    pub(super) async fn prove(&self, connection: &mut PgConnection) -> Result<Proof, Error> {
+    pub(super) async fn prove(&self, connection: &mut PgConnection) -> Result<Checked, Error> {
         let rows = sqlx::raw_sql(
             "/* prove_session */
             SELECT name, CASE WHEN name LIKE '%\\_timeout'
@@ -87,7 +87,7 @@ impl Settings {
         self.judge(&found)
     }
 
-    fn judge(&self, found: &[(String, String)]) -> Result<Proof, Error> {
+    fn judge(&self, found: &[(String, String)]) -> Result<Checked, Error> {
         let mut read_only = None;
         for (name, value) in found {
             match name.as_str() {
@@ -101,7 +101,7 @@ impl Settings {
                 _ => {}
             }
         }
-        Ok(Proof { read_only: read_only.map(|why| Error::ReadOnly(why.to_owned())) })
+        Ok(Checked { read_only: read_only.map(|why| Error::ReadOnly(why.to_owned())) })
     }
 
     fn is_as_set(&self, name: &str, value: &str) -> bool {
@@ -163,7 +163,7 @@ mod tests {
         .into()
     }
 
-    fn with(settings: &Settings, name: &str, value: &str) -> Result<Proof, Error> {
+    fn with(settings: &Settings, name: &str, value: &str) -> Result<Checked, Error> {
         let mut found = found(settings);
         found.iter_mut().find(|(found, _)| found == name).expect("a name").1 = value.to_owned();
         settings.judge(&found)
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn every_setting_is_proved_and_the_one_that_did_not_take_is_named() {
         let settings = Settings::new(Duration::from_secs(3));
-        assert!(settings.judge(&found(&settings)).is_ok_and(|proof| proof.read_only.is_none()));
+        assert!(settings.judge(&found(&settings)).is_ok_and(|checked| checked.read_only.is_none()));
         for (name, _) in
             found(&settings).iter().filter(|(name, _)| !name.starts_with("transaction") && !name.starts_with("pg_"))
         {
@@ -197,8 +197,8 @@ mod tests {
     fn a_session_that_takes_no_writes_is_what_it_was_set_to_and_says_so() {
         let settings = Settings::new(Duration::from_secs(3));
         for (name, value) in [("transaction_read_only", "on"), ("pg_is_in_recovery", "true")] {
-            let proof = with(&settings, name, value).expect("a proof");
-            assert!(matches!(proof.writable(), Err(Error::ReadOnly(_))), "{name}");
+            let checked = with(&settings, name, value).expect("checked");
+            assert!(matches!(checked.writable(), Err(Error::ReadOnly(_))), "{name}");
         }
     }
 }
