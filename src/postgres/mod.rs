@@ -10,9 +10,9 @@
 //! | [`Postgres::write`] | a new one | is not done again; without an answer, nobody knows whether it was committed |
 //! | [`Session::read`], [`Session::write`] | its own, kept | like [`Postgres::read`] and [`Postgres::write`] |
 //!
-//! The worker settles requests over a [`Session`], and an intake gives up on them over one. Only a look-up voids over a shared
-//! connection. When work fails or takes too long, its whole connection is dropped. So no connection is used again while a
-//! transaction is open in it or a COMMIT is unsent.
+//! The worker settles requests over a [`Session`], and an intake gives up on them over one. Only a look-up voids over a
+//! shared connection. When work fails or takes too long, its whole connection is dropped. So no connection is used again
+//! while a transaction is open in it or a COMMIT is unsent.
 
 pub mod allocations;
 pub mod api_keys;
@@ -54,8 +54,8 @@ pub struct Settings {
     pub url: String,
     /// The largest number of connections that reads share.
     pub pool_size: u32,
-    /// How long a connect, a statement, a wait for a lock or an idle transaction may last before it is given up. If a process
-    /// stops in the middle of a transaction, its locks are held for no longer than this.
+    /// How long a connect, a statement, a wait for a lock or an idle transaction may last before it is given up. If a
+    /// process stops in the middle of a transaction, its locks are held for no longer than this.
     pub timeout: Duration,
 }
 
@@ -126,9 +126,9 @@ impl Postgres {
         session::connect(&self.way).await
     }
 
-    /// Refuses a pooler that lets several clients into one session (transaction mode): no setting, prepared statement or lock
-    /// lasts there from one transaction to the next. Such a pooler gives the same session to two that are used alternately,
-    /// and each then finds the mark of the other.
+    /// Refuses a pooler that lets several clients into one session (transaction mode): no setting, prepared statement or
+    /// lock lasts there from one transaction to the next. Such a pooler gives the same session to two that are used
+    /// alternately, and each then finds the mark of the other.
     pub async fn refuse_shared_sessions(&self) -> Result<(), Error> {
         let (mut one, mut other) = (self.session(), self.session());
         for _ in 0..3 {
