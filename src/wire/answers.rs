@@ -55,10 +55,10 @@ pub struct BulkResult {
     pub errors: Option<FieldErrors>,
 }
 
-/// `GET /balance`, in cents.
+/// `GET /balance`: the balances of the business.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BalanceBody {
-    /// In cents.
+    /// The main balance, in cents. Allocations never change it.
     pub balance: i64,
     /// What can still be allocated, in cents.
     pub payout_balance: i64,
@@ -71,9 +71,9 @@ pub struct PayoutUserBody {
     pub email: String,
     /// The payout user's hash, in hexadecimal.
     pub hash: String,
-    /// In cents.
+    /// The balance in cents: the sum of the user's allocations.
     pub balance: i64,
-    /// The HTTP status.
+    /// An inactive user still receives allocations, but cannot see the balance by hash.
     #[schemars(extend("enum" = ["active", "inactive"]))]
     pub status: String,
     /// When it was created.
