@@ -4,8 +4,7 @@
 //! | what went wrong | what is done |
 //! |---|---|
 //! | some rows are there already (a redelivery, a void) | roll back, read them, settle the others without them |
-//! | Postgres says that nothing happened, refuses the statement, or cannot be reached | try again later, over a new
-//! connection |
+//! | Postgres says that nothing happened, refuses the statement, or cannot be reached | try again later, over a new connection |
 //! | Postgres took too long | try halves, down to one request, then as above |
 //! | the answer to COMMIT is lost | try halves with the same ids: if it was committed, the rows are there already |
 //! | the data cannot be stored | try halves until the bad request is alone |
