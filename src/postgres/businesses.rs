@@ -6,8 +6,8 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Proves that businesses are locked until the transaction ends, and were read under that lock. Whoever writes a batch step
-/// by step needs it.
+/// Proves that businesses are locked until the transaction ends, and were read under that lock. `batches::write` takes it as
+/// the right to write.
 #[derive(Debug)]
 pub struct LockedBusinesses {
     accounts: Accounts,
