@@ -123,7 +123,7 @@ pub struct Process {
     pub otlp_sample: f64,
     /// How long an intake waits for a worker's reply before it resolves the request in the database. Also the request's
     /// deadline: a worker voids a request that it finds later than that. Even under full load most requests take well
-    /// under a second; the default also bridges the change from one worker to another
+    /// under a second; the default also leaves time for another worker to take over
     #[arg(long, env = "EARMARK_REPLY_TIMEOUT", default_value = "5s", value_parser = parse_duration)]
     reply_timeout: Duration,
     /// How long resolving a request may take before the answer is 504. It must be longer than EARMARK_SETTLE_TIMEOUT,

@@ -60,7 +60,7 @@ struct Inner {
     state: AtomicU8,
     /// How often the database was lost so far.
     losses: AtomicU64,
-    /// Told when a statement finds its connection lost.
+    /// Notified when the watcher has to ask at once.
     doubt: Notify,
     /// When Postgres last said that its disk is full.
     full_since: Mutex<Option<Instant>>,

@@ -77,7 +77,7 @@ pub async fn remove_unseen(connection: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
-/// All processes that wrote within a day and have not ended in good order, the oldest first.
+/// All processes that have a row, the oldest first. One that ended in good order has none.
 pub async fn find_present(connection: &mut PgConnection) -> Result<Vec<Present>, Error> {
     let found = sqlx::query_as!(
         Present,
