@@ -1,5 +1,6 @@
-//! Every setting of the program: its flag, environment variable, unit, default, and the reason for the default. The doc
-//! comments of the fields are the texts of `--help`.
+//! The settings of the program: flag, environment variable, unit, default, and the reason for the default. The doc
+//! comments of the fields are the texts of `--help`. The settings of the log are in `telemetry.rs`, and those of
+//! `earmark send` in `cli/send.rs`.
 
 use crate::connections;
 use crate::intake::admission;
@@ -121,15 +122,16 @@ pub struct Process {
     #[arg(long, env = "EARMARK_OTLP_SAMPLE", default_value = "1", value_parser = parse_share)]
     pub otlp_sample: f64,
     /// How long an intake waits for a worker's reply before it resolves the request in the database. Also the request's
-    /// deadline: a worker voids a request that it finds later than that
+    /// deadline: a worker voids a request that it finds later than that. Even under full load most requests take well
+    /// under a second; the default also leaves time for another worker to take over
     #[arg(long, env = "EARMARK_REPLY_TIMEOUT", default_value = "5s", value_parser = parse_duration)]
     reply_timeout: Duration,
     /// How long resolving a request may take before the answer is 504. It must be longer than EARMARK_SETTLE_TIMEOUT,
-    /// so that a hanging worker's locks are released within it
+    /// so that a hanging worker's locks are released within it. With the defaults, 2 s are left after that
     #[arg(long, env = "EARMARK_RESOLVE_TIMEOUT", default_value = "5s", value_parser = parse_duration)]
     resolve_timeout: Duration,
     /// How long connecting to Postgres, a statement, waiting for a lock, or a whole transaction may take before it
-    /// fails
+    /// fails. All of these take milliseconds; the default leaves time for a slow disk or network
     #[arg(long, env = "EARMARK_SETTLE_TIMEOUT", default_value = "3s", value_parser = parse_duration)]
     settle_timeout: Duration,
     /// How long a shutdown may take. It must be longer than EARMARK_REPLY_TIMEOUT and EARMARK_RESOLVE_TIMEOUT together,
@@ -141,7 +143,8 @@ pub struct Process {
     /// request is sent on a connection that is being closed here
     #[arg(long, env = "EARMARK_IDLE_TIMEOUT", default_value = "75s", value_parser = parse_duration)]
     idle_timeout: Duration,
-    /// How long a client may take to accept the next part of an answer. A client that stalls longer is disconnected
+    /// How long a client may take to accept the next part of an answer. A client that stalls longer is disconnected.
+    /// The default is long enough for a slow or interrupted network, and frees a connection whose client is gone
     #[arg(long, env = "EARMARK_WRITE_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
     write_timeout: Duration,
 }
@@ -262,10 +265,11 @@ impl Process {
 /// The settings that only an intake has.
 #[derive(Args)]
 pub struct IntakeSettings {
-    /// Where the intake accepts requests: address:port
+    /// Where the intake accepts requests: address:port. The default accepts them from this machine only, because the
+    /// intake has no TLS of its own
     #[arg(long, env = "EARMARK_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// The largest number of requests between admission and answer; further ones are refused with 503 at once. Bulk
+    /// The largest number of requests between admission and decision; further ones are refused with 503 at once. Bulk
     /// calls use at most half of it, and wait for room. The default is about four times what is in flight at full
     /// throughput, so that a short stall refuses nobody
     #[arg(long, env = "EARMARK_MAX_IN_FLIGHT", default_value = "4096", value_parser = clap::value_parser!(u32).range(1..))]
@@ -279,7 +283,7 @@ pub struct IntakeSettings {
     /// limited unless it is set
     #[arg(long, env = "EARMARK_RATE_LIMIT", value_parser = clap::value_parser!(u32).range(1..))]
     rate_limit: Option<u32>,
-    /// The largest number of one API key's allocations between admission and answer; further ones are answered with
+    /// The largest number of one API key's allocations between admission and decision; further ones are answered with
     /// 429. Bulk calls use at most half of it, and wait for room. Set well below EARMARK_MAX_IN_FLIGHT, it keeps one
     /// platform from using all of that. Each intake counts on its own. Not limited unless it is set
     #[arg(long, env = "EARMARK_MAX_IN_FLIGHT_PER_KEY", value_parser = clap::value_parser!(u32).range(1..))]

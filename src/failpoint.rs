@@ -27,13 +27,13 @@ pub enum Failpoint {
     AfterVoid,
     /// Worker: a batch is gathered, and nothing is done with it yet.
     AfterGather,
-    /// Worker: the businesses are locked.
+    /// Worker, only step by step: the businesses are locked.
     AfterLock,
-    /// Worker: all rows are written, nothing is committed.
+    /// Worker, only step by step: rows, balances and users are written, keys are not. Nothing is committed.
     AfterWrite,
-    /// Worker: it is about to commit.
+    /// Worker: it is about to commit. At once, nothing is written yet, as one statement writes and commits.
     BeforeCommit,
-    /// Worker: the commit has just returned.
+    /// Worker: the commit has just returned. At once, it also passes this if the statement was refused and wrote nothing.
     AfterCommit,
     /// Worker: the batch is settled, no reply is sent.
     BeforeReply,

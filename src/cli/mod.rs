@@ -1,4 +1,5 @@
-//! The command line: one file for each command. Results go to stdout, messages to stderr. A failure exits with a code
+//! The command line. Each command has a file of its own, but `doctor` is a folder, and `serve.rs` has `serve`, `intake` and
+//! `worker`. Results go to stdout, messages to stderr. A failure exits with a code
 //! above 0.
 
 mod audit;

@@ -1,8 +1,8 @@
 //! The endpoints, in the order in which their checks run:
 //! `405/404 → 401 → 413 → 415 → 400 body → 400 fields → admission and everything after it`.
 //!
-//! Every request is [`Detached`] work: a client that hangs up cancels nothing half-way, and after a panic the answer is
-//! still true.
+//! Allocations and look-ups are [`Detached`] work: a client that hangs up cancels nothing half-way, and after a panic the
+//! answer is still true. The pages of the documentation, 404 and 405 are answered directly.
 
 use super::Intake;
 use super::auth;

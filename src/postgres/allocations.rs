@@ -1,8 +1,10 @@
-//! The row that decides. `allocations` is written once for each request, by whoever comes first: the worker, together
-//! with the debit and the credit, or whoever gives up on the request, as `voided`. The primary key lets one of them win.
+//! The row that decides. A request has at most one row in `allocations`, and the first to write it wins: the worker writes
+//! it together with the debit and the credit, and an intake that gives up on the request writes it as `voided`. The primary
+//! key lets only one of them in.
 //!
-//! A doubt is always resolved by an insert, never by a look: an insert waits for another transaction that holds the same
-//! key and then tells the truth, while a `SELECT` may see no row a moment before the other commits.
+//! Whether a request is decided is always found out by an insert, never by a `SELECT`. An insert waits for a transaction
+//! that is about to write the same row. A `SELECT` does not wait: it may see no row a moment before that transaction
+//! commits.
 
 use super::users::{Hashes, find_hashes};
 use super::{Error, begin, commit, keys};
@@ -15,9 +17,9 @@ use sqlx::PgConnection;
 use std::collections::{BTreeSet, HashMap};
 use time::OffsetDateTime;
 
-/// The proof that a request never debited and never will, nor anything that was received under its key before: its row says
-/// `voided`, and its key's epoch is raised, committed. Without a key the row alone says it. Only this module makes one, and
-/// only after the commit.
+/// The proof that a request never debited and never will, nor anything that was received under its key before. Its row says
+/// `voided` and its key's epoch is raised, both committed; without a key the row is enough. Only this module makes one.
+/// [`void_keyed_many`] returns it only if its commit succeeded.
 #[derive(Debug)]
 pub struct Voided(Proof);
 
@@ -28,8 +30,8 @@ impl Voided {
     }
 }
 
-/// The proof that one attempt under a key never debited and never will: its row says `voided`, committed, or belongs to
-/// another request. It says nothing of other attempts under the key.
+/// The proof that one attempt under a key never debited and never will. The row with its id says `voided` and is committed,
+/// or is that of another request. It says nothing of other attempts under the key.
 #[derive(Debug)]
 pub struct VoidedAttempt(Proof);
 
@@ -45,27 +47,27 @@ impl VoidedAttempt {
 pub struct Decided {
     /// What was decided.
     pub outcome: Outcome,
-    /// Null where the request was voided by somebody who knew its id alone.
+    /// The payout user's address. `None` if the request was voided by its id alone.
     pub email: Option<Email>,
-    /// The amount, in cents; a void by id has none.
+    /// The amount in cents. `None` if the request was voided by its id alone.
     pub cents: Option<i64>,
-    /// The payout user's, if it was allocated.
+    /// The payout user's hash, if it was allocated.
     pub hash: Option<UserHash>,
-    /// The caller's own name for it.
+    /// The reference: the caller's own name for the request.
     pub reference: Option<Reference>,
     /// When its row was written.
     pub decided_at: OffsetDateTime,
 }
 
 impl Decided {
-    /// Whether this row can be the one of `request`. It is, unless two intakes ever minted the same id.
+    /// Whether email and amount are those of `request`. They always are, unless two intakes have minted the same id.
     pub fn is_of(&self, request: &Request) -> bool {
         self.email.as_ref().is_none_or(|email| *email == request.email)
             && self.cents.is_none_or(|cents| cents == request.amount.cents())
     }
 }
 
-/// Reads the rows of several requests. A request without a row is left out: it was undecided a moment ago.
+/// Reads the rows of several requests. A request without a row is left out: it was undecided when this was read.
 pub async fn find_decided(
     connection: &mut PgConnection,
     requests: &[(BusinessId, RequestId)],
@@ -113,8 +115,8 @@ pub struct Found {
     pub decided: Decided,
 }
 
-/// Reads one request's row without knowing its business: a look into the index for each business. For people; the request
-/// path always knows whose a request is.
+/// Reads one request's row without knowing its business, with a look into the index for each business. Only commands and the
+/// console use it: the request path always knows the business.
 pub async fn find_anywhere(connection: &mut PgConnection, request: RequestId) -> Result<Option<Found>, Error> {
     let owner = sqlx::query!(
         r#"/* find_owner */
@@ -129,14 +131,14 @@ pub async fn find_anywhere(connection: &mut PgConnection, request: RequestId) ->
     Ok(decided.map(|decided| Found { business: owner.business, business_name: owner.name, decided }))
 }
 
-/// How a request that somebody gave up on stands now, permanently.
+/// The permanent state of a request that an intake gave up on.
 #[derive(Debug)]
 pub enum Resolution {
     /// It never debited, and never will; with a key: nor will anything that was received under the key before.
     Voided(Voided),
     /// It never debited, and never will. Other attempts under its key may.
     AttemptVoided(VoidedAttempt),
-    /// The worker was first.
+    /// It was allocated: the worker wrote its row first.
     Allocated(UserHash),
     /// Another request under the same key, with the same email and amount, was allocated.
     Replayed {
@@ -153,8 +155,8 @@ pub enum Resolution {
     InsufficientBalance,
 }
 
-/// Gives up on attempts: voids each that is undecided, and says how each stands, in the same order. Keys are left alone, so
-/// this speaks of a whole operation only where there is no key.
+/// Gives up on attempts: voids each that is undecided, and returns the state of each, in the same order. It leaves
+/// idempotency keys alone. So for a request with a key it proves something of this attempt only.
 pub async fn void_attempts(connection: &mut PgConnection, requests: &[&Request]) -> Result<Vec<Resolution>, Error> {
     let inserted = write_voids(connection, requests).await?;
     let lost: Vec<_> = requests
@@ -174,16 +176,16 @@ pub async fn void_attempts(connection: &mut PgConnection, requests: &[&Request])
     requests.iter().map(stands).collect()
 }
 
-/// Gives up on requests that have keys, and on everything that was received under these keys before. In one transaction
-/// the keys' epochs go up, which kills every attempt under an older one, and the requests are voided; where there is an
-/// allocation under the key, that is the answer. How each stands, in the same order, and the count of the raise, if any key
-/// was raised.
+/// Gives up on requests that have idempotency keys, and on everything that was received under these keys before. One
+/// transaction voids the requests and raises the epochs of their keys; no attempt of an older epoch can be applied after
+/// that. A key with an allocation is not raised: that allocation is the answer. Returns the state of each request, in the
+/// same order, and the count of the raise if any key was raised.
 pub async fn void_keyed_many(
     connection: &mut PgConnection,
     requests: &[&Request],
 ) -> Result<(Vec<Resolution>, Option<RaiseCount>), Error> {
     let mut transaction = begin(connection).await?;
-    // The keys before the rows: the worker takes them in this order too.
+    // Locks the keys before it writes the rows, in the same order as the worker.
     let keys = lock_keys(&mut transaction, requests).await?;
     let own = void_attempts(&mut transaction, requests).await?;
     let open: Vec<_> = keys.iter().filter(|(_, state)| state.allocated.is_none()).collect();
@@ -210,7 +212,7 @@ fn key_of(request: &Request) -> Option<(BusinessId, IdempotencyKey)> {
     Some((request.business, request.key.as_ref()?.key.clone()))
 }
 
-/// The hashes of those whom keys were allocated to.
+/// The hashes of the payout users of the allocations under these keys.
 async fn find_replayed(connection: &mut PgConnection, keys: &Keys) -> Result<Hashes, Error> {
     let users: Vec<_> = keys
         .iter()
@@ -219,7 +221,8 @@ async fn find_replayed(connection: &mut PgConnection, keys: &Keys) -> Result<Has
     if users.is_empty() { Ok(Hashes::new()) } else { find_hashes(connection, &users).await }
 }
 
-/// How a request stands whose own row is void, by its key: an allocation under it is the answer, else the key was raised.
+/// The state of a keyed request whose own row says `voided`. An allocation under its key is the answer; if there is none,
+/// this transaction raises the key, and the request is voided with it.
 fn of_key(request: &Request, proof: Proof, keys: &Keys, hashes: &Hashes) -> Result<Resolution, Error> {
     let state = key_of(request).and_then(|name| keys.get(&name));
     let state = state.ok_or_else(|| Error::Fatal("a key that was locked is gone".to_owned()))?;
@@ -235,8 +238,8 @@ fn of_key(request: &Request, proof: Proof, keys: &Keys, hashes: &Hashes) -> Resu
     Ok(Resolution::Replayed { original: *original, hash })
 }
 
-/// Voids a request of which only the id is known; `Ok(false)` if it was decided before. Twice is the same as once, but for
-/// the count of voids: it lacks the one whose answer is lost.
+/// Voids a request by its id alone; `Ok(false)` if it was decided before. Doing it twice is the same as once. If the answer
+/// is lost, the metric of voids does not count this void.
 pub async fn void_by_id(
     connection: &mut PgConnection,
     business: BusinessId,
@@ -255,7 +258,7 @@ pub async fn void_by_id(
     Ok(is_new)
 }
 
-/// Inserts `voided` rows, sorted by primary key; answers those that went in.
+/// Inserts `voided` rows, sorted by primary key, and returns those that were inserted.
 async fn write_voids(
     connection: &mut PgConnection,
     requests: &[&Request],
@@ -292,13 +295,13 @@ async fn write_voids(
     Ok(rows.into_iter().collect())
 }
 
-/// What a request's row says, and `proof` of it if it says that it is voided.
+/// The state that a request's row says; with `proof`, if that is `voided`.
 fn resolution(request: &Request, decided: Option<&Decided>, proof: Proof) -> Result<Resolution, Error> {
     let Some(decided) = decided else {
         return Err(Error::Transient("a row that was in the way is gone: its transaction was rolled back".to_owned()));
     };
     if !decided.is_of(request) {
-        // The id belongs to another request, so no worker can ever apply this one.
+        // The row with this id is that of another request, so no worker can ever insert one for this request.
         return Ok(voided(request, Proof::ForeignId));
     }
     match (decided.outcome, decided.hash) {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// A stored key. The key itself is stored nowhere.
+/// A stored API key. The key itself is stored nowhere.
 #[derive(Clone, Debug)]
 pub struct ApiKey {
     /// The key.
@@ -76,7 +76,7 @@ pub async fn read_all(connection: &mut PgConnection, business: Uuid) -> Result<V
     .await?)
 }
 
-/// Revokes a key; false if there is none, or it was revoked before, maybe by a try whose answer was lost.
+/// Revokes a key; false if there is none or it was revoked before. If the answer is lost, a second try returns false too.
 pub async fn write_revoked(connection: &mut PgConnection, key: Uuid) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* write_revoked */ UPDATE api_keys SET revoked_at = now() WHERE key_id = $1 AND revoked_at IS NULL",

@@ -1,4 +1,4 @@
-//! What the whole ledger says: the audit.
+//! The audit: it adds up the whole ledger and compares.
 
 use super::{Error, PgConnection, Postgres};
 use sqlx::{Connection, Executor};
@@ -6,7 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The books, added up in one snapshot. Money in cents; sums may be larger than 64 bits hold.
+/// The result of an audit. Sums are in cents, and text, because they may not fit into 64 bits.
 #[derive(Clone, Debug)]
 pub struct Audit {
     /// How many businesses there are.
@@ -23,12 +23,12 @@ pub struct Audit {
     pub payout_balances: String,
     /// The sum of all payout users' balances.
     pub user_balances: String,
-    /// Everything that does not add up.
+    /// Every difference; empty if the ledger balances.
     pub differences: Vec<Difference>,
 }
 
 impl Audit {
-    /// All differences added up, in cents, each without its sign. What is missing counts as nothing.
+    /// All differences added up, in cents, each without its sign. A missing sum counts as 0.
     pub fn difference_cents(&self) -> i64 {
         let cents = |sum: &Option<String>| sum.as_ref().and_then(|sum| sum.parse::<i128>().ok()).unwrap_or(0);
         let total: i128 = self.differences.iter().map(|one| (cents(&one.expected) - cents(&one.found)).abs()).sum();
@@ -36,30 +36,30 @@ impl Audit {
     }
 }
 
-/// One balance, or one row, that is not what the rows say.
+/// One balance or idempotency key that differs from what the other rows say.
 #[derive(Clone, Debug)]
 pub struct Difference {
     /// `payout_balance`, `user_balance` or `idempotency_key`.
     pub kind: String,
     /// The business.
     pub business_id: Uuid,
-    /// The payout user's hash, or the key's request: never an address.
+    /// The payout user's hash, or the request that the idempotency key names. Never an email address.
     pub subject: Option<String>,
     /// What the rows add up to, in cents.
     pub expected: Option<String>,
-    /// What the balance says, in cents.
+    /// What was found instead, in cents.
     pub found: Option<String>,
 }
 
-/// Adds up everything in one snapshot:
-/// each payout balance is its deposits less its allocations, each user's balance is the sum of its allocations, each key
-/// names an allocation of its own email and amount, and nothing is negative.
+/// Checks in one snapshot that each payout balance is its deposits less its allocations, that each user's balance is the sum
+/// of its allocations, that each idempotency key names an allocation with its email and amount, and that no balance is
+/// negative.
 pub async fn audit(postgres: &Postgres) -> Result<Audit, Error> {
     add_up(&mut postgres.connect().await?).await
 }
 
-/// Does the same and notes it, unless the last audit is younger than `interval`, or somebody else is at it: `None` then.
-/// With one process of Postgres, as nobody waits for it: more would take cores from those who pay.
+/// Makes an audit and writes it down. `None` if the last audit is younger than `interval`, or another process makes one now.
+/// It uses one process of Postgres: nobody waits for it, and parallel ones would take cores from allocations.
 pub async fn audit_if_due(postgres: &Postgres, interval: Duration, who: &str) -> Result<Option<Audit>, Error> {
     let mut connection = postgres.connect().await?;
     if !try_lock(&mut connection).await? || !is_due(&mut connection, interval).await? {
@@ -71,7 +71,7 @@ pub async fn audit_if_due(postgres: &Postgres, interval: Duration, who: &str) ->
     Ok(Some(audit))
 }
 
-/// Holds until the connection ends.
+/// Takes the lock that only one audit can hold. It is held until the connection ends.
 async fn try_lock(connection: &mut PgConnection) -> Result<bool, Error> {
     Ok(sqlx::query_scalar!(r#"/* lock_audits */ SELECT pg_try_advisory_lock(hashtext('earmark audits')) AS "locked!""#)
         .fetch_one(connection)
@@ -87,7 +87,7 @@ async fn is_due(connection: &mut PgConnection, interval: Duration) -> Result<boo
     Ok(due.fetch_one(connection).await?)
 }
 
-/// One audit, as it was noted. Differences in cents, each without its sign.
+/// One audit as its row says.
 #[derive(Clone, Debug)]
 pub struct Audited {
     /// When it was finished.
@@ -100,13 +100,13 @@ pub struct Audited {
     pub payout_users: i64,
     /// How many decided requests there are.
     pub allocations: i64,
-    /// How many balances and keys were not what the rows say.
+    /// How many balances and idempotency keys differed from what the other rows say.
     pub differences: i64,
-    /// All differences added up, in cents.
+    /// All differences added up, in cents, each without its sign.
     pub difference_cents: i64,
 }
 
-/// Notes an audit, when it was made and by whom. Twice leaves two rows, lost leaves none: either is harmless.
+/// Writes down an audit, with its time and who asked for it. If it is written twice or is lost, that does no harm.
 pub async fn write_audit(connection: &mut PgConnection, audit: &Audit, who: &str) -> Result<(), Error> {
     sqlx::query!(
         "/* write_audit */
@@ -125,7 +125,7 @@ pub async fn write_audit(connection: &mut PgConnection, audit: &Audit, who: &str
     Ok(())
 }
 
-/// The last audit that was noted.
+/// The last audit that was written down.
 pub async fn find_last_audit(connection: &mut PgConnection) -> Result<Option<Audited>, Error> {
     Ok(sqlx::query_as!(
         Audited,

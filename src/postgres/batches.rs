@@ -1,8 +1,8 @@
 //! What a batch writes: payout balances, payout users, keys, allocation rows.
 //!
-//! Two ways. [`settle`] does everything in one statement, which commits by itself: one round trip and one fsync. It
-//! needs to know the balances beforehand, and does nothing if they are not what was expected. [`write()`] is one step of a
-//! transaction that has locked and read first.
+//! There are two ways. [`settle`] does everything in one statement, which commits by itself: one round trip and one fsync.
+//! Its caller has to know the balances beforehand; it writes nothing if they are others. [`write()`] is one step of a
+//! transaction that has locked and read the balances first.
 
 use super::Error;
 use super::businesses::LockedBusinesses;
@@ -15,7 +15,7 @@ use crate::ledger::{
 use sqlx::PgConnection;
 use std::collections::BTreeMap;
 
-/// A batch as it is written.
+/// A decided batch, ready to be written.
 #[derive(Debug)]
 pub struct Batch<'a> {
     requests: &'a [Request],
@@ -25,7 +25,7 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// `hash` makes the hash to store for a credit's user, should the user be new.
+    /// `hash` makes the hash that is stored for a credit's user if the user is new.
     pub fn new(requests: &'a [Request], decision: &'a Decision, hash: impl Fn(&Credit) -> UserHash) -> Self {
         let hashed = |credit| HashedCredit { credit, hash: hash(credit) };
         Self { requests, decision, credits: decision.credits.iter().map(hashed).collect() }
@@ -47,14 +47,15 @@ impl<'a> HashedCredit<'a> {
     }
 }
 
-/// Settles a batch in one statement, if every business still is as `expected` says, no request was decided before and
-/// none of the keys has a row; else nothing was written, and it is `None`. The stored hash of each credit's user; they
-/// come in the order of the credits, but nobody promises that.
+/// Settles a batch in one statement. `None`, and nothing is written, if a business is not as `expected` says, a request was
+/// decided before, or one of the keys has a row. Returns the stored hash of each credit's user. The hashes usually come in
+/// the order of the credits, but Postgres does not promise that.
 ///
-/// The businesses are updated first, then the keys are written, then the rows and the users: each part needs the one before
-/// it, so that everybody takes their locks in one order. Rows and users may come in any order, as only who holds the lock
-/// of a business writes its users. A key or a row that is there already ends the statement as any unique violation does,
-/// which costs less than looking for it first. [`Error::Unknown`] if the answer is lost: it stands or it does not.
+/// The statement updates the businesses first, then writes the keys, then the rows and the users. Each part needs the result
+/// of the one before it, so that every transaction takes its locks in this order. The users need no place in that order:
+/// only the holder of a business's lock writes its users. A key or a row that exists already ends the statement with a
+/// unique violation, which costs less than looking for it first. [`Error::Unknown`] if the answer is lost: nobody knows then
+/// whether the statement was committed.
 pub async fn settle(
     connection: &mut PgConnection,
     expected: &Accounts,
@@ -125,7 +126,8 @@ pub async fn settle(
     }
 }
 
-/// Whether the statement ended because of what was written before: by `refuse_batch()`, or at that request or key.
+/// Whether the statement ended because something was written before: `refuse_batch()` raised its error, or the row of a
+/// request or key exists already.
 fn is_refused(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| {
         error.code().is_some_and(|code| code == "EM001")
@@ -133,8 +135,8 @@ fn is_refused(error: &sqlx::Error) -> bool {
     })
 }
 
-/// How the businesses of a batch must stand before it, and what they have left after it, a vector a column, sorted by
-/// business: everybody locks in this order.
+/// The businesses of a batch as they must be before it, and their balances after it. One vector for each column, sorted by
+/// business, as everybody locks them in this order.
 struct BusinessColumns {
     businesses: Vec<BusinessId>,
     balances: Vec<i64>,
@@ -155,7 +157,7 @@ impl BusinessColumns {
     }
 }
 
-/// Credits, a vector a column.
+/// Credits, one vector for each column.
 struct CreditColumns<'a> {
     businesses: Vec<BusinessId>,
     emails: Vec<&'a Email>,
@@ -177,7 +179,8 @@ impl<'a> CreditColumns<'a> {
 /// What a transaction has written, before its commit.
 #[derive(Debug)]
 pub struct Written {
-    /// Rows of `allocations` that went in. Fewer than sent: some were decided before, and the whole must be rolled back.
+    /// How many rows of `allocations` were inserted. If it is fewer than the batch has requests, some were decided before,
+    /// and the transaction must be rolled back.
     pub rows: u64,
     /// The stored hash of every user that was credited.
     pub hashes: Hashes,
@@ -185,7 +188,7 @@ pub struct Written {
 
 /// Writes a batch at once: payout balances, payout users (created or credited), allocation rows.
 ///
-/// `_locked` is the right to do this.
+/// `_locked` proves that the caller has locked the businesses.
 pub async fn write(
     connection: &mut PgConnection,
     _locked: &LockedBusinesses,
@@ -233,8 +236,7 @@ pub async fn write(
     Ok(Written { rows: count.unsigned_abs(), hashes: hashes.collect() })
 }
 
-/// The rows of a batch, a vector a column, sorted by primary key: whoever else writes the same rows takes their locks in
-/// the same order.
+/// The rows of a batch, one vector for each column. Sorted by primary key, as everybody locks rows in this order.
 struct AllocationColumns<'a> {
     businesses: Vec<BusinessId>,
     requests: Vec<RequestId>,

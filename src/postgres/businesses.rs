@@ -1,4 +1,4 @@
-//! Businesses, their balances and their switch.
+//! Businesses, their balances, their deposits, and the switch of their payouts.
 
 use super::{Error, Postgres, begin, commit};
 use crate::ledger::{Account, Accounts, BusinessId};
@@ -6,7 +6,8 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The right to write allocations: the businesses are locked until the transaction ends, and were read under that lock.
+/// Proves that businesses are locked until the transaction ends, and were read under that lock. `batches::write` takes it as
+/// the right to write.
 #[derive(Debug)]
 pub struct LockedBusinesses {
     accounts: Accounts,
@@ -21,7 +22,8 @@ impl LockedBusinesses {
 
 /// Locks the businesses, in the order of their ids, and reads them. A business that does not exist is left out.
 ///
-/// `FOR NO KEY UPDATE`: a full `FOR UPDATE` would make everything wait that refers to the business by a foreign key.
+/// It locks with `FOR NO KEY UPDATE`. With `FOR UPDATE`, every insert of a row with a foreign key to the business would
+/// wait.
 pub async fn lock_many(connection: &mut PgConnection, sorted: &[BusinessId]) -> Result<LockedBusinesses, Error> {
     let rows = sqlx::query!(
         r#"/* lock_businesses */
@@ -35,14 +37,14 @@ pub async fn lock_many(connection: &mut PgConnection, sorted: &[BusinessId]) -> 
     Ok(LockedBusinesses { accounts: rows.into_iter().collect() })
 }
 
-/// A business as people see it. Money in cents.
+/// A business with all its columns. Money is in cents.
 #[derive(Clone, Debug)]
 pub struct Business {
     /// The business.
     pub business_id: Uuid,
     /// What people call it.
     pub name: String,
-    /// The sum of the balances of its payout users, in cents.
+    /// The main balance, in cents. Allocations never change it.
     pub balance: i64,
     /// What the business can still allocate, in cents.
     pub payout_balance: i64,
@@ -52,7 +54,7 @@ pub struct Business {
     pub created_at: OffsetDateTime,
 }
 
-/// `(balance, payout_balance)` in cents.
+/// The main balance and the payout balance, in cents.
 pub async fn read_balances(connection: &mut PgConnection, business: BusinessId) -> Result<(i64, i64), Error> {
     let row = sqlx::query!(
         "/* read_balances */ SELECT balance, payout_balance FROM businesses WHERE business_id = $1",
@@ -63,7 +65,7 @@ pub async fn read_balances(connection: &mut PgConnection, business: BusinessId) 
     Ok((row.balance, row.payout_balance))
 }
 
-/// All businesses, by name.
+/// All businesses, the oldest first.
 pub async fn read_all(connection: &mut PgConnection) -> Result<Vec<Business>, Error> {
     Ok(sqlx::query_as!(
         Business,
@@ -75,8 +77,8 @@ pub async fn read_all(connection: &mut PgConnection) -> Result<Vec<Business>, Er
     .await?)
 }
 
-/// A page of businesses by name, at most `limit`. `search` is a part of a name, whatever its case, or a whole id, or empty;
-/// `after` the last business of the page before.
+/// A page of businesses in the order of their names, at most `limit`. `search` is a part of a name in any case, or a whole
+/// id, or empty. `after` is the last business of the page before.
 pub async fn find_page(
     connection: &mut PgConnection,
     search: &str,
@@ -146,7 +148,7 @@ pub async fn write_payout_balance(
     .await?)
 }
 
-/// Stores the row of a deposit; the balance is written by others.
+/// Stores the row of a deposit. [`deposit`] changes the balance as well.
 pub async fn write_deposit(
     connection: &mut PgConnection,
     business: BusinessId,
@@ -166,16 +168,16 @@ pub async fn write_deposit(
     Ok(())
 }
 
-/// What was put into a payout balance by hand, or taken out of it. In cents.
+/// An amount that was put into a payout balance by hand, or taken out of it.
 #[derive(Clone, Debug)]
 pub struct Deposit {
     /// The deposit.
     pub deposit_id: Uuid,
     /// What was put in, in cents; negative if it was taken out.
     pub amount: i64,
-    /// Why, in the words of who did it.
+    /// The reason, as the person who made the deposit wrote it.
     pub note: String,
-    /// When it was created.
+    /// When it was made.
     pub created_at: OffsetDateTime,
 }
 
@@ -193,9 +195,9 @@ pub async fn read_deposits(connection: &mut PgConnection, business: Uuid, limit:
     .await?)
 }
 
-/// Changes a payout balance and writes the deposit's row, in one transaction. Answers the new balance, in cents; `None` if
-/// there is no such business. A deposit id that was used before is refused by its constraint, so that what is sent twice is
-/// entered once.
+/// Changes a payout balance and writes the deposit's row, in one transaction. Returns the new balance in cents; `None` if
+/// there is no such business. The primary key refuses a deposit id that was used before, so a deposit that is sent twice is
+/// made once.
 pub async fn deposit(
     postgres: &Postgres,
     business: BusinessId,

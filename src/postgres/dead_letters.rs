@@ -1,4 +1,4 @@
-//! Dead letters as rows: written once, marked when somebody replays or drops them, never deleted.
+//! Dead letters as rows. A row is marked when somebody replays or drops its dead letter, and never deleted.
 
 use super::Error;
 use crate::ledger::{Cause, RequestId};
@@ -13,7 +13,7 @@ pub struct NewDeadLetter {
     pub dead_letter_id: Uuid,
     /// The message as it was.
     pub body: Vec<u8>,
-    /// Those that can be read.
+    /// The ids of those of its requests that can be read.
     pub requests: Vec<RequestId>,
     /// The work queue it came from, if anybody said.
     pub queue: Option<String>,
@@ -21,9 +21,9 @@ pub struct NewDeadLetter {
     pub cause: Cause,
     /// Why, in words, without an address or a key.
     pub reason: String,
-    /// How often it died, by the broker's account.
+    /// How often it became a dead letter, as the broker says.
     pub deaths: u64,
-    /// When first.
+    /// When it first became a dead letter, as the broker says.
     pub died_at: Option<OffsetDateTime>,
 }
 
@@ -40,11 +40,11 @@ pub struct DeadLetter {
     pub cause: String,
     /// Why, in words, without an address or a key.
     pub reason: String,
-    /// How often it died, as the broker says.
+    /// How often it became a dead letter, as the broker says.
     pub deaths: i64,
-    /// When it died first, as the broker says.
+    /// When it first became a dead letter, as the broker says.
     pub died_at: Option<OffsetDateTime>,
-    /// When it became a row.
+    /// When its row was written.
     pub arrived_at: OffsetDateTime,
     /// How often it was put back into a work queue.
     pub replays: i32,
@@ -58,16 +58,16 @@ pub struct DeadLetter {
     pub dropped_by: Option<String>,
 }
 
-/// Which open dead letters.
+/// Which open dead letters are wanted.
 #[derive(Clone, Debug, Default)]
 pub struct DeadLetterFilter {
-    /// Why it is a dead letter.
+    /// Only those of this cause.
     pub cause: Option<Cause>,
     /// Only those with this text in their reason, whatever its case, or with a request of this id.
     pub text: Option<String>,
     /// Only those that arrived at this time or earlier.
     pub until: Option<OffsetDateTime>,
-    /// Only those after this dead letter in the order of the list: the last one of the page before.
+    /// Only those that follow this one, which is the last of the page before.
     pub after: Option<Uuid>,
 }
 
@@ -118,7 +118,7 @@ pub async fn find_open(
     .await?)
 }
 
-/// The open dead letters of a cause, or all: the oldest first, as they should be replayed.
+/// The open dead letters of a cause, or of all causes, the oldest first: they are replayed in this order.
 pub async fn find_open_ids(connection: &mut PgConnection, cause: Option<Cause>) -> Result<Vec<Uuid>, Error> {
     Ok(sqlx::query_scalar!(
         "/* find_open_dead_letter_ids */
@@ -144,7 +144,7 @@ pub async fn find_one(connection: &mut PgConnection, dead_letter: Uuid) -> Resul
     .await?)
 }
 
-/// Every dead letter, open or not, that holds a request: the oldest first.
+/// Every dead letter, open or not, that has a request of this id, the oldest first.
 pub async fn find_holding(connection: &mut PgConnection, request: RequestId) -> Result<Vec<DeadLetter>, Error> {
     Ok(sqlx::query_as!(
         DeadLetter,
@@ -169,8 +169,8 @@ pub async fn count_open(connection: &mut PgConnection) -> Result<Vec<(Cause, i64
     Ok(rows.into_iter().map(|row| (row.cause, row.count)).collect())
 }
 
-/// Notes that a dead letter is back in a work queue; false if it was dropped meanwhile. Twice counts as two replays. If it is
-/// lost, the dead letter is still open: another replay of it does no harm.
+/// Notes that a dead letter is back in a work queue; false if it was dropped meanwhile. Doing it twice counts as two
+/// replays. If this is lost, the dead letter stays open, and another replay of it does no harm.
 pub async fn mark_replayed(connection: &mut PgConnection, dead_letter: Uuid, who: &str) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* mark_dead_letter_replayed */
@@ -184,7 +184,7 @@ pub async fn mark_replayed(connection: &mut PgConnection, dead_letter: Uuid, who
     Ok(done.rows_affected() == 1)
 }
 
-/// Notes that a dead letter is of no use any more; false if there is no open dead letter of this id, as after the first time.
+/// Notes that a dead letter is dropped; false if there is no open dead letter with this id.
 pub async fn mark_dropped(connection: &mut PgConnection, dead_letter: Uuid, who: &str) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* mark_dead_letter_dropped */

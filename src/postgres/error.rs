@@ -1,4 +1,4 @@
-//! What an error of Postgres means for the one who asked. Every SQLSTATE falls into exactly one of these.
+//! The kinds of errors of Postgres, by what the caller can do about them. Every SQLSTATE belongs to exactly one kind.
 
 use super::types::Unfit;
 use crate::metrics::labels::Trouble;
@@ -6,48 +6,48 @@ use crate::metrics::labels::Trouble;
 /// An error of a statement or a commit.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no connection: the server is not there, goes down, comes up, or has no room for another one. Nothing
-    /// happened, unless this answers a commit.
+    /// There is no connection: the server is gone, shuts down, starts up, or takes no more connections. Nothing happened:
+    /// for a COMMIT this error is [`Self::Unknown`].
     #[error("away: {0}")]
     Away(String),
-    /// The server takes no writes: it is a standby, or somebody has made it so. Nothing happened.
+    /// The server takes no writes: it is a standby, or is set to be read-only. Nothing happened.
     #[error("read-only: {0}")]
     ReadOnly(String),
     /// The server's disk is full. Nothing happened.
     #[error("disk full: {0}")]
     Full(String),
-    /// Postgres said that nothing happened. Asking again may succeed.
+    /// The statement failed for a passing reason, and nothing happened. A second try may succeed.
     #[error("transient: {0}")]
     Transient(String),
-    /// Postgres gave up on a lock, a statement or a transaction because it took too long: nothing happened. Less at once may
+    /// Waiting for a lock or a connection, or the statement itself, took too long. Nothing happened. A smaller batch may
     /// succeed.
     #[error("too slow: {0}")]
     TooSlow(String),
-    /// The server does not do what this program asks, whatever the data: a wrong password, no right to a table, a setting
-    /// that may lose commits, a statement that does not fit the schema any more. A new connection may help; if it does
-    /// not, a person has to fix it. Until then nothing can be said of any request.
+    /// The server refuses this program, whatever the data: a wrong password, no right to a table, a setting that may lose
+    /// commits, a statement that no longer fits the schema. A new connection may help. If it does not, a person has to fix
+    /// it, and until then no request can be decided.
     #[error("postgres refuses: {0}")]
     Refused(String),
-    /// The answer to a COMMIT was lost: it happened, or it did not. Only reading the rows tells.
+    /// The answer to a COMMIT or a statement is lost. Only the rows tell whether it happened.
     #[error("outcome unknown: {0}")]
     Unknown(String),
-    /// The data break a named rule of the schema.
+    /// The data violate a named constraint of the schema.
     #[error("constraint {name} violated")]
     Constraint {
         /// The name of the constraint.
         name: String,
     },
-    /// The data cannot be stored at all. Asking again will not help.
+    /// The data cannot be stored at all. A second try cannot succeed.
     #[error("cannot be stored: {0}")]
     Data(String),
-    /// A row that is stored does not fit this program, or what is set or installed does not. Asking again will not help.
+    /// A stored row, a setting or the installed schema does not fit this program. A second try cannot succeed.
     #[error("fatal: {0}")]
     Fatal(String),
 }
 
 impl Error {
-    /// Whether the same request can be sent again as it is. After [`Error::Unknown`] only under the same request ids. What is
-    /// not is the fault of this request or of rows that it meets, and costs nobody else anything.
+    /// Whether the same requests can be tried again; after [`Error::Unknown`] only under the same request ids. Any other
+    /// error comes from the request itself or from the rows that it meets, and does not concern other requests.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Away(_)
@@ -61,18 +61,17 @@ impl Error {
         }
     }
 
-    /// Whether it may be the size of what was asked, or one row of many: half of it may succeed.
+    /// Whether the size of the batch, or one row of it, may be the cause: half of the batch may succeed.
     pub fn may_be_its_size(&self) -> bool {
         matches!(self, Self::TooSlow(_) | Self::Unknown(_))
     }
 
-    /// Whether a connection that was opened before may be to blame: it was lost meanwhile, or what it has prepared does not
-    /// fit the tables any more.
+    /// Whether the connection may be the cause: it is lost, or its prepared statements no longer fit the tables.
     pub(super) fn may_be_the_connection(&self) -> bool {
         matches!(self, Self::Away(_) | Self::Transient(_) | Self::Refused(_))
     }
 
-    /// Its kind, to be counted.
+    /// Its label in the metric of Postgres errors.
     pub(super) fn trouble(&self) -> Trouble {
         match self {
             Self::Away(_) => Trouble::Away,
@@ -87,11 +86,12 @@ impl Error {
         }
     }
 
-    /// The reading of an error that answers a COMMIT: unless Postgres itself says that it rolled back, nobody knows.
+    /// The kind of an error that came instead of the answer to a COMMIT. Unless Postgres says that it rolled back, the
+    /// outcome is unknown.
     pub(super) fn of_commit(error: sqlx::Error) -> Self {
         let sure = match &error {
             sqlx::Error::Database(database) => match class(database.code().as_deref()) {
-                // A cancel can arrive in the moment after the commit.
+                // A statement can be cancelled just after it was committed.
                 Class::Slow => database.code().as_deref() != Some(CANCELLED),
                 Class::ReadOnly | Class::Full | Class::Rollback | Class::Integrity | Class::Data | Class::Statement => {
                     true
@@ -109,10 +109,10 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// A statement timed out, or somebody cancelled it.
 const CANCELLED: &str = "57014";
 
-/// The families of SQLSTATE that are treated alike (PostgreSQL, appendix A).
+/// Groups of SQLSTATEs that are treated alike (PostgreSQL manual, appendix A).
 #[derive(Debug, PartialEq, Eq)]
 enum Class {
-    /// 08 connection; the server goes down, comes up, or has no room for another connection.
+    /// 08 connection; the server shuts down, starts up, or takes no more connections.
     Connection,
     /// A write where none is allowed.
     ReadOnly,
@@ -122,12 +122,11 @@ enum Class {
     Rollback,
     /// A lock or a statement timed out.
     Slow,
-    /// 23.
+    /// 23 a constraint is violated.
     Integrity,
     /// 22 bad values, 54 limits of the program.
     Data,
-    /// 0A, 26, 42: the statement cannot run, as somebody changed a table under it, or as the session is not the one that
-    /// prepared it.
+    /// 0A, 26, 42: the statement cannot run, because a table has changed under it, or another session prepared it.
     Statement,
     /// 28 authorization, 3D no such database, 42501 insufficient privilege.
     Access,
@@ -181,14 +180,14 @@ impl From<sqlx::Error> for Error {
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) => of_connection(text),
             sqlx::Error::Protocol(_) => Self::Transient(text),
             sqlx::Error::ColumnDecode { source, .. } if source.is::<Unfit>() => Self::Fatal(text),
-            // sqlx's list is open. What is left does not come from the data: a type or a column is not what it was.
+            // sqlx may add kinds of errors. The rest of today's do not come from the data: a column or its type has changed.
             _ => Self::Refused(text),
         }
     }
 }
 
-/// A certificate that cannot be read or trusted stays so until a person does something about it; rustls' words for it come
-/// inside an error of the connection. Whatever else happens to a connection is a lost one.
+/// The kind of an error of the connection. If rustls cannot read or trust the server's certificate, a person has to change
+/// that, and the error has rustls' words for it. Any other such error means that the connection is lost.
 fn of_connection(text: String) -> Error {
     if text.contains("UnsupportedCertVersion") {
         return Error::Refused(

@@ -1,5 +1,5 @@
-//! Whether the database can be worked with, as [`super::watch`] finds it. A statement that takes long, or finds no free
-//! connection, does not change it; a statement that finds its connection gone only makes the watcher ask at once.
+//! Whether the database can be worked with, as [`super::watch`] finds out. A statement that takes long or finds no free
+//! connection does not change it. A statement that finds its connection lost only makes the watcher ask at once.
 
 use super::Error;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// For how long after it said so the disk counts as full. A look at the server does not tell, only the next write does; those
-/// who have something to write try again within a second or two.
+/// How long the disk counts as full after Postgres said so. The watcher cannot see that: only a write fails. Workers and
+/// intakes that have something to write try again within a second or two.
 const FULL: Duration = Duration::from_secs(5);
-/// The least time between two alarms. What is refused is asked for again and again.
+/// The shortest time between two alarms. A refused statement is tried again and again, and each try would give one.
 const ALARM_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How the database is, as far as is known.
+/// The state of the database, as far as this process knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum State {
@@ -27,7 +27,7 @@ enum State {
 impl State {
     const ALL: [Self; 5] = [Self::Away, Self::Up, Self::ReadOnly, Self::Full, Self::Refused];
 
-    /// What it keeps this program from, in words.
+    /// Why the database cannot be worked with, in words; `None` if it can.
     fn words(self) -> Option<&'static str> {
         match self {
             Self::Up => None,
@@ -50,19 +50,19 @@ impl From<&Error> for State {
     }
 }
 
-/// How the database was when last heard of. Clones are one.
+/// The last known state of the database. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// A [`State`], by its number. Nothing is known at first, which is as good as away.
+    /// A [`State`], by its number. At first it is [`State::Away`], until the watcher has asked.
     state: AtomicU8,
-    /// How often it was lost so far.
+    /// How often the database was lost so far.
     losses: AtomicU64,
-    /// Somebody has met a connection that is gone.
+    /// Notified when the watcher has to ask at once.
     doubt: Notify,
-    /// When somebody last said that the disk is full.
+    /// When Postgres last said that its disk is full.
     full_since: Mutex<Option<Instant>>,
     last_alarm: Mutex<Option<Instant>>,
 }
@@ -82,12 +82,12 @@ impl Health {
         State::ALL[usize::from(self.0.state.load(Ordering::Relaxed))]
     }
 
-    /// How often the database was lost so far. A connection of before the last time may lead to what is not there any more.
+    /// How often the database was lost so far. A connection from before the last loss may lead to a server that is gone.
     pub(super) fn losses(&self) -> u64 {
         self.0.losses.load(Ordering::Relaxed)
     }
 
-    /// The watcher has had an answer.
+    /// Notes that the watcher had an answer.
     pub(super) fn answered(&self) {
         let full_since = *self.0.full_since.lock().unwrap_or_else(PoisonError::into_inner);
         let is_full = full_since.is_some_and(|since| since.elapsed() < FULL);
@@ -97,7 +97,7 @@ impl Health {
         }
     }
 
-    /// The watcher has had no answer, or one that says why the database cannot be worked with.
+    /// Notes an error that says why the database cannot be worked with.
     pub(super) fn failed(&self, error: &Error) {
         let state = State::from(error);
         if self.set(state) != state {
@@ -105,7 +105,7 @@ impl Health {
         }
     }
 
-    /// The state of before.
+    /// Sets the state, and returns the one before.
     fn set(&self, state: State) -> State {
         let before = self.0.state.swap(state as u8, Ordering::Relaxed);
         let before = State::ALL[usize::from(before)];
@@ -115,8 +115,8 @@ impl Health {
         before
     }
 
-    /// A statement failed. If it says that the server takes no writes, that counts at once; if it says that the server is gone,
-    /// the watcher finds out.
+    /// Notes that a statement failed. If the server takes no writes, that counts at once. If the connection is lost, the
+    /// watcher asks at once whether the server is gone.
     pub fn heard(&self, error: &Error) {
         let was_up = self.is_up();
         match error {

@@ -1,8 +1,8 @@
 //! The decided requests of a business, newest first, a page at a time.
 //!
-//! A request's id begins with the time at which it was made, so the order of the ids is the order in time, and a page is a
-//! range of the primary key. Each statement goes by one index; what else is asked for is looked at row by row. So that
-//! this is never more than [`SCAN`] rows, a page may end early: it then says where to go on, like a full one.
+//! A request's id begins with the time at which it was minted. So ids are in the order of time, and a page is a range of
+//! the primary key. Each statement uses one index, and checks all other conditions row by row, at most [`SCAN`] rows. After
+//! that many the page ends, even if it is not full, and says where the next one begins.
 
 use super::Error;
 use super::allocations::Decided;
@@ -10,34 +10,34 @@ use crate::ledger::{BusinessId, Email, Outcome, Reference, RequestId, UserHash};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-/// Most rows that are looked at for one page: some 20 ms when they are in memory.
+/// The largest number of rows that are checked for one page. They take about 20 ms when they are in memory.
 pub const SCAN: i64 = 10_000;
 
-/// Which requests are wanted: all that have everything that is given.
+/// Which requests are wanted: those that meet all conditions that are given.
 #[derive(Clone, Debug)]
 pub struct HistoryFilter {
-    /// Those with this outcome.
+    /// Only requests with this outcome.
     pub outcome: Option<Outcome>,
-    /// Those to this payout user.
+    /// Only requests for this payout user.
     pub email: Option<Email>,
-    /// Those with this reference.
+    /// Only requests with this reference.
     pub reference: Option<Reference>,
-    /// The lowest id that is wanted.
+    /// Only ids from this one on.
     pub first: RequestId,
-    /// The lowest id that is not wanted any more.
+    /// Only ids below this one.
     pub end: RequestId,
 }
 
-/// Some decided requests, newest first.
+/// A page of decided requests.
 #[derive(Debug)]
 pub struct Page {
     /// The requests, the newest first.
     pub requests: Vec<(RequestId, Decided)>,
-    /// Where the next page ends, as [`HistoryFilter::end`]; `None` if nothing is left.
+    /// The [`HistoryFilter::end`] of the next page; `None` if nothing is left.
     pub next: Option<RequestId>,
 }
 
-/// A row, as all of the statements give it.
+/// A row, as each of the statements returns it.
 struct Row {
     id: RequestId,
     outcome: Outcome,
@@ -46,9 +46,9 @@ struct Row {
     reference: Option<Reference>,
     decided_at: OffsetDateTime,
     hash: Option<UserHash>,
-    /// Whether it is wanted. One that is not ends the scan.
+    /// Whether it is wanted. A row that is not wanted is returned only if the scan ends with it.
     matches: bool,
-    /// How many rows were looked at, this one included.
+    /// How many rows were checked, including this one.
     seen: i64,
 }
 
@@ -83,7 +83,7 @@ fn to_decided(row: Row) -> (RequestId, Decided) {
     (id, Decided { outcome, email, cents, hash, reference, decided_at })
 }
 
-/// By the primary key.
+/// Uses the primary key.
 async fn find_by_time(
     connection: &mut PgConnection,
     business: BusinessId,
@@ -117,7 +117,7 @@ async fn find_by_time(
     Ok(rows)
 }
 
-/// By the index of those that were not allocated.
+/// Uses the index of requests that were not allocated.
 async fn find_refused(
     connection: &mut PgConnection,
     business: BusinessId,
@@ -146,7 +146,7 @@ async fn find_refused(
     Ok(rows)
 }
 
-/// By the index of the addresses: through the hash bucket that this one falls into, with others.
+/// Uses the index of addresses. It reads the hash bucket of this address, which other addresses share.
 async fn find_by_email(
     connection: &mut PgConnection,
     business: BusinessId,
@@ -183,7 +183,7 @@ async fn find_by_email(
     Ok(rows)
 }
 
-/// By the index of the references.
+/// Uses the index of references.
 async fn find_by_reference(
     connection: &mut PgConnection,
     business: BusinessId,

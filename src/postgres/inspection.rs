@@ -1,31 +1,31 @@
-//! What a check of the whole asks the server: how it is set, what time it has, what this program may do there.
+//! What `earmark doctor` asks Postgres: how the server is set, what time it has, and what this program may do there.
 
 use super::Error;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-/// How the server is.
+/// The server's version, clock and settings.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// In words, such as `15.4`.
+    /// The version as text, such as `15.4`.
     pub version: String,
-    /// Such as 150004.
+    /// The version as a number, such as 150004.
     pub version_number: i32,
     /// The server's time.
     pub clock: OffsetDateTime,
-    /// The setting of this name.
+    /// Postgres's `fsync`: `on` or `off`.
     pub fsync: String,
-    /// The setting of this name.
+    /// Postgres's `full_page_writes`: `on` or `off`.
     pub full_page_writes: String,
-    /// The setting of this name, in this session.
+    /// Postgres's `synchronous_commit`, as this session has it.
     pub synchronous_commit: String,
-    /// It is a standby: nothing can be written.
+    /// Whether the server is a standby: nothing can be written there.
     pub in_recovery: bool,
-    /// Connections that can still be opened, by anybody.
+    /// How many more connections the server takes, from all clients together.
     pub connections_left: i64,
 }
 
-/// Asks the server how it is.
+/// Reads the server's version, clock and settings.
 pub async fn read_server(connection: &mut PgConnection) -> Result<Server, Error> {
     Ok(sqlx::query_as!(
         Server,
@@ -41,14 +41,15 @@ pub async fn read_server(connection: &mut PgConnection) -> Result<Server, Error>
     .await?)
 }
 
-/// What this program's user may not do and must: `UPDATE on businesses`.
+/// The rights on tables that this program needs and its Postgres role lacks, such as `UPDATE on businesses`. Every table of
+/// the migrations is in the list.
 pub async fn find_missing_privileges(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
     Ok(sqlx::query_scalar!(
         r#"/* find_missing_privileges */
         SELECT privilege || ' on ' || t.name AS "missing!"
         FROM (VALUES ('businesses', 'SELECT,INSERT,UPDATE'), ('api_keys', 'SELECT,INSERT,UPDATE'), ('payout_users', 'SELECT,INSERT,UPDATE'),
-                     ('allocations', 'SELECT,INSERT'), ('idempotency_keys', 'SELECT,INSERT,UPDATE'), ('deposits', 'SELECT,INSERT'),
-                     ('queue_prefixes', 'SELECT,INSERT,UPDATE'), ('processes', 'SELECT,INSERT,UPDATE,DELETE'),
+                     ('allocations', 'SELECT,INSERT'), ('idempotency_keys', 'SELECT,INSERT,UPDATE'), ('key_raises', 'SELECT,UPDATE'),
+                     ('deposits', 'SELECT,INSERT'), ('queue_prefixes', 'SELECT,INSERT,UPDATE'), ('processes', 'SELECT,INSERT,UPDATE,DELETE'),
                      ('dead_letters', 'SELECT,INSERT,UPDATE'), ('audits', 'SELECT,INSERT')) AS t (name, privileges)
         CROSS JOIN LATERAL unnest(string_to_array(t.privileges, ',')) AS privilege
         WHERE NOT has_table_privilege(t.name, privilege) ORDER BY 1"#
@@ -57,7 +58,7 @@ pub async fn find_missing_privileges(connection: &mut PgConnection) -> Result<Ve
     .await?)
 }
 
-/// The append-only tables whose guard somebody has switched off or removed.
+/// The append-only tables whose trigger is switched off or removed.
 pub async fn find_unguarded(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
     Ok(sqlx::query_scalar!(
         r#"/* find_unguarded */

@@ -1,10 +1,11 @@
-//! Idempotency keys: the epoch that fences off earlier attempts, and the one allocation under a key.
+//! Idempotency keys. A key's row has its epoch, the number of voids under the key, and the one allocation under the key. An
+//! attempt that carries another epoch is not applied.
 
 use super::Error;
 use crate::ledger::{Amount, BusinessId, Email, IdempotencyKey, KeyChange, KeyState, Keys, RaiseCount, RequestId};
 use sqlx::PgConnection;
 
-/// Locks the keys, sorted, and reads them. One that has no row yet gets one: else nothing could be locked there.
+/// Locks the keys, in their order, and reads them. A key without a row gets one, so that there is a row to lock.
 pub async fn lock_many(connection: &mut PgConnection, sorted: &[(BusinessId, IdempotencyKey)]) -> Result<Keys, Error> {
     let (businesses, names): (Vec<_>, Vec<_>) = sorted.iter().map(|(business, key)| (*business, key)).unzip();
     let rows = sqlx::query!(
@@ -27,7 +28,7 @@ pub async fn lock_many(connection: &mut PgConnection, sorted: &[(BusinessId, Ide
     Ok(rows.into_iter().collect())
 }
 
-/// Notes the one allocation under each key, all of which are locked.
+/// Writes the one allocation under each key. All keys are locked.
 pub async fn write_allocated(connection: &mut PgConnection, changes: &[&KeyChange]) -> Result<(), Error> {
     let columns = KeyColumns::new(changes);
     sqlx::query!(
@@ -47,10 +48,11 @@ pub async fn write_allocated(connection: &mut PgConnection, changes: &[&KeyChang
     Ok(())
 }
 
-/// Brings keys, all of which are locked, into the epochs that are given with them, and answers the count of this raise.
+/// Raises the epochs of keys to the epochs that are given with them, and returns the count of this raise. All keys are
+/// locked.
 ///
-/// The row of the count is locked after everything else, and until the commit. So raises commit in the order of their
-/// counts, and nobody who holds the count waits for a key or a row.
+/// The count's row is locked after everything else, and stays locked until the commit. So raises commit in the order of
+/// their counts, and a transaction that holds the count waits for no other lock.
 pub async fn raise(
     connection: &mut PgConnection,
     keys: &[(BusinessId, &IdempotencyKey, i64)],
@@ -82,7 +84,7 @@ pub async fn read_raises(connection: &mut PgConnection) -> Result<RaiseCount, Er
     Ok(RaiseCount(count.fetch_one(connection).await?))
 }
 
-/// The request that was allocated under a key.
+/// The request that was allocated under a key, if there is one.
 pub async fn find_allocated(
     connection: &mut PgConnection,
     business: BusinessId,
@@ -115,7 +117,7 @@ pub async fn find_of_request(
     Ok(row.map(|row| (row.key, row.epoch)))
 }
 
-/// The one under a key, if there is one: its columns are null together.
+/// The allocation under a key, if there is one. Its columns are null together.
 fn allocation(
     request: Option<RequestId>,
     email: Option<Email>,
@@ -124,7 +126,7 @@ fn allocation(
     Some((request?, email?, amount?))
 }
 
-/// The allocations under keys, a vector a column.
+/// The allocations under keys, one vector for each column.
 pub(super) struct KeyColumns<'a> {
     pub businesses: Vec<BusinessId>,
     pub names: Vec<&'a IdempotencyKey>,

@@ -1,17 +1,18 @@
-//! SQL and ledger types. Knows nothing of queues or HTTP.
+//! All SQL of the program. Knows the ledger's types, and nothing of queues or HTTP.
 //!
-//! One statement a function; each statement begins with its own name in a comment, which `pg_stat_activity`, the server's
-//! log and a packet capture show. Work is done over one of a few connections that are shared, or over one of one's own:
+//! A function has one statement. Each statement begins with a comment that names it; `pg_stat_activity`, the server's log
+//! and a packet capture show that name. Work runs over one of a few shared connections, or over a connection of its own:
 //!
 //! | | connection | when it fails |
 //! |---|---|---|
-//! | [`Postgres::read`] | shared | may be done once more: that harms nobody |
+//! | [`Postgres::read`] | shared | may be done once more, which does no harm |
 //! | [`Postgres::write_idempotent`] | shared | may be done once more: twice is the same as once |
-//! | [`Postgres::write`] | a new one | is not done again; without an answer it stands or it does not |
-//! | [`Session::read`], [`Session::write`] | its own, kept | as above |
+//! | [`Postgres::write`] | a new one | is not done again; without an answer, nobody knows whether it was committed |
+//! | [`Session::read`], [`Session::write`] | its own, kept | like [`Postgres::read`] and [`Postgres::write`] |
 //!
-//! Requests are settled and given up over a [`Session`]; only a look-up voids over a shared connection. Where a deadline passes, the whole connection is dropped. Nothing is ever
-//! continued with an open transaction or an unsent COMMIT in it.
+//! The worker settles requests over a [`Session`], and an intake gives up on them over one. Only a look-up voids over a
+//! shared connection. When work fails or takes too long, its whole connection is dropped. So no connection is used again
+//! while a transaction is open in it or a COMMIT is unsent.
 
 pub mod allocations;
 pub mod api_keys;
@@ -26,8 +27,8 @@ pub mod inspection;
 pub mod keys;
 pub mod partitions;
 pub mod processes;
-mod proof;
 mod session;
+mod session_settings;
 mod types;
 mod url;
 pub mod users;
@@ -46,15 +47,15 @@ use std::time::Duration;
 
 static MIGRATOR: Migrator = sqlx::migrate!();
 
-/// How to reach the database, and how long one may wait for it.
+/// How to reach the database, and how long to wait for it.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `postgres://user:password@host:port/database`
     pub url: String,
-    /// Most connections that reads share.
+    /// The largest number of connections that reads share.
     pub pool_size: u32,
-    /// How long a connect, a statement, a lock or an idle transaction may last before Postgres gives it up. No lock of a
-    /// process that was stopped in the middle is held for longer.
+    /// How long a connect, a statement, a wait for a lock or an idle transaction may last before it is given up. If a
+    /// process stops in the middle of a transaction, its locks are held for no longer than this.
     pub timeout: Duration,
 }
 
@@ -71,29 +72,29 @@ impl Postgres {
         let options = url::parse(&settings.url)
             .map_err(|wrong| Error::Fatal(format!("DATABASE_URL {wrong}")))?
             .application_name(application)
-            // Poolers refuse a start-up packet with what they do not know, and this one is of no use here.
+            // Some poolers refuse a start-up packet that sets this, and the program does not need it.
             .extra_float_digits(None);
         let way = Way { options, timeout: settings.timeout, health: Health::default() };
         Ok(Self { way, readers: Arc::new(Readers::new(settings.pool_size)) })
     }
 
-    /// The same way to the same database, with connections for reads that nobody else takes.
+    /// The same database, with shared connections for reads that are separate from those of `self`.
     pub fn apart(&self, pool_size: u32) -> Self {
         Self { way: self.way.clone(), readers: Arc::new(Readers::new(pool_size)) }
     }
 
-    /// How the database is, as far as is known over this way. Somebody has to [watch](Self::watch) it.
+    /// How the database is, as far as this process knows. [`Self::watch`] keeps it up to date.
     pub fn health(&self) -> &Health {
         &self.way.health
     }
 
-    /// How long one may have to wait for an answer.
+    /// How long a connect or a piece of work may last.
     pub fn timeout(&self) -> Duration {
         self.way.timeout
     }
 
-    /// Reads over one of the shared connections, within the timeout. What failed over a connection that was open before is
-    /// done once more, over a new one. A connection that did not answer cleanly is not used again.
+    /// Reads over one of the shared connections, within the timeout. If `work` fails over a connection
+    /// that was open before, it is done once more over a new one. A connection that failed is not used again.
     pub async fn read<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
@@ -101,8 +102,8 @@ impl Postgres {
         self.readers.read(&self.way, work).await
     }
 
-    /// Writes what may be written twice, as [`Self::read`] reads. The first try may have been committed and only its answer
-    /// lost: then `work` finds its own rows, and must answer the same.
+    /// Writes what may be written twice, over a shared connection as [`Self::read`] does. The first try may be committed
+    /// although its answer is lost. The second then meets the rows of the first, and must give the same answer.
     pub async fn write_idempotent<T>(
         &self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
@@ -110,23 +111,24 @@ impl Postgres {
         self.read(work).await
     }
 
-    /// Writes over a new connection, once. If there is no answer, it stands or it does not.
+    /// Writes over a new connection, once. If the answer is lost, nobody knows whether it was committed.
     pub async fn write<T>(&self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>) -> Result<T, Error> {
         self.session().write(work).await
     }
 
-    /// A way to a connection of one's own.
+    /// A session: a connection that its owner alone uses.
     pub fn session(&self) -> Session {
         Session::new(self.way.clone())
     }
 
-    /// A new connection, for work that takes as long as it takes.
+    /// A new connection, for work without a time limit.
     async fn connect(&self) -> Result<PgConnection, Error> {
         session::connect(&self.way).await
     }
 
-    /// Refuses a pooler that lets several clients into one session: there no setting, no prepared statement and no lock lasts
-    /// from one transaction to the next. Two sessions that are used in turns meet there.
+    /// Refuses a pooler that lets several clients into one session (transaction mode): no setting, prepared statement or
+    /// lock lasts there from one transaction to the next. Such a pooler gives the same session to two that are used
+    /// alternately, and each then finds the mark of the other.
     pub async fn refuse_shared_sessions(&self) -> Result<(), Error> {
         let (mut one, mut other) = (self.session(), self.session());
         for _ in 0..3 {
@@ -136,11 +138,11 @@ impl Postgres {
         Ok(())
     }
 
-    /// Brings the schema up to this program's version; harmless when it is there already.
+    /// Brings the schema up to this program's version. Does nothing if it has that version already.
     pub async fn migrate(&self) -> Result<(), Error> {
         self.refuse_shared_sessions().await?;
         let mut connection = self.connect().await?;
-        // A migration takes as long as it takes, and plans like everybody else.
+        // A migration has no time limit, and may read whole tables.
         sqlx::raw_sql("SET statement_timeout = 0; SET lock_timeout = 0; RESET enable_seqscan")
             .execute(&mut connection)
             .await?;
@@ -181,7 +183,7 @@ pub async fn rollback(transaction: Transaction<'_, Database>) -> Result<(), Erro
     Ok(transaction.rollback().await?)
 }
 
-/// Commits. [`Error::Unknown`] if the answer is lost: the transaction stands or it does not.
+/// Commits. [`Error::Unknown`] if the answer is lost: nobody knows then whether the transaction is committed.
 pub async fn commit(transaction: Transaction<'_, Database>) -> Result<(), Error> {
     transaction.commit().await.map_err(Error::of_commit)
 }

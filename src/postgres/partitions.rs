@@ -1,10 +1,11 @@
-//! What holds for a whole deployment: how many work queues it has ever had, and whether its workers are paused.
+//! Facts about a whole deployment: how many work queues it has ever had, and whether its workers are paused.
 
 use super::Error;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-/// Notes that a deployment uses so many work queues; answers the largest number it has ever used. Twice is the same as once.
+/// Notes how many work queues a deployment uses, and returns the largest number it has ever used. Doing it twice is the same
+/// as once.
 pub async fn write_most(connection: &mut PgConnection, prefix: &str, partitions: u16) -> Result<u16, Error> {
     let most = sqlx::query_scalar!(
         "/* write_partitions */
@@ -19,7 +20,7 @@ pub async fn write_most(connection: &mut PgConnection, prefix: &str, partitions:
     Ok(most.unsigned_abs())
 }
 
-/// The largest number of work queues that a deployment has ever used; one if no process of it ever ran.
+/// The largest number of work queues that a deployment has ever used; 1 if no process of it ever ran.
 pub async fn find_most(connection: &mut PgConnection, prefix: &str) -> Result<u16, Error> {
     let most =
         sqlx::query_scalar!("/* find_partitions */ SELECT partitions FROM queue_prefixes WHERE prefix = $1", prefix)
@@ -31,9 +32,9 @@ pub async fn find_most(connection: &mut PgConnection, prefix: &str) -> Result<u1
 /// Since when workers are paused, and by whom.
 #[derive(Clone, Debug)]
 pub struct Paused {
-    /// Since when.
+    /// Since when they are paused.
     pub paused_at: OffsetDateTime,
-    /// By whom.
+    /// Who paused them.
     pub paused_by: String,
 }
 
@@ -50,8 +51,8 @@ pub async fn find_pause(connection: &mut PgConnection, prefix: &str) -> Result<O
     .await?)
 }
 
-/// Pauses the workers of a deployment, or keeps them paused under the name of who was first; false if no process of it
-/// ever ran. Twice is the same as once.
+/// Pauses the workers of a deployment; false if no process of it ever ran. If they are paused already, the first time and
+/// name stay. Doing it twice is the same as once.
 pub async fn write_paused(connection: &mut PgConnection, prefix: &str, who: &str) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* write_paused */
@@ -65,7 +66,7 @@ pub async fn write_paused(connection: &mut PgConnection, prefix: &str, who: &str
     Ok(done.rows_affected() == 1)
 }
 
-/// Lets them work again; false if no process of the deployment ever ran. Twice is the same as once.
+/// Lets the workers of a deployment work again; false if no process of it ever ran. Doing it twice is the same as once.
 pub async fn write_resumed(connection: &mut PgConnection, prefix: &str) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* write_resumed */ UPDATE queue_prefixes SET paused_at = NULL, paused_by = NULL WHERE prefix = $1",

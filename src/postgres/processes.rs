@@ -1,11 +1,11 @@
-//! The processes of a deployment, each of which says every second that it is there and how it is.
+//! The processes of a deployment. Each writes its row every second: that it runs, and how it is.
 
 use super::Error;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// What a process says of itself.
+/// What a process says about itself.
 #[derive(Clone, Debug)]
 pub struct Presence {
     /// Drawn by the process at its start.
@@ -43,7 +43,7 @@ pub struct Present {
     pub state: String,
 }
 
-/// Says that a process is there, and how it is: `state` is JSON. May be lost, as it is said again every second.
+/// Writes the row of a process that runs. `state` is JSON. A write may be lost, as another follows within a second.
 pub async fn write_presence(connection: &mut PgConnection, presence: &Presence, state: &str) -> Result<(), Error> {
     sqlx::query!(
         "/* write_presence */
@@ -61,7 +61,7 @@ pub async fn write_presence(connection: &mut PgConnection, presence: &Presence, 
     Ok(())
 }
 
-/// Takes a process off the list that has ended in good order.
+/// Removes the row of a process that ends in good order.
 pub async fn remove_presence(connection: &mut PgConnection, process: Uuid) -> Result<(), Error> {
     sqlx::query!("/* remove_presence */ DELETE FROM processes WHERE process_id = $1", process)
         .execute(connection)
@@ -69,7 +69,7 @@ pub async fn remove_presence(connection: &mut PgConnection, process: Uuid) -> Re
     Ok(())
 }
 
-/// Takes those off the list that nobody has heard of for a day.
+/// Removes the rows of processes that wrote nothing for a day.
 pub async fn remove_unseen(connection: &mut PgConnection) -> Result<(), Error> {
     sqlx::query!("/* remove_unseen */ DELETE FROM processes WHERE seen_at < now() - interval '1 day'")
         .execute(connection)
@@ -77,7 +77,7 @@ pub async fn remove_unseen(connection: &mut PgConnection) -> Result<(), Error> {
     Ok(())
 }
 
-/// All processes heard of within a day, those that ended in good order left out; the oldest first.
+/// All processes that have a row, the oldest first. One that ended in good order has none.
 pub async fn find_present(connection: &mut PgConnection) -> Result<Vec<Present>, Error> {
     let found = sqlx::query_as!(
         Present,

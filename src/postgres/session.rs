@@ -1,6 +1,6 @@
-//! Connections: one of one's own, and those that reads share.
+//! Connections: a [`Session`] has one of its own, and [`Readers`] are a few that reads share.
 
-use super::proof::{Proof, Settings};
+use super::session_settings::{Checked, Settings};
 use super::{Error, Health};
 use crate::metrics::METRICS;
 use sqlx::postgres::PgConnectOptions;
@@ -19,14 +19,14 @@ pub struct Way {
     pub health: Health,
 }
 
-/// One connection of one's own, opened when it is needed.
+/// A connection that its owner alone uses. It is opened when it is needed.
 #[derive(Debug)]
 pub struct Session {
     way: Way,
     open: Option<Open>,
 }
 
-/// A connection that is proved to be what it was set to.
+/// A connection whose settings are checked.
 #[derive(Debug)]
 struct Open {
     connection: PgConnection,
@@ -41,8 +41,8 @@ impl Session {
         Self { way, open: None }
     }
 
-    /// Does `work` once, within the timeout. After anything but a clean answer the connection is dropped, so that nothing
-    /// half-done is ever continued.
+    /// Does `work` once, within the timeout. After an error the connection is dropped, so that no later work meets an open
+    /// transaction or a late answer on it.
     pub(super) async fn run<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
@@ -56,8 +56,8 @@ impl Session {
         result
     }
 
-    /// Writes, once. If there is no answer, it stands or it does not: whoever tries again has to find out, by a key or a
-    /// mark in the rows.
+    /// Writes once. If the answer is lost, nobody knows whether it was committed. A second try has to find that out from
+    /// the rows.
     pub async fn write<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
@@ -65,8 +65,8 @@ impl Session {
         self.run(work).await
     }
 
-    /// Reads. What failed over a connection that was open before is done once more, over a new one: the old one may have been
-    /// lost, or somebody has changed a table under what it has prepared.
+    /// Reads. If `work` fails over a connection that was open before, it is done once more over a new one: the old one may
+    /// be lost, or a table may have changed under its prepared statements.
     pub async fn read<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
@@ -80,7 +80,8 @@ impl Session {
         }
     }
 
-    /// Asks whether the session still is what it was set to, and can write. For the one who watches: nobody else hears of it.
+    /// Checks that the session still has its settings, and can write. An error is only returned: the caller reports it to
+    /// [`Health`].
     pub async fn prove(&mut self) -> Result<(), Error> {
         let mut open = match self.take() {
             Some(open) => open,
@@ -91,8 +92,8 @@ impl Session {
         Ok(())
     }
 
-    /// Whether there is a connection. One that was opened before the database was last lost is none: it may lead to what is
-    /// not there any more, and nobody has closed it.
+    /// Whether there is a connection that can be used. One from before the database was last lost does not count: it may
+    /// lead to a server that is gone, and nobody has closed it.
     pub fn is_open(&self) -> bool {
         self.open.as_ref().is_some_and(|open| open.losses == self.way.health.losses())
     }
@@ -108,11 +109,11 @@ impl Session {
         }
         let opened = open(&self.way).await.inspect_err(|error| {
             self.heard(error);
-            // Whatever it is, others may meet it too.
+            // The cause may affect all connections, so the watcher looks at once.
             self.way.health.doubt();
         });
-        let (open, proof) = opened?;
-        proof.read_only.iter().for_each(|error| self.way.health.heard(error));
+        let (open, checked) = opened?;
+        checked.read_only.iter().for_each(|error| self.way.health.heard(error));
         Ok(open)
     }
 
@@ -127,24 +128,24 @@ async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, Error
     tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| late())
 }
 
-/// A new connection, set and proved.
-async fn open(way: &Way) -> Result<(Open, Proof), Error> {
+/// A new connection, with its settings made and checked.
+async fn open(way: &Way) -> Result<(Open, Checked), Error> {
     let losses = way.health.losses();
     let settings = Settings::new(way.timeout);
     let opening = async {
         let mut connection = PgConnection::connect_with(&way.options).await?;
         METRICS.postgres_connects.inc();
         settings.apply(&mut connection).await?;
-        let proof = settings.prove(&mut connection).await?;
-        Ok((connection, proof))
+        let checked = settings.prove(&mut connection).await?;
+        Ok((connection, checked))
     };
     let opened = tokio::time::timeout(way.timeout, opening).await;
     let late = || Err(Error::Away(format!("no connection within {:?}", way.timeout)));
-    let (connection, proof) = opened.unwrap_or_else(|_| late())?;
-    Ok((Open { connection, settings, losses }, proof))
+    let (connection, checked) = opened.unwrap_or_else(|_| late())?;
+    Ok((Open { connection, settings, losses }, checked))
 }
 
-/// A new connection, and nothing that watches over it.
+/// A new connection without a time limit for its work.
 pub(super) async fn connect(way: &Way) -> Result<PgConnection, Error> {
     Ok(open(way).await?.0.connection)
 }
@@ -161,8 +162,8 @@ impl Readers {
         Self { places: Semaphore::new(most as usize), idle: Mutex::default() }
     }
 
-    /// Reads over one of the sessions; waits until one is free, but not for longer than a piece of work may last. A session
-    /// whose caller went away in the middle does not come back.
+    /// Reads over one of the sessions. Waits until one is free, at most for the timeout. If the caller drops this future,
+    /// its session is closed and not used again.
     pub(super) async fn read<T>(
         &self,
         way: &Way,

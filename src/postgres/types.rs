@@ -1,7 +1,5 @@
-//! The ledger's values as columns. Queries bind them as they are, and read them back by name: `business_id AS "business_id:
-//! BusinessId"`.
-//!
-//! Here and not in the ledger, which knows of no database.
+//! The ledger's types as columns. Queries bind them as they are, and read them with a type in the column's name, such as
+//! `business_id AS "business_id: BusinessId"`. This is not in the ledger, because the ledger knows no database.
 
 use crate::ledger::{Amount, BusinessId, Cause, Email, IdempotencyKey, Outcome, Reference, RequestId, UserHash};
 use sqlx::encode::IsNull;
@@ -10,12 +8,12 @@ use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Type};
 use uuid::Uuid;
 
-/// What is stored is none of the ledger's values: see [`super::Error::Fatal`].
+/// A stored value that the ledger's type does not allow. It leads to [`super::Error::Fatal`].
 #[derive(Debug, thiserror::Error)]
 #[error("a stored {0} is not valid")]
 pub(super) struct Unfit(pub &'static str);
 
-/// Makes `$value` a column like `$stored`, from which it is read and as which it is written.
+/// Makes `$value` a column of the type of `$stored`: `$read` makes it of a stored value, and `$write` does the reverse.
 macro_rules! column {
     ($value:ty, $stored:ty, read: $read:expr, write: $write:expr) => {
         impl Type<Postgres> for $value {
@@ -58,5 +56,5 @@ column!(IdempotencyKey, &str, read: |text| Self::parse(text).ok_or(Unfit("key"))
 column!(Reference, &str, read: |text| Ok(Reference::stored(text)), write: Reference::as_str);
 column!(Amount, i64, read: |cents| Self::from_cents(cents).map_err(|_| Unfit("amount")), write: |amount| amount.cents());
 column!(Outcome, &str, read: |text| Self::parse(text).ok_or(Unfit("outcome")), write: |outcome| outcome.as_str());
-// A later release may know causes that this one does not.
+// A later release may have written a cause that this one does not know.
 column!(Cause, &str, read: |text| Ok(Self::parse(text).unwrap_or(Self::Other)), write: |cause| cause.as_str());

@@ -1,11 +1,12 @@
-//! What `DATABASE_URL` says: the forms of libpq, as far as the driver has them.
+//! Reads `DATABASE_URL`: the forms that libpq takes, as far as the driver supports them.
 
 use crate::server_url;
 use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 use url::{Host, Url};
 
-/// What the driver takes. Others it would log with their values, which may be secrets.
+/// The parameters that the driver knows. Others are not passed on to it: it would log them with their values, which may be
+/// secrets.
 const PARAMETERS: [&str; 17] = [
     "sslmode",
     "ssl-mode",
@@ -26,7 +27,7 @@ const PARAMETERS: [&str; 17] = [
     "application_name",
 ];
 
-/// Reads a URL. What is wrong follows the name of the setting, without the password.
+/// Reads a URL. The error is the end of a sentence that begins with the name of the setting. It never has the password.
 pub(super) fn parse(text: &str) -> Result<PgConnectOptions, String> {
     let mut url = server_url::parse(&with_host(text), ["postgres", "postgresql"])?;
     let pairs: Vec<(String, String)> = url.query_pairs().into_owned().collect();
@@ -43,7 +44,7 @@ pub(super) fn parse(text: &str) -> Result<PgConnectOptions, String> {
     };
     url.query_pairs_mut().clear().extend_pairs(&known);
     if let Some(address) = address.filter(|_| !names_host(&url)) {
-        // The driver would look up the brackets as a part of a name.
+        // The driver would take `[::1]`, with its brackets, for the name of a host.
         url.query_pairs_mut().append_pair("hostaddr", &address);
     }
     PgConnectOptions::from_url(&url)
@@ -58,7 +59,8 @@ fn names_host(url: &Url) -> bool {
     url.query_pairs().any(|(name, _)| name == "host" || name == "hostaddr")
 }
 
-/// `postgres://user@/database?host=/folder` names its host behind; a URL needs one here, too.
+/// Adds the host `localhost` to a URL such as `postgres://user@/database?host=/folder`. The parser needs a host before the
+/// path, and the driver uses the one in `host`.
 fn with_host(text: &str) -> String {
     let is_named = ["?host=", "&host=", "?hostaddr=", "&hostaddr="].iter().any(|name| text.contains(name));
     let split = text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('/')?)));
@@ -68,7 +70,7 @@ fn with_host(text: &str) -> String {
     }
 }
 
-/// The parameter that is wrong by itself, to begin a message with.
+/// The name of the wrong parameter and a colon, to begin a message with; empty if no parameter is wrong by itself.
 fn culprit(parameters: &[(String, String)]) -> String {
     let is_wrong = |(name, value): &&(String, String)| {
         let alone = Url::parse_with_params("postgres://", [(name, value)]);

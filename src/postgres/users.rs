@@ -6,14 +6,14 @@ use sqlx::PgConnection;
 use std::collections::HashMap;
 use time::OffsetDateTime;
 
-/// A payout user. Balance in cents.
+/// A payout user.
 #[derive(Clone, Debug)]
 pub struct PayoutUser {
-    /// Its address.
+    /// The email address.
     pub email: String,
-    /// Its hash.
+    /// The hash that the user shows to see the balance.
     pub hash: UserHash,
-    /// In cents.
+    /// The balance in cents.
     pub balance: i64,
     /// `active` or `inactive`.
     pub status: String,
@@ -39,7 +39,7 @@ pub async fn find_by_email(
     .await?)
 }
 
-/// The payout user with this hash, of whichever business.
+/// The payout user with this hash, of any business.
 pub async fn find_by_hash(connection: &mut PgConnection, hash: UserHash) -> Result<Option<PayoutUser>, Error> {
     Ok(sqlx::query_as!(
         PayoutUser,
@@ -51,7 +51,7 @@ pub async fn find_by_hash(connection: &mut PgConnection, hash: UserHash) -> Resu
     .await?)
 }
 
-/// The stored hashes of users that exist.
+/// Stored hashes, by business and address.
 pub type Hashes = HashMap<(BusinessId, Email), UserHash>;
 
 /// Reads the hashes of several users at once. A user that does not exist is left out.

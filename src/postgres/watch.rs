@@ -1,21 +1,22 @@
-//! The watcher: asks the database again and again whether it can be worked with, over a connection of its own, so that it
-//! waits for no other work.
+//! The watcher: it asks again and again whether the database can be worked with. It has a connection of its own, so it waits
+//! for no other work.
 
 use super::{Error, Postgres, Session, keys};
 use crate::ledger::RaiseCount;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// How often the database is asked. Whatever fails on the way says so at once. A retry under a key may need the count of
-/// a raise that another intake made, so within the second after which a client that is told `Retry-After: 1` comes again.
+/// How often the watcher asks. It must be well below a second: a client that is told `Retry-After: 1` comes again after a
+/// second, and by then its intake has to know the raises of other intakes.
 const PING_INTERVAL: Duration = Duration::from_millis(250);
-/// How often it is asked at once before it counts as gone. If it is gone, each time takes a moment.
+/// How often in a row the watcher asks, without a pause, before the database counts as gone.
 const LOOKS: u32 = 3;
+
 impl Postgres {
     /// Asks until `stop`, and notes the answers in [`Postgres::health`].
     ///
-    /// Each time it reads the count of the last raise too. `tell` gets each count that is read, and `None` whenever the
-    /// connection is a new one: it may lead to another database.
+    /// It also reads the count of the last raise. `tell` gets each count, and `None` whenever the connection is lost or new,
+    /// as a new one may lead to another database.
     pub async fn watch(self, stop: CancellationToken, tell: impl Fn(Option<RaiseCount>)) {
         let health = self.health().clone();
         let mut session = self.session();
@@ -31,7 +32,7 @@ impl Postgres {
                     tell(count);
                     health.answered();
                 }
-                // One lost connection does not mean that the server is gone, nor does a second one lost while it is made.
+                // A lost connection does not mean that the server is gone, nor does a second one: it asks again at once.
                 Err(error)
                     if health.is_up()
                         && looks < LOOKS
@@ -50,16 +51,16 @@ impl Postgres {
             tokio::select! {
                 () = tokio::time::sleep(PING_INTERVAL) => {}
                 () = stop.cancelled() => {}
-                // The old connection is kept until the new one is open: on a server without room for another connection,
-                // the new one would otherwise be given the place of the old one, and prove nothing.
+                // The old connection stays open until the new one is. If it were closed first, a server that takes no more
+                // connections would have room for the new one, and the watcher would not notice.
                 () = health.doubted() => before = Some(std::mem::replace(&mut session, self.session())),
             }
         }
     }
 }
 
-/// Proves that the session is what it was set to, and reads the count of the last raise. A count that cannot be read does
-/// not make the database unusable, so it is `None` then; a lost connection is an error.
+/// Checks the session, and reads the count of the last raise. The count is `None` if it cannot be read, because the database
+/// can be used without it; but a lost connection is an error.
 async fn ask(session: &mut Session) -> Result<Option<RaiseCount>, Error> {
     session.prove().await?;
     match session.run(keys::read_raises).await {

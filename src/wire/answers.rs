@@ -56,7 +56,7 @@ pub struct BulkResult {
     pub errors: Option<FieldErrors>,
 }
 
-/// `GET /balance`, in cents.
+/// `GET /balance`: the balances of the business.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct BalanceBody {
     /// The main balance, in cents. Allocations never change it.
@@ -72,9 +72,9 @@ pub struct PayoutUserBody {
     pub email: String,
     /// The payout user's hash, in hexadecimal.
     pub hash: String,
-    /// In cents.
+    /// The balance in cents: the sum of the user's allocations.
     pub balance: i64,
-    /// Whether it may look at its balance with its hash.
+    /// An inactive user still receives allocations, but cannot see the balance by hash.
     #[schemars(extend("enum" = ["active", "inactive"]))]
     pub status: String,
     /// When it was created.

@@ -14,7 +14,7 @@ pub struct Business {
     pub business_id: Uuid,
     /// Its name.
     pub name: String,
-    /// The main balance. Allocations never change it.
+    /// The main balance, in cents. Allocations never change it.
     pub balance: i64,
     /// What the business can still allocate, in cents.
     pub payout_balance: i64,
@@ -104,18 +104,18 @@ pub struct Audit {
     pub differences: Vec<Difference>,
 }
 
-/// One balance or row that differs from what the other rows say.
+/// One balance or idempotency key that differs from what the other rows say.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
     /// `payout_balance`, `user_balance` or `idempotency_key`.
     pub kind: String,
     /// The business.
     pub business_id: Uuid,
-    /// The payout user's hash, or the id of the key's request. Never an email address.
+    /// The payout user's hash, or the request that the idempotency key names. Never an email address.
     pub subject: Option<String>,
     /// What the rows add up to, in cents.
     pub expected: Option<String>,
-    /// What the balance says, in cents.
+    /// What was found instead, in cents.
     pub found: Option<String>,
 }
 
@@ -185,14 +185,14 @@ pub struct Queue {
 /// A pause of all workers: when it began, and who made it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Paused {
-    /// Since when.
+    /// Since when they are paused.
     #[serde(with = "time::serde::rfc3339")]
     pub paused_at: OffsetDateTime,
-    /// By whom.
+    /// Who paused them.
     pub paused_by: String,
 }
 
-/// Printed by `earmark workers`.
+/// Printed by `earmark workers list`.
 #[derive(Debug, Serialize)]
 pub struct Workers {
     /// The prefix of the queues.
@@ -239,9 +239,9 @@ pub struct DeadLetter {
     pub reason: String,
     /// The work queue that it came from, if known.
     pub queue: Option<String>,
-    /// How often the broker dead-lettered it, and when first.
+    /// How often it became a dead letter, as the broker says.
     pub deaths: i64,
-    /// When it died first, as the broker says.
+    /// When it first became a dead letter, as the broker says.
     #[serde(with = "time::serde::rfc3339::option")]
     pub died_at: Option<OffsetDateTime>,
     /// When it was stored.

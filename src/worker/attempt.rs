@@ -4,7 +4,7 @@
 //! | | statements |
 //! |---|---|
 //! | at once: decide on the balances of the last commit, write everything if they still hold | 1 |
-//! | step by step: lock, read, decide, write, commit | 5 to 8 |
+//! | step by step: lock, read, decide, write, commit | 4 to 8 |
 
 use crate::failpoint::{self, Failpoint};
 use crate::ledger::{
@@ -219,9 +219,9 @@ async fn write_keys(connection: &mut PgConnection, decision: &Decision) -> Resul
     Ok(())
 }
 
-/// The credits with each user's hash as it was stored when the user was new. If it differs from the hash that was made
-/// for the credit, the secret was another one then, or Postgres returned the hashes in another order; they are then
-/// read by email. The batch is committed already: if this fails, the next attempt finds its rows.
+/// The credits, each with the stored hash of its user. Normally `stored` has the hashes that were made for the credits, in
+/// their order. It does not if a user was stored under another secret, or if Postgres returned the hashes in another
+/// order: then they are read by email. The batch is committed already; if the read fails, the next attempt finds its rows.
 async fn with_stored_hashes<'a>(
     connection: &mut PgConnection,
     mut credits: Vec<HashedCredit<'a>>,

@@ -22,7 +22,7 @@ pub struct Message {
     pub redeliveries: u64,
     /// The requests in it.
     pub content: RequestMessage,
-    /// The places of its requests in [`ReadAhead`].
+    /// The places that its requests take in [`ReadAhead`]. They are free again when this message is dropped.
     _ahead: Option<OwnedSemaphorePermit>,
 }
 

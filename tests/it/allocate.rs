@@ -253,7 +253,7 @@ async fn what_cannot_be_stored_is_split_off_dead_lettered_and_voided_and_its_nei
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_between_commit_and_acknowledgement_debits_once() {
+async fn a_worker_that_dies_between_taking_a_batch_and_acknowledging_it_debits_once() {
     for failpoint in ["after-gather=abort", "before-commit=abort", "before-reply=abort", "before-acknowledge=abort"] {
         let app = App::new().await;
         let business = app.create_business(1_000);

@@ -28,13 +28,13 @@ fn sources() -> Vec<(String, String)> {
     found
 }
 
-/// The room of a file: its folder, or its own name.
-fn room(file: &str) -> &str {
+/// The module of a file: its top folder below `src/`, or its own name.
+fn module_of(file: &str) -> &str {
     file.split('/').next().unwrap_or(file).trim_end_matches(".rs")
 }
 
-/// The rooms that a text names after `crate::`, alone or in braces.
-fn rooms_named(code: &str) -> BTreeSet<String> {
+/// The modules that a text names after `crate::`, alone or in braces.
+fn modules_named(code: &str) -> BTreeSet<String> {
     let mut named = BTreeSet::new();
     for (at, _) in code.match_indices("crate::") {
         let rest = &code[at + "crate::".len()..];
@@ -49,9 +49,9 @@ fn rooms_named(code: &str) -> BTreeSet<String> {
     named
 }
 
-/// What each room may know of the others.
-fn allowed(room: &str) -> &'static [&'static str] {
-    match room {
+/// What each module may know of the others.
+fn allowed(module: &str) -> &'static [&'static str] {
+    match module {
         "ledger" | "connections" | "https" | "retry" | "failpoint" | "shutdown" | "telemetry" | "api_key"
         | "server_url" | "lib" | "main" => &[],
         "clock" | "wire" | "metrics" => &["ledger"],
@@ -98,22 +98,22 @@ fn allowed(room: &str) -> &'static [&'static str] {
             "wire",
             "worker",
         ],
-        other => panic!("{other} is a new room: say here what it may know"),
+        other => panic!("{other} is a new module: say here what it may know"),
     }
 }
 
 #[test]
 fn imports_run_one_way() {
     for (file, code) in sources() {
-        let room = room(&file);
-        for named in rooms_named(&code) {
-            assert!(named == room || allowed(room).contains(&named.as_str()), "{file} must not know {named}");
+        let module = module_of(&file);
+        for named in modules_named(&code) {
+            assert!(named == module || allowed(module).contains(&named.as_str()), "{file} must not know {named}");
         }
     }
 }
 
 #[test]
-fn each_library_stays_in_its_room() {
+fn each_library_stays_in_its_modules() {
     let homes: [(&str, &[&str]); 16] = [
         ("sqlx", &["postgres"]),
         ("lapin", &["rabbit"]),
@@ -132,15 +132,15 @@ fn each_library_stays_in_its_room() {
         ("idna", &["ledger"]),
         ("clap", &["cli", "config", "telemetry", "main", "api_key"]),
     ];
-    for (library, rooms) in homes {
+    for (library, modules) in homes {
         let users: BTreeSet<String> = sources()
             .iter()
             .filter(|(_, code)| code.contains(&format!("{library}::")))
-            .map(|(file, _)| room(file).to_owned())
+            .map(|(file, _)| module_of(file).to_owned())
             .collect();
         assert!(!users.is_empty(), "nobody uses {library}");
         for user in users {
-            assert!(rooms.contains(&user.as_str()), "{user} must not use {library}");
+            assert!(modules.contains(&user.as_str()), "{user} must not use {library}");
         }
     }
 }
@@ -166,7 +166,7 @@ fn what_others_see_is_written_in_wire_and_in_the_files_listed() {
         derives.any(|traits| traits.contains("Serialize") || traits.contains("Deserialize"))
     };
     let mut users = files_where(derives_serde);
-    users.retain(|file| room(file) != "wire");
+    users.retain(|file| module_of(file) != "wire");
     assert_eq!(users, DERIVE_SERDE);
 }
 

@@ -215,6 +215,20 @@ async fn the_doctor_names_what_is_wrong_and_how_to_fix_it() {
 }
 
 #[tokio::test]
+async fn the_doctor_checks_the_rights_on_every_table() {
+    let app = App::new().await;
+    let tables = "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' AND tablename <> '_sqlx_migrations' ORDER BY 1";
+    let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut app.database().await).await.expect("tables");
+    let source = include_str!("../../src/postgres/inspection.rs");
+    let (_, list) = source.split_once("FROM (VALUES").expect("the list");
+    let (list, _) = list.split_once("AS t (name, privileges)").expect("its end");
+    let mut listed: Vec<&str> = list.split("('").skip(1).filter_map(|row| row.split('\'').next()).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, tables, "src/postgres/inspection.rs lists every table");
+    app.discard().await;
+}
+
+#[tokio::test]
 async fn the_doctor_sees_a_queue_that_somebody_declared_otherwise() {
     let app = App::new().await;
     let broker = app.broker().await;

@@ -1,11 +1,13 @@
-//! Decides a batch of requests in memory, in order of arrival, against the balances that they would debit.
+//! Decides a batch of requests in memory, in order of arrival, against the balances that they would debit. The worker has
+//! two ways to settle a batch (`worker/attempt.rs`). At once, it decides on the balances that it remembers, and writes with
+//! one statement. The table shows the other way, step by step:
 //!
 //! | phase | where | statements |
 //! |---|---|---|
-//! | read and lock the businesses, sorted | `postgres::businesses::lock_many` | 1 |
-//! | read and lock the keys, sorted (only if any request has one) | `postgres::keys::lock_many` | 0 or 1 |
+//! | lock the businesses, sorted, and read them | `postgres::businesses::lock_many` | 1 |
+//! | lock the keys, sorted, and read them (only if a request has one) | `postgres::keys::lock_many` | 0 or 1 |
 //! | decide | here | none |
-//! | write balances, users and rows at once | `postgres::batches::write` | 1 |
+//! | write balances, users and rows in one statement | `postgres::batches::write` | 1 |
 //! | note allocations on keys, raise epochs (only if there are any) | `postgres::keys` | 0 to 2 |
 //!
 //! Each request is decided against what the ones before it left. So a batch gives exactly what its requests give one by

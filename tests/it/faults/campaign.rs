@@ -3,9 +3,9 @@
 //!
 //! `make chaos` runs it for as long as one likes. What a run saw goes to a file of JSON lines.
 
-use super::history::{Attempt, Ledger, Operation, statuses};
 use super::load::{Habits, Load, Plan};
 use super::site::{Role, Site, Way};
+use super::told::{Attempt, Ledger, Operation, statuses};
 use crate::harness::process::Process;
 use crate::harness::proxy::{Mode, Moment, Protocol, Side, Trap};
 use crate::harness::raw::Vanishing;

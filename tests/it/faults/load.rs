@@ -3,7 +3,7 @@
 //! With a key they make an attempt by hand, over a connection of its own, so that they know when it was received; some
 //! vanish so that nobody notices, retry at another intake, or have two attempts under way at once.
 
-use super::history::{Attempt, Operation};
+use super::told::{Attempt, Operation};
 use crate::harness::http::{Answer, Client};
 use crate::harness::raw::{Line, Vanishing, Written};
 use earmark::clock;

@@ -104,8 +104,8 @@ fn trap(role: Role, protocol: Protocol, at: Moment, side: Side) -> Mishap {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_intake_may_die_or_panic_at_every_failpoint() {
-    // before-void and after-void lie in a resolution, which is had by a worker that hangs for longer than anybody waits: see below.
+async fn an_intake_may_die_or_panic_at_each_of_these_failpoints() {
+    // Not before-void and after-void: an intake passes them only when it gives up on a request. A test below has them.
     let points = [
         "after-validation=abort@3",
         "before-publish=abort@3",
@@ -122,7 +122,7 @@ async fn an_intake_may_die_or_panic_at_every_failpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_may_die_or_panic_at_every_failpoint() {
+async fn a_worker_may_die_or_panic_at_each_of_these_failpoints() {
     let points = [
         "after-gather=abort",
         "after-lock=abort",
@@ -145,7 +145,7 @@ async fn a_worker_may_die_or_panic_at_every_failpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_may_hang_at_every_failpoint_for_longer_than_anybody_waits() {
+async fn a_worker_may_hang_at_each_of_these_failpoints_for_longer_than_anybody_waits() {
     let points = [
         "after-gather=hold:2500ms@2",
         "after-lock=hold:2500ms",

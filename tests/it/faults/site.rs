@@ -1,6 +1,6 @@
 //! A deployment whose every connection runs through a proxy of ours.
 
-use super::history::{Ledger, Operation, Row, violations};
+use super::told::{Ledger, Operation, Row, violations};
 use crate::harness::process::Process;
 use crate::harness::proxy::{Protocol, Proxy};
 use crate::harness::servers::Servers;

@@ -1,8 +1,8 @@
-//! Files that need each other, directly or through others, can only be understood together.
+//! Files that import each other, directly or through others, can only be understood together. This test refuses new ones.
 //!
-//! What a file needs is read from the names in it. A name leads through re-exports to the file that defines it, so a `mod.rs`
-//! that only declares and re-exports needs nobody. What a `mod.rs` needs of its own modules does not count: it is their front.
-//! Calls of methods are not seen, and tests do not count.
+//! What a file imports is read from the names in it. A name is followed through re-exports to the file that defines it. So a
+//! `mod.rs` that only declares and re-exports imports nothing, and what a `mod.rs` takes from its own modules does not
+//! count. Calls of methods are not seen, and tests do not count.
 
 use super::sources;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};

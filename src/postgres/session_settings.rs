@@ -1,8 +1,8 @@
-//! How each session is set, and the proof that it is.
+//! The settings of each session, and the check that they took effect.
 //!
-//! Set by statements and not by the start-up packet, which a pooler may empty of what it does not know. And asked for
-//! afterwards, as whatever stands in between may drop more than that: a commit that is answered and then forgotten would be
-//! a debit that is undone.
+//! They are set by statements and not in the start-up packet, because a pooler may drop parameters of that packet. Then the
+//! session is asked for them, because a pooler may drop statements too. A wrong setting would cost money: with
+//! `synchronous_commit = off`, Postgres may forget a commit that it has answered.
 
 use super::Error;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -12,18 +12,18 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Settings {
     timeout_millis: u128,
-    /// Drawn for this session. Whoever finds another one there is not alone in it.
+    /// A random text, drawn for this session. If the session has another one, somebody else uses it too.
     mark: String,
 }
 
-/// What a session was found to be.
+/// A session that has all its settings.
 #[derive(Debug)]
-pub(super) struct Proof {
+pub(super) struct Checked {
     /// Why nothing can be written, if so.
     pub read_only: Option<Error>,
 }
 
-impl Proof {
+impl Checked {
     /// An error if nothing can be written.
     pub(super) fn writable(self) -> Result<(), Error> {
         self.read_only.map_or(Ok(()), Err)
@@ -38,13 +38,15 @@ impl Settings {
     /// Sets a new session, in one round trip.
     pub(super) async fn apply(&self, connection: &mut PgConnection) -> Result<(), Error> {
         let Self { timeout_millis, mark } = self;
-        // The server looks after clients that are gone; they hold nothing for long. What is stronger than `on` stays. A batch
-        // reads in a second statement what the first one met, so each statement has a snapshot of its own.
-        //
-        // A statement that was planned while its table was empty would keep scanning the whole table as it grows: in a
-        // prototype 7,000 requests a second fell to 4,000. Without `enable_seqscan` every plan goes by the index. A table that
-        // has no index for a question looks immensely dear then, and Postgres would compile the plan to machine code: tens of
-        // milliseconds for a question of microseconds.
+        // - The keepalives and time-outs end the session of a client that is gone, so that it does not hold its locks for
+        //   long.
+        // - `read committed`: each statement has a snapshot of its own. After an insert that met another row, a second
+        //   statement can so read that row.
+        // - `enable_seqscan`: a statement that was planned while its table was empty keeps scanning the whole table as it
+        //   grows; in a prototype 7,000 requests a second fell to 4,000. With it off, every plan uses an index.
+        // - `jit`: with `enable_seqscan` off, a plan without an index has a huge estimated cost, so Postgres would compile
+        //   it to machine code. That takes tens of milliseconds, for a query that takes microseconds.
+        // - `synchronous_commit`: `remote_apply` stays, as it is stronger than `on`.
         let text = format!(
             "/* set_session */
             SET statement_timeout = {timeout_millis};
@@ -61,13 +63,14 @@ impl Settings {
             SELECT set_config('synchronous_commit', 'on', false)
             WHERE current_setting('synchronous_commit') <> 'remote_apply'"
         );
-        // In the simple protocol: a prepared statement would be the first to fail in a pooler's shared session, by its name.
+        // In the simple protocol, without a prepared statement: in a session that a pooler shares, its name may be taken,
+        // and that error would come before the one that says what is wrong.
         sqlx::raw_sql(AssertSqlSafe(text)).execute(connection).await?;
         Ok(())
     }
 
-    /// Asks whether the session is what it was set to, in one round trip.
-    pub(super) async fn prove(&self, connection: &mut PgConnection) -> Result<Proof, Error> {
+    /// Checks in one round trip that the session has these settings.
+    pub(super) async fn prove(&self, connection: &mut PgConnection) -> Result<Checked, Error> {
         let rows = sqlx::raw_sql(
             "/* prove_session */
             SELECT name, CASE WHEN name LIKE '%\\_timeout'
@@ -87,7 +90,7 @@ impl Settings {
         self.judge(&found)
     }
 
-    fn judge(&self, found: &[(String, String)]) -> Result<Proof, Error> {
+    fn judge(&self, found: &[(String, String)]) -> Result<Checked, Error> {
         let mut read_only = None;
         for (name, value) in found {
             match name.as_str() {
@@ -101,7 +104,7 @@ impl Settings {
                 _ => {}
             }
         }
-        Ok(Proof { read_only: read_only.map(|why| Error::ReadOnly(why.to_owned())) })
+        Ok(Checked { read_only: read_only.map(|why| Error::ReadOnly(why.to_owned())) })
     }
 
     fn is_as_set(&self, name: &str, value: &str) -> bool {
@@ -120,7 +123,7 @@ impl Settings {
     }
 }
 
-/// What is wrong, and what to do.
+/// What is wrong with a setting, and what to do.
 fn refusal(name: &str, value: &str) -> String {
     match name {
         "earmark.session" => {
@@ -163,7 +166,7 @@ mod tests {
         .into()
     }
 
-    fn with(settings: &Settings, name: &str, value: &str) -> Result<Proof, Error> {
+    fn with(settings: &Settings, name: &str, value: &str) -> Result<Checked, Error> {
         let mut found = found(settings);
         found.iter_mut().find(|(found, _)| found == name).expect("a name").1 = value.to_owned();
         settings.judge(&found)
@@ -172,7 +175,7 @@ mod tests {
     #[test]
     fn every_setting_is_proved_and_the_one_that_did_not_take_is_named() {
         let settings = Settings::new(Duration::from_secs(3));
-        assert!(settings.judge(&found(&settings)).is_ok_and(|proof| proof.read_only.is_none()));
+        assert!(settings.judge(&found(&settings)).is_ok_and(|checked| checked.read_only.is_none()));
         for (name, _) in
             found(&settings).iter().filter(|(name, _)| !name.starts_with("transaction") && !name.starts_with("pg_"))
         {
@@ -197,8 +200,8 @@ mod tests {
     fn a_session_that_takes_no_writes_is_what_it_was_set_to_and_says_so() {
         let settings = Settings::new(Duration::from_secs(3));
         for (name, value) in [("transaction_read_only", "on"), ("pg_is_in_recovery", "true")] {
-            let proof = with(&settings, name, value).expect("a proof");
-            assert!(matches!(proof.writable(), Err(Error::ReadOnly(_))), "{name}");
+            let checked = with(&settings, name, value).expect("checked");
+            assert!(matches!(checked.writable(), Err(Error::ReadOnly(_))), "{name}");
         }
     }
 }
