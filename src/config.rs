@@ -3,9 +3,9 @@
 //! `earmark send` in `cli/send.rs`.
 
 use crate::connections;
+use crate::intake::Budgets;
 use crate::intake::admission;
 use crate::intake::limits::Bounds;
-use crate::intake::submit::Budgets;
 use crate::ops::console::auth::{Access, MIN_TOKEN_LEN};
 use crate::postgres::{self, Postgres};
 use crate::rabbit::Broker;

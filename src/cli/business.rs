@@ -138,7 +138,7 @@ async fn fund(postgres: &Postgres, business: Uuid, amount: i64, note: &str, json
         Err(Error::Constraint { name }) if name == "businesses_payout_balance_not_negative" => {
             bail!("the payout balance does not cover {} cents: see `earmark business list`", amount.unsigned_abs())
         }
-        written => written?.with_context(|| no_business(business))?,
+        written => written?.with_context(|| super::no_business(business))?,
     };
     if json {
         return print_json(&operator::Funded { business_id: business, payout_balance: balance });
@@ -151,15 +151,10 @@ fn id_of(business: Uuid) -> BusinessId {
     BusinessId::from_u128(business.as_u128())
 }
 
-/// What is said of a business that does not exist.
-pub(super) fn no_business(business: Uuid) -> String {
-    format!("there is no business {business}: see `earmark business list`")
-}
-
 async fn switch(postgres: &Postgres, business: Uuid, enabled: bool) -> anyhow::Result<()> {
     let writing =
         postgres.write(async |connection| businesses::write_payouts_enabled(connection, business, enabled).await);
-    ensure!(writing.await?, no_business(business));
+    ensure!(writing.await?, super::no_business(business));
     eprintln!("payouts of {business} are {}", if enabled { "enabled" } else { "disabled" });
     Ok(())
 }

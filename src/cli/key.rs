@@ -53,7 +53,7 @@ async fn create(postgres: &Postgres, business: Uuid, kind: Kind, json: bool) -> 
         postgres.write(async |connection| api_keys::write_new(connection, &row, &api_key::digest(&key)).await);
     match writing.await {
         Err(Error::Constraint { name }) if name == "api_keys_business" => {
-            bail!(super::business::no_business(business))
+            bail!(super::no_business(business))
         }
         written => written?,
     }

@@ -118,6 +118,11 @@ fn moment(at: time::OffsetDateTime) -> String {
     format!("{date} {hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// What is said of a business that does not exist.
+fn no_business(business: uuid::Uuid) -> String {
+    format!("there is no business {business}: see `earmark business list`")
+}
+
 /// Prints a value as one line of JSON.
 fn print_json<T: Serialize>(shape: &T) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string(shape)?);

@@ -4,8 +4,6 @@
 //! Anybody can make up well-formed keys, thousands a second. So look-ups have connections of their own, those that come
 //! together are done in one statement, and unknown keys are cached apart from known ones.
 
-use super::Intake;
-use super::reads::Failure;
 use crate::api_key;
 use crate::ledger::BusinessId;
 use crate::ledger::Refusal;
@@ -48,17 +46,6 @@ pub struct Caller {
     pub business: BusinessId,
     /// The digest of the key.
     pub key: KeyDigest,
-}
-
-/// The business that calls. Fails if the headers have no working key, or the database does not say.
-pub async fn business(intake: &Intake, headers: &HeaderMap) -> Result<BusinessId, Failure> {
-    Ok(caller(intake, headers).await?.business)
-}
-
-/// The business that calls, and the key that it calls with. Fails like [`business`].
-pub async fn caller(intake: &Intake, headers: &HeaderMap) -> Result<Caller, Failure> {
-    let known = intake.authenticator().authenticate(headers, intake.health()).await;
-    known.map_err(Failure::Unavailable)?.ok_or(Failure::Unauthorized)
 }
 
 /// Finds the business of an API key. Clones share their cache.

@@ -4,7 +4,7 @@
 //! a request nor hide one that was there.
 
 use super::Intake;
-use super::auth::{Caller, business, caller};
+use super::auth::Caller;
 use super::detached::Detached;
 use super::lookup::{self, show_decided};
 use super::problem::{self, Answer};
@@ -117,7 +117,7 @@ pub fn wants_csv(headers: &HeaderMap) -> bool {
 
 /// Answers with the one allocation under a key. The other parameters have no effect, but are checked.
 pub async fn by_key(intake: &Intake, headers: &HeaderMap, parameters: &[(String, String)]) -> Result<Answer, Failure> {
-    let business = business(intake, headers).await?;
+    let business = intake.business(headers).await?;
     if let Err(errors) = read_query(parameters) {
         return Ok(problem::invalid_parameters(&errors));
     }
@@ -133,7 +133,7 @@ pub async fn by_key(intake: &Intake, headers: &HeaderMap, parameters: &[(String,
 
 /// Answers with one page of JSON.
 pub async fn page(intake: &Intake, headers: &HeaderMap, parameters: &[(String, String)]) -> Result<Answer, Failure> {
-    let caller = caller(intake, headers).await?;
+    let caller = intake.caller(headers).await?;
     let query = match read_query(parameters) {
         Ok(query) => query,
         Err(errors) => return Ok(problem::invalid_parameters(&errors)),
@@ -150,7 +150,7 @@ pub async fn all(
     headers: &HeaderMap,
     parameters: &[(String, String)],
 ) -> Result<Result<Response<Body>, Answer>, Failure> {
-    let caller = caller(&intake, headers).await?;
+    let caller = intake.caller(headers).await?;
     let query = match read_query(parameters) {
         Ok(query) => query,
         Err(errors) => return Ok(Err(problem::invalid_parameters(&errors))),

@@ -1,7 +1,6 @@
 //! Answers the reads: balances, payout users, and what became of a request.
 
 use super::Intake;
-use super::auth::business;
 use super::problem::{self, Answer};
 use super::reads::Failure;
 use super::validate::check_queried_address;
@@ -20,7 +19,7 @@ pub const PAYOUT_HASH: &str = "x-payout-hash";
 
 /// Answers with the balances of the calling business.
 pub async fn balance(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Failure> {
-    let business = business(intake, headers).await?;
+    let business = intake.business(headers).await?;
     let reading = intake.read(async |connection| businesses::read_balances(connection, business).await);
     let (balance, payout_balance) = reading.await?;
     Ok(problem::found(&BalanceBody { balance, payout_balance }))
@@ -28,7 +27,7 @@ pub async fn balance(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Fai
 
 /// Answers with a payout user of the calling business.
 pub async fn user_by_email(intake: &Intake, headers: &HeaderMap, email: Option<&str>) -> Result<Answer, Failure> {
-    let business = business(intake, headers).await?;
+    let business = intake.business(headers).await?;
     let email = match check_queried_address(email.unwrap_or_default()) {
         Ok(email) => email,
         Err(message) => {
@@ -66,7 +65,7 @@ fn show_user(user: PayoutUser) -> Answer {
 /// Answers what became of a request. If it is undecided after its deadline, it is voided first, so that the answer is
 /// final.
 pub async fn request_by_id(intake: &Intake, headers: &HeaderMap, id: Option<RequestId>) -> Result<Answer, Failure> {
-    let business = business(intake, headers).await?;
+    let business = intake.business(headers).await?;
     // The id alone shows whether this service issued it. So made-up ids cannot fill the table with voided rows.
     let Some(id) = id.filter(|&id| intake.secret().issued(business, id)) else { return Ok(problem::not_found()) };
     let wait = i64::try_from(intake.budgets().reply.as_millis()).unwrap_or(i64::MAX);

@@ -33,7 +33,7 @@ pub mod validate;
 
 use crate::ledger::Millis;
 use crate::{clock, connections, secret};
-pub use parts::{Intake, Settings};
+pub use parts::{Budgets, Intake, Settings};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;

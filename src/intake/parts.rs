@@ -5,7 +5,6 @@ use super::auth::{self, Authenticator};
 use super::raises::Raises;
 use super::resolve::Resolver;
 use super::session::Sessions;
-use super::submit::Budgets;
 use crate::connections;
 use crate::postgres::{Health, Postgres};
 use crate::rabbit::Broker;
@@ -13,8 +12,18 @@ use crate::rabbit::publisher;
 use crate::rabbit::topology::Topology;
 use crate::secret::{HashSecret, RequestIds};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// How long one request may take, in two parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Budgets {
+    /// How long to wait for the worker's reply.
+    pub reply: Duration,
+    /// How long to wait, after that, until the request is resolved.
+    pub resolve: Duration,
+}
 
 /// What an intake needs.
 pub struct Settings {

@@ -1,8 +1,10 @@
 //! Reads from the database for an answer, and says why a read has failed.
 
 use super::Intake;
-use crate::ledger::Refusal;
+use super::auth::Caller;
+use crate::ledger::{BusinessId, Refusal};
 use crate::postgres::{Error, PgConnection};
+use axum::http::HeaderMap;
 
 /// Why a read has failed.
 #[derive(Debug)]
@@ -33,6 +35,17 @@ impl Intake {
     ) -> Result<T, Failure> {
         self.refuse_if_away()?;
         self.postgres().write_idempotent(work).await.map_err(unanswered)
+    }
+
+    /// The business that calls.
+    pub(super) async fn business(&self, headers: &HeaderMap) -> Result<BusinessId, Failure> {
+        Ok(self.caller(headers).await?.business)
+    }
+
+    /// The business that calls, and the API key that it calls with.
+    pub(super) async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Failure> {
+        let known = self.authenticator().authenticate(headers, self.health()).await;
+        known.map_err(Failure::Unavailable)?.ok_or(Failure::Unauthorized)
     }
 
     fn refuse_if_away(&self) -> Result<(), Failure> {

@@ -5,7 +5,6 @@
 //! answer is still true. The pages of the documentation, 404 and 405 are answered directly.
 
 use super::Intake;
-use super::auth;
 use super::bulk::{self, BulkSubmission};
 use super::detached::Detached;
 use super::history;
@@ -71,7 +70,7 @@ async fn read_and_submit(
     receipt: Receipt,
 ) -> submit::Submitted {
     let (parts, body) = request.into_parts();
-    let caller = match auth::caller(intake, &parts.headers).await {
+    let caller = match intake.caller(&parts.headers).await {
         Ok(caller) => caller,
         Err(failure) => return (failed(unpublished, &failure), None),
     };
@@ -120,7 +119,7 @@ async fn read_bulk_call(
     receipt: Receipt,
 ) -> Result<Result<BulkSubmission, Answer>, Failure> {
     let (parts, body) = request.into_parts();
-    let caller = auth::caller(intake, &parts.headers).await?;
+    let caller = intake.caller(&parts.headers).await?;
     let body = match read_json(&parts.headers, body, &BULK_LIMIT).await {
         Ok(body) => body,
         Err(answer) => return Ok(Err(answer)),

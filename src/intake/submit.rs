@@ -32,15 +32,6 @@ use tokio::time::Instant;
 /// milliseconds.
 pub const FULL_WAIT: Duration = Duration::from_secs(1);
 
-/// How long one request may take, in two parts.
-#[derive(Clone, Copy, Debug)]
-pub struct Budgets {
-    /// How long to wait for the worker's reply.
-    pub reply: Duration,
-    /// How long to wait, after that, until the request is resolved.
-    pub resolve: Duration,
-}
-
 /// What is asked for, by whom, and what was known when it was received.
 pub struct Submission {
     /// The business that calls, and its API key.
