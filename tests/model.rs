@@ -108,7 +108,7 @@ mod code {
         Account, Amount, BusinessId, Email, IdempotencyKey, KeyClaim, KeyState, Keys, Outcome, RaiseCount, Receipt,
         Request, RequestId, Verdict, decide,
     };
-    use earmark_model::{Ask, Book, KeyState as ModelKey, Verdict as ModelVerdict};
+    use earmark_model::{CentRequest, KeyState as ModelKey, Verdict as ModelVerdict, WorkingCopy};
 
     #[test]
     fn the_functions_whose_steps_the_model_takes_exist() {
@@ -145,7 +145,7 @@ mod code {
     const NOW: i64 = 1_000;
 
     /// The request that asks for the cent that the model asks for.
-    fn request(id: u128, ask: Ask) -> Request {
+    fn request(id: u128, ask: CentRequest) -> Request {
         let key = IdempotencyKey::new("key").expect("a key");
         Request {
             id: RequestId::from_u128(id),
@@ -175,9 +175,9 @@ mod code {
     /// What both make of a batch: verdicts, the balance, the key's epoch, whether it was raised, whether it is allocated.
     type Outcomes = (Vec<ModelVerdict>, i64, i64, bool, bool);
 
-    fn by_the_code(balance: i8, key: ModelKey, asks: &[Ask]) -> Outcomes {
+    fn by_the_code(balance: i8, key: ModelKey, asks: &[CentRequest]) -> Outcomes {
         let requests: Vec<Request> = (1..).zip(asks).map(|(id, ask)| request(id, *ask)).collect();
-        let other = request(99, Ask { claim: None, late: false });
+        let other = request(99, CentRequest { claim: None, late: false });
         let stored = KeyState {
             epoch: key.epoch.into(),
             raise: key.raise.map(|raise| RaiseCount(raise.into())),
@@ -192,8 +192,8 @@ mod code {
         (verdicts, balance, key.epoch, key.raise.is_none(), key.allocated.is_some())
     }
 
-    fn by_the_model(balance: i8, key: ModelKey, asks: &[Ask]) -> Outcomes {
-        let mut book = Book::of(balance, key);
+    fn by_the_model(balance: i8, key: ModelKey, asks: &[CentRequest]) -> Outcomes {
+        let mut book = WorkingCopy::new(balance, key);
         let verdicts = asks.iter().map(|ask| book.decide(*ask, None)).collect();
         (verdicts, book.balance.into(), book.key.epoch.into(), book.key.raise.is_none(), book.key.allocated)
     }
@@ -201,11 +201,11 @@ mod code {
     #[test]
     fn the_decision_on_every_small_batch_is_that_of_the_ledger() {
         let claims = [None, Some(0), Some(1), Some(2)];
-        let asks: Vec<Ask> =
-            claims.into_iter().flat_map(|claim| [false, true].map(|late| Ask { claim, late })).collect();
-        let mut batches: Vec<Vec<Ask>> = asks.iter().map(|ask| vec![*ask]).collect();
+        let asks: Vec<CentRequest> =
+            claims.into_iter().flat_map(|claim| [false, true].map(|late| CentRequest { claim, late })).collect();
+        let mut batches: Vec<Vec<CentRequest>> = asks.iter().map(|ask| vec![*ask]).collect();
         for _ in 0..2 {
-            let longer: Vec<Vec<Ask>> =
+            let longer: Vec<Vec<CentRequest>> =
                 batches.iter().flat_map(|batch| asks.iter().map(|ask| [&batch[..], &[*ask]].concat())).collect();
             batches.extend(longer);
         }

@@ -3,7 +3,7 @@
 use super::auth::KeyDigest;
 use super::limits::{Bounds, KeyLimits};
 use super::room::{Full, Places, Room};
-use super::session::{Session, Sessions};
+use super::session::{BrokerSession, BrokerSessions};
 use crate::ledger::Refusal;
 use crate::postgres::Health;
 use std::sync::Arc;
@@ -39,11 +39,11 @@ impl Permit {
 }
 
 /// What a request was admitted with, or why it was not.
-pub type Admitted = Result<(Arc<Session>, Permit), Refusal>;
+pub type Admitted = Result<(Arc<BrokerSession>, Permit), Refusal>;
 
 /// Admits requests, or refuses them.
 pub struct Admission {
-    sessions: Arc<Sessions>,
+    sessions: Arc<BrokerSessions>,
     postgres: Health,
     room: Room,
     of_keys: KeyLimits,
@@ -57,7 +57,7 @@ pub struct Admission {
 
 impl Admission {
     /// An admission with all places free.
-    pub fn new(limits: Limits, sessions: Arc<Sessions>, postgres: Health) -> Self {
+    pub fn new(limits: Limits, sessions: Arc<BrokerSessions>, postgres: Health) -> Self {
         Self {
             sessions,
             postgres,
@@ -88,8 +88,8 @@ impl Admission {
         self.bulk_calls.try_acquire().map_err(|_| Refusal::TooManyBulkCalls)
     }
 
-    /// Admits `items` items of a bulk call, at most [`Self::turn`]. Waits for places until `end`.
-    pub async fn admit_in_turn(&self, key: KeyDigest, items: u32, end: Instant) -> Admitted {
+    /// Admits `items` items of a bulk call, at most [`Self::share`]. Waits for places until `end`.
+    pub async fn admit_when_there_is_room(&self, key: KeyDigest, items: u32, end: Instant) -> Admitted {
         self.working_session()?;
         let of_key = match self.of_keys.room(key) {
             Some(room) => Some(self.wait(&room, items, end, Refusal::KeyInFlight).await?),
@@ -104,14 +104,14 @@ impl Admission {
         tokio::select! {
             biased;
             () = self.draining.cancelled() => Err(self.refuse_in_draining()),
-            entered = tokio::time::timeout_at(end, room.enter_in_turn(items)) => entered.ok().and_then(Result::ok).ok_or(full),
+            entered = tokio::time::timeout_at(end, room.wait_for_places(items)) => entered.ok().and_then(Result::ok).ok_or(full),
         }
     }
 
     /// Most items of a bulk call that are admitted at a time, so that bulk calls take turns.
-    pub fn turn(&self, key: KeyDigest) -> usize {
-        let of_key = self.of_keys.room(key).map_or(usize::MAX, |room| room.turn());
-        self.room.turn().min(of_key)
+    pub fn share(&self, key: KeyDigest) -> usize {
+        let of_key = self.of_keys.room(key).map_or(usize::MAX, |room| room.share());
+        self.room.share().min(of_key)
     }
 
     /// How many items of bulk calls could be admitted now without waiting.
@@ -126,7 +126,7 @@ impl Admission {
     }
 
     /// The session with the broker, if everything is there that a new request needs.
-    fn working_session(&self) -> Result<Arc<Session>, Refusal> {
+    fn working_session(&self) -> Result<Arc<BrokerSession>, Refusal> {
         if self.draining.is_cancelled() {
             return Err(self.refuse_in_draining());
         }
@@ -164,13 +164,13 @@ impl Admission {
     /// What keeps new requests out, in words; empty if nothing does.
     pub fn impediments(&self) -> Vec<String> {
         let (session, postgres) = (self.sessions.current(), self.postgres.impediment());
-        let is = |what: fn(&Session) -> bool| session.as_deref().is_some_and(what);
+        let is = |what: fn(&BrokerSession) -> bool| session.as_deref().is_some_and(what);
         let checks = [
             (self.draining.is_cancelled(), "draining"),
             (postgres.is_some(), postgres.unwrap_or_default()),
             (session.is_none(), "rabbitmq is not connected"),
-            (is(Session::is_blocked) || is(Session::is_lost), "rabbitmq accepts no messages"),
-            (is(Session::is_deaf), "replies are not received"),
+            (is(BrokerSession::is_blocked) || is(BrokerSession::is_lost), "rabbitmq accepts no messages"),
+            (is(BrokerSession::is_deaf), "replies are not received"),
         ];
         checks.iter().filter(|(is_so, _)| *is_so).map(|(_, what)| format!("intake: {what}")).collect()
     }

@@ -56,11 +56,11 @@ pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answe
     if let Err(wait) = intake.admission().of_keys().pass(key, allocations.len()) {
         return problem::too_many(unpublished.never(Refusal::KeyRate), wait);
     }
-    let mut allocations = in_turn(allocations, intake.admission().left_for_bulk(key)).into_iter();
+    let mut allocations = from_anywhere(allocations, intake.admission().left_for_bulk(key)).into_iter();
     let mut running = FuturesUnordered::new();
     while allocations.len() > 0 {
-        let turn = allocations.len().min(intake.admission().turn(key));
-        let mut admitting = pin!(intake.admission().admit_in_turn(key, turn as u32, end));
+        let share = allocations.len().min(intake.admission().share(key));
+        let mut admitting = pin!(intake.admission().admit_when_there_is_room(key, share as u32, end));
         let mut admitted = loop {
             tokio::select! {
                 biased;
@@ -68,7 +68,7 @@ pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answe
                 Some((place, answer)) = running.next() => answers[usize::from(place)] = Some(answer),
             }
         };
-        for (place, allocation) in allocations.by_ref().take(turn) {
+        for (place, allocation) in allocations.by_ref().take(share) {
             let item = start(intake, &bulk, place, allocation, admit_one(&mut admitted));
             running.push(async move { (place, item.finish(intake).await) });
         }
@@ -98,7 +98,7 @@ fn sort_out(items: Items) -> (Vec<(u16, NewAllocation)>, Vec<Option<Submitted>>)
 /// The order in which the items are admitted. `left`: how many could be admitted now. If not all of them, some may be
 /// refused in the end, so the order begins at a random item: otherwise every repeat of the call would leave out the
 /// same ones.
-fn in_turn(mut allocations: Vec<(u16, NewAllocation)>, left: usize) -> Vec<(u16, NewAllocation)> {
+fn from_anywhere(mut allocations: Vec<(u16, NewAllocation)>, left: usize) -> Vec<(u16, NewAllocation)> {
     if left < allocations.len() {
         let first = rand::random_range(0..allocations.len());
         allocations.rotate_left(first);
@@ -145,8 +145,8 @@ mod tests {
 
     #[test]
     fn a_call_that_has_to_wait_begins_anywhere_and_leaves_nothing_out() {
-        assert_eq!(places(&in_turn(allocations(), 3)), [0, 1, 2], "all of it can go at once");
-        let seen: BTreeSet<Vec<u16>> = (0..1_000).map(|_| places(&in_turn(allocations(), 2))).collect();
+        assert_eq!(places(&from_anywhere(allocations(), 3)), [0, 1, 2], "all of it can go at once");
+        let seen: BTreeSet<Vec<u16>> = (0..1_000).map(|_| places(&from_anywhere(allocations(), 2))).collect();
         assert_eq!(seen, BTreeSet::from([vec![0, 1, 2], vec![1, 2, 0], vec![2, 0, 1]]));
     }
 

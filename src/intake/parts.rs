@@ -4,7 +4,7 @@ use super::admission::{self, Admission};
 use super::auth::{self, Authenticator};
 use super::raises::Raises;
 use super::resolve::Resolver;
-use super::session::Sessions;
+use super::session::BrokerSessions;
 use crate::connections;
 use crate::postgres::{Health, Postgres};
 use crate::rabbit::Broker;
@@ -47,7 +47,7 @@ pub struct Settings {
 
 /// A running intake.
 pub struct Intake {
-    sessions: Arc<Sessions>,
+    sessions: Arc<BrokerSessions>,
     admission: Admission,
     authenticator: Authenticator,
     raises: Arc<Raises>,
@@ -70,7 +70,7 @@ impl Intake {
         let Settings { broker, topology, postgres, secret, budgets, admission, packing, connections } = settings;
         let (tracker, abandon) = (TaskTracker::new(), CancellationToken::new());
         let raises = Arc::new(Raises::unknown());
-        let sessions = Sessions::new(broker, topology, packing);
+        let sessions = BrokerSessions::new(broker, topology, packing);
         Arc::new(Self {
             admission: Admission::new(admission, Arc::clone(&sessions), postgres.health().clone()),
             sessions,
@@ -88,7 +88,7 @@ impl Intake {
     }
 
     /// The broker sessions.
-    pub(super) fn sessions(&self) -> &Arc<Sessions> {
+    pub(super) fn sessions(&self) -> &Arc<BrokerSessions> {
         &self.sessions
     }
 

@@ -1,7 +1,7 @@
 //! Says in values whether something was published for an HTTP request, or for one item of a bulk call: the right to
 //! publish once, the proof that nothing was published, and what was published last.
 
-use super::session::Session;
+use super::session::BrokerSession;
 use crate::ledger::{Refusal, Request};
 use crate::trace;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,7 +40,7 @@ impl Unpublished {
     }
 
     /// Publishes a request. From the moment of this call on, nothing proves that nothing was published.
-    pub fn publish(self, session: &Session, request: &Request, trace: Option<trace::Context>) -> Published {
+    pub fn publish(self, session: &BrokerSession, request: &Request, trace: Option<trace::Context>) -> Published {
         let published = Published(self.0);
         published.publish_again(session, request, trace);
         published
@@ -52,7 +52,7 @@ pub struct Published(Trail);
 
 impl Published {
     /// Publishes another attempt. The attempt before must be voided.
-    pub fn publish_again(&self, session: &Session, request: &Request, trace: Option<trace::Context>) {
+    pub fn publish_again(&self, session: &BrokerSession, request: &Request, trace: Option<trace::Context>) {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.clone());
         session.publish(request, trace);
     }

@@ -47,15 +47,15 @@ impl Room {
         Ok(Places { places, bulk: None })
     }
 
-    /// Takes `count` places for a bulk call, at most [`Self::turn`]. Waits behind the calls that came before.
-    pub async fn enter_in_turn(&self, count: u32) -> Result<Places, Full> {
+    /// Takes `count` places for a bulk call, at most [`Self::share`]. Waits behind the calls that came before.
+    pub async fn wait_for_places(&self, count: u32) -> Result<Places, Full> {
         let bulk = Arc::clone(&self.bulk).acquire_many_owned(count).await.map_err(|_| Full)?;
         let places = Arc::clone(&self.places).acquire_many_owned(count).await.map_err(|_| Full)?;
         Ok(Places { places, bulk: Some(bulk) })
     }
 
     /// Most places that a bulk call takes at a time.
-    pub fn turn(&self) -> usize {
+    pub fn share(&self) -> usize {
         (self.most_bulk / TURN_SHARE).max(1)
     }
 
@@ -88,21 +88,21 @@ mod tests {
     fn bulk_never_takes_all_places() {
         let room = Room::new(8);
         let mut held = vec![];
-        while let Some(places) = room.enter_in_turn(1).now_or_never() {
+        while let Some(places) = room.wait_for_places(1).now_or_never() {
             held.push(places.unwrap());
         }
         assert_eq!((held.len(), room.taken(), room.left_for_bulk()), (4, 4, 0));
         let alone: Vec<Places> = std::iter::from_fn(|| room.enter().ok()).collect();
         assert_eq!((alone.len(), room.taken()), (4, 8));
-        assert!(Room::new(1).enter_in_turn(1).now_or_never().is_some(), "where there is one place, bulk may have it");
+        assert!(Room::new(1).wait_for_places(1).now_or_never().is_some(), "where there is one place, bulk may have it");
     }
 
     #[tokio::test]
     async fn who_waits_is_served_in_turn_as_places_are_given_back_one_by_one() {
         let room = Room::new(64);
-        assert_eq!(room.turn(), 2);
-        let mut all = room.enter_in_turn(32).await.unwrap();
-        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(room.enter_in_turn(2))).collect();
+        assert_eq!(room.share(), 2);
+        let mut all = room.wait_for_places(32).await.unwrap();
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(room.wait_for_places(2))).collect();
         let mut served = |turn: usize| waiting[turn].as_mut().now_or_never();
         assert!((0..3).all(|turn| served(turn).is_none()));
         drop(all.split());
@@ -120,8 +120,8 @@ mod tests {
     #[tokio::test]
     async fn who_gives_up_waiting_takes_no_places_along() {
         let room = Room::new(8);
-        let all = room.enter_in_turn(4).await.unwrap();
-        let mut waiting = Box::pin(room.enter_in_turn(1));
+        let all = room.wait_for_places(4).await.unwrap();
+        let mut waiting = Box::pin(room.wait_for_places(1));
         assert!(waiting.as_mut().now_or_never().is_none());
         drop((waiting, all));
         assert_eq!(room.left_for_bulk(), 4);
@@ -132,7 +132,7 @@ mod tests {
         let room = Room::new(2);
         let (one, two) = (room.enter().unwrap(), room.enter().unwrap());
         assert!(room.enter().is_err());
-        let mut waiting = Box::pin(room.enter_in_turn(1));
+        let mut waiting = Box::pin(room.wait_for_places(1));
         assert!(waiting.as_mut().now_or_never().is_none());
         drop(one);
         assert!(waiting.await.is_ok());

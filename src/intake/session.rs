@@ -16,25 +16,25 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// Keeps a session open, and knows the present one.
-pub struct Sessions {
+pub struct BrokerSessions {
     broker: Broker,
     topology: Topology,
     packing: Limits,
-    open: RwLock<Option<Arc<Session>>>,
+    open: RwLock<Option<Arc<BrokerSession>>>,
 }
 
-impl Sessions {
+impl BrokerSessions {
     /// No session yet; [`Self::start`] opens one.
     pub fn new(broker: Broker, topology: Topology, packing: Limits) -> Arc<Self> {
         Arc::new(Self { broker, topology, packing, open: RwLock::new(None) })
     }
 
     /// The session that is open now, if there is one.
-    pub fn current(&self) -> Option<Arc<Session>> {
+    pub fn current(&self) -> Option<Arc<BrokerSession>> {
         self.open.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, session: Option<Arc<Session>>) {
+    fn set(&self, session: Option<Arc<BrokerSession>>) {
         *self.open.write().unwrap_or_else(PoisonError::into_inner) = session;
     }
 
@@ -55,7 +55,7 @@ impl Sessions {
     async fn keep(&self, stop: &CancellationToken) {
         let mut backoff = Backoff::for_connections();
         while !stop.is_cancelled() {
-            match Session::open(&self.broker, &self.topology, self.packing).await {
+            match BrokerSession::open(&self.broker, &self.topology, self.packing).await {
                 Ok(session) => {
                     backoff.reset();
                     tracing::info!("intake connected to RabbitMQ");
@@ -73,7 +73,7 @@ impl Sessions {
 }
 
 /// One pair of connections to the broker, with the reply queue and the waiters that belong to it.
-pub struct Session {
+pub struct BrokerSession {
     publishing: Link,
     consuming: Link,
     /// The way to the publisher of each work queue.
@@ -81,7 +81,7 @@ pub struct Session {
     waiters: Arc<Waiters>,
 }
 
-impl Session {
+impl BrokerSession {
     /// Those who wait for a reply over this session.
     pub fn waiters(&self) -> &Arc<Waiters> {
         &self.waiters

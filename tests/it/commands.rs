@@ -214,7 +214,7 @@ async fn logs_hold_no_address_no_key_and_no_body() {
 
 #[test]
 fn a_database_that_is_not_there_is_said_so() {
-    let run = Run::of(&["business", "list"], vec![("DATABASE_URL", "postgres://127.0.0.1:1/nothing".to_owned())]);
+    let run = Run::new(&["business", "list"], vec![("DATABASE_URL", "postgres://127.0.0.1:1/nothing".to_owned())]);
     assert_eq!(run.code(), 1);
     assert!(run.stderr().starts_with("earmark: "), "{}", run.stderr());
     assert_eq!(run.stdout(), "");

@@ -84,7 +84,7 @@ fn seconds(text: &str) -> u64 {
 #[test]
 fn every_call_in_the_deployment_files_is_a_command_of_the_program_with_its_flags() {
     assert_eq!(instructions("ENTRYPOINT"), [r#"["earmark"]"#]);
-    let commands = Run::of(&["--help"], vec![]).expect_success().stdout();
+    let commands = Run::new(&["--help"], vec![]).expect_success().stdout();
     for call in calls() {
         let name = call[0].as_str();
         let is_listed = |line: &str| line.strip_prefix("  ").is_some_and(|rest| rest.split(' ').next() == Some(name));

@@ -47,7 +47,7 @@ fn variable<'a>(container: &'a Yaml, name: &str) -> Option<&'a str> {
 }
 
 pub fn help(command: &str) -> String {
-    Run::of(&[command, "--help"], vec![]).expect_success().stdout()
+    Run::new(&[command, "--help"], vec![]).expect_success().stdout()
 }
 
 pub fn is_setting(help: &str, name: &str) -> bool {

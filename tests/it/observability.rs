@@ -131,7 +131,7 @@ fn every_command_in_the_runbook_is_one_of_the_program() {
             .copied()
             .take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with("--"))
             .collect();
-        let run = Run::of(&[path.as_slice(), &["--help"]].concat(), vec![]).expect_success();
+        let run = Run::new(&[path.as_slice(), &["--help"]].concat(), vec![]).expect_success();
         for flag in call.iter().filter(|word| word.starts_with("--")) {
             assert!(run.stdout().contains(flag), "earmark {}", call.join(" "));
         }

@@ -75,7 +75,7 @@ impl Scene {
 
     fn request(&self, intake: &Process, key: &str) -> Written {
         let request = self.client(intake).create_request(&email(key), 10);
-        Written::of(request.header("Idempotency-Key", key))
+        Written::new(request.header("Idempotency-Key", key))
     }
 
     async fn create(&self, intake: &Process, key: &str) -> Answer {
@@ -362,7 +362,7 @@ fn statuses(answer: &Answer) -> Vec<u64> {
 
 impl Scene {
     fn bulk_request(&self, intake: &Process) -> Written {
-        Written::of(self.client(intake).bulk_request(&items()).header("Idempotency-Key", "friday"))
+        Written::new(self.client(intake).bulk_request(&items()).header("Idempotency-Key", "friday"))
     }
 
     async fn create_all(&self, intake: &Process) -> Vec<u64> {

@@ -147,7 +147,7 @@ impl Load {
         };
         let answer = match &operation.key {
             Some(key) => {
-                let request = Written::of(request.header("Idempotency-Key", key));
+                let request = Written::new(request.header("Idempotency-Key", key));
                 by_hand(&request, plan.vanishing, &mut attempt.received).await.ok().flatten()
             }
             None => plainly(request, plan.vanishing).await,

@@ -92,12 +92,12 @@ impl App {
 
     /// Runs a command to its end.
     pub fn run(&self, arguments: &[&str]) -> Run {
-        Run::of(arguments, self.environment())
+        Run::new(arguments, self.environment())
     }
 
     /// The same, with settings that differ from the usual ones.
     pub fn run_with(&self, arguments: &[&str], settings: &[(&'static str, &str)]) -> Run {
-        Run::of(arguments, self.environment_with(settings))
+        Run::new(arguments, self.environment_with(settings))
     }
 
     fn environment_with(&self, settings: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {

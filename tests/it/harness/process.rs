@@ -24,7 +24,7 @@ fn program(arguments: &[&str], environment: Vec<(&'static str, String)>) -> Comm
 pub struct Run(Output);
 
 impl Run {
-    pub fn of(arguments: &[&str], environment: Vec<(&'static str, String)>) -> Self {
+    pub fn new(arguments: &[&str], environment: Vec<(&'static str, String)>) -> Self {
         Self(program(arguments, environment).output().expect("the program runs"))
     }
 

@@ -21,7 +21,7 @@ pub struct Written {
 }
 
 impl Written {
-    pub fn of(request: RequestBuilder) -> Self {
+    pub fn new(request: RequestBuilder) -> Self {
         let request = request.build().expect("a request");
         let url = request.url();
         let body = request.body().and_then(|body| body.as_bytes()).unwrap_or_default().to_vec();

@@ -29,7 +29,7 @@ impl Scene {
         let business = app.create_business(sum(lines) + 1);
         let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
         let listen = format!("127.0.0.1:{port}");
-        let payer = Payer::of(&business, &format!("http://{listen}"));
+        let payer = Payer::for_business(&business, &format!("http://{listen}"));
         let intake = app.start_with("intake", &with_listen(settings, &listen)).await;
         let worker = app.start_with("worker", settings).await;
         assert_allocated(&app.client(&intake, &business).create("probe@example.com", 1).await);

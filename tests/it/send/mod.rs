@@ -32,7 +32,7 @@ impl Payer {
         Self { folder, url: url.to_owned(), key: key.to_owned() }
     }
 
-    fn of(business: &Business, url: &str) -> Self {
+    fn for_business(business: &Business, url: &str) -> Self {
         Self::new(url, &business.secret_key)
     }
 
@@ -69,7 +69,7 @@ impl Payer {
         let more: Vec<String> = more.iter().map(|text| (*text).to_owned()).collect();
         let running = tokio::task::spawn_blocking(move || {
             let more: Vec<&str> = more.iter().map(String::as_str).collect();
-            Run::of(&Self::arguments(&path, &more), environment)
+            Run::new(&Self::arguments(&path, &more), environment)
         });
         running.await.expect("joined")
     }
@@ -201,7 +201,7 @@ async fn a_person_at_a_terminal_is_asked_and_shown_how_far_it_is() {
     }
     let app = App::new().await;
     let (business, process) = (app.create_business(1_000), app.start("serve").await);
-    let payer = Payer::of(&business, &process.url());
+    let payer = Payer::for_business(&business, &process.url());
     payer.write_payouts("payouts.csv", 5);
     for (answer, code, paid) in [("y\n", 2, 0), ("yes\n", 0, 5)] {
         let (said, status) = payer.run_at_a_terminal("payouts.csv", answer).await;
@@ -216,7 +216,7 @@ async fn a_person_at_a_terminal_is_asked_and_shown_how_far_it_is() {
 async fn a_file_is_paid_once_however_often_it_is_sent() {
     let app = App::new().await;
     let (business, process) = (app.create_business(1_000_000), app.start("serve").await);
-    let payer = Payer::of(&business, &process.url());
+    let payer = Payer::for_business(&business, &process.url());
     payer.write_payouts("payouts.csv", 200);
     let all = json!({"lines": 200, "cents": sum(200)});
     let summary = payer.send("payouts.csv").await;
@@ -252,7 +252,7 @@ async fn a_file_is_paid_once_however_often_it_is_sent() {
 async fn a_file_that_was_changed_after_it_was_begun_is_refused_with_the_line_named() {
     let app = App::new().await;
     let (business, process) = (app.create_business(1_000_000), app.start("serve").await);
-    let payer = Payer::of(&business, &process.url());
+    let payer = Payer::for_business(&business, &process.url());
     payer.write_payouts("payouts.csv", 3);
     payer.send("payouts.csv").await;
     let text = fs::read_to_string(payer.path("payouts.csv")).expect("the file");
@@ -280,7 +280,7 @@ async fn a_file_that_was_changed_after_it_was_begun_is_refused_with_the_line_nam
 async fn lines_with_references_may_move_and_be_corrected_and_are_paid_once() {
     let app = App::new().await;
     let (business, process) = (app.create_business(1_000_000), app.start("serve").await);
-    let payer = Payer::of(&business, &process.url());
+    let payer = Payer::for_business(&business, &process.url());
     let line = |at: usize| format!(r#"{{"email":"{}","amount":{},"reference":"r-{at}"}}"#, email(at), amount(at));
     let lines = |range: &mut dyn Iterator<Item = usize>| range.map(|at| line(at) + "\n").collect::<String>();
     payer.write("payouts.jsonl", &lines(&mut (0..20)));
@@ -310,7 +310,7 @@ async fn a_run_that_is_killed_at_any_moment_is_gone_on_with_and_pays_each_line_o
     const LINES: usize = 300;
     let app = App::new().await;
     let (business, process) = (app.create_business(1_000_000), app.start("serve").await);
-    let payer = Payer::of(&business, &process.url());
+    let payer = Payer::for_business(&business, &process.url());
     payer.write_payouts("payouts.csv", LINES);
     let mut kills = 0;
     for tenth in 0..8 {
@@ -340,7 +340,7 @@ async fn an_interrupted_run_finishes_what_is_in_flight_and_says_how_to_go_on() {
     let business = app.create_business(1_000_000);
     // The third answer is held back.
     let process = app.start_with("serve", &[("EARMARK_FAILPOINT", "before-answer=hold:3s@3")]).await;
-    let payer = Payer::of(&business, &process.url());
+    let payer = Payer::for_business(&business, &process.url());
     payer.write_payouts("payouts.csv", 50);
     let mut run = payer.start("payouts.csv", &["--concurrency", "1"]);
     process.until_logged("failpoint reached").await;
@@ -381,7 +381,7 @@ async fn a_key_that_is_refused_stops_everything() {
 async fn what_the_balance_did_not_cover_is_paid_after_a_top_up() {
     let app = App::new().await;
     let (business, process) = (app.create_business(sum(40) - 100), app.start("serve").await);
-    let payer = Payer::of(&business, &process.url());
+    let payer = Payer::for_business(&business, &process.url());
     payer.write_payouts("payouts.csv", 40);
     let summary = payer.send("payouts.csv").await;
     let refused = &summary["refused"]["Insufficient payout balance"];
@@ -398,7 +398,7 @@ async fn a_service_that_is_busy_is_given_the_time_it_asks_for() {
     let app = App::new().await;
     let business = app.create_business(1_000_000);
     let process = app.start_with("serve", &[("EARMARK_MAX_IN_FLIGHT", "1")]).await;
-    let payer = Payer::of(&business, &process.url());
+    let payer = Payer::for_business(&business, &process.url());
     payer.write_payouts("payouts.csv", 30);
     assert_eq!(payer.send("payouts.csv").await["paid"]["lines"], 30);
     assert_each_paid_once(&app, 30, []).await;
@@ -485,7 +485,7 @@ async fn answers_that_are_lost_after_the_debit_make_nobody_paid_twice() {
     let (business, process) = (app.create_business(1_000_000), app.start("serve").await);
     let upstream = process.url().trim_start_matches("http://").parse().expect("an address");
     let proxy = Proxy::start(Protocol::Opaque, upstream).await.expect("a proxy");
-    let payer = Payer::of(&business, &format!("http://{}", proxy.address()));
+    let payer = Payer::for_business(&business, &format!("http://{}", proxy.address()));
     payer.write_payouts("payouts.csv", 300);
     let mut run = payer.start("payouts.csv", &["--concurrency", "8"]);
     for lost in 1..=LOST {

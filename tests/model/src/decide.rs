@@ -2,9 +2,9 @@
 
 use crate::Mutant;
 
-/// What a message asks: a cent.
+/// A request for one cent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct CentRequest {
     /// The epoch that it claims, if it has a key.
     pub claim: Option<u8>,
     /// The worker's clock is past its deadline.
@@ -34,19 +34,19 @@ pub struct KeyState {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Book {
+pub struct WorkingCopy {
     pub balance: i8,
     pub key: KeyState,
     /// The void of a stale attempt has raised the key: only a mutant does that.
     pub ghost_raised: bool,
 }
 
-impl Book {
-    pub fn of(balance: i8, key: KeyState) -> Self {
+impl WorkingCopy {
+    pub fn new(balance: i8, key: KeyState) -> Self {
         Self { balance, key, ghost_raised: false }
     }
 
-    pub fn decide(&mut self, ask: Ask, mutant: Option<Mutant>) -> Verdict {
+    pub fn decide(&mut self, ask: CentRequest, mutant: Option<Mutant>) -> Verdict {
         let Some(claim) = ask.claim else { return self.apply(ask.late) };
         if self.key.allocated {
             return Verdict::Replayed;

@@ -40,7 +40,7 @@ mod worker;
 
 pub use action::{Action, Batch, FUNCTIONS, Pick};
 pub use bounds::{Bounds, Clients, Promise, States};
-pub use decide::{Ask, Book, KeyState, Verdict};
+pub use decide::{CentRequest, KeyState, Verdict, WorkingCopy};
 pub use mutant::Mutant;
 pub use properties::property;
 pub use state::*;

@@ -3,7 +3,7 @@
 use crate::Protocol;
 use crate::action::{Action, Batch, Pick};
 use crate::bounds::Promise;
-use crate::decide::{Ask, Book, KeyState, Verdict};
+use crate::decide::{CentRequest, KeyState, Verdict, WorkingCopy};
 use crate::mutant::Mutant;
 use crate::state::{Event, Key, Message, Reply, Row, Stage, State, Transaction};
 
@@ -101,39 +101,39 @@ impl Protocol {
             return false;
         }
         let claims_zero = batch.picks().all(|pick| claim_of(state, pick).is_none_or(|claim| claim == 0));
-        let (_, book) = self.decide(state, remembered, KeyState { epoch: 0, raise: Some(0), allocated: false }, batch);
-        claims_zero && book.key.allocated && book.key.epoch == 0
+        let (_, copy) = self.decide(state, remembered, KeyState { epoch: 0, raise: Some(0), allocated: false }, batch);
+        claims_zero && copy.key.allocated && copy.key.epoch == 0
     }
 
-    fn decide(&self, state: &State, balance: i8, key: KeyState, batch: Batch) -> (Vec<(Pick, Verdict)>, Book) {
-        let mut book = Book::of(balance, key);
+    fn decide(&self, state: &State, balance: i8, key: KeyState, batch: Batch) -> (Vec<(Pick, Verdict)>, WorkingCopy) {
+        let mut copy = WorkingCopy::new(balance, key);
         let verdict = |pick: Pick| {
-            let ask = Ask { claim: claim_of(state, pick), late: pick.late };
-            (pick, book.decide(ask, self.mutant))
+            let ask = CentRequest { claim: claim_of(state, pick), late: pick.late };
+            (pick, copy.decide(ask, self.mutant))
         };
         let verdicts = batch.picks().map(verdict).collect();
-        (verdicts, book)
+        (verdicts, copy)
     }
 
     pub(crate) fn settle_at_once(&self, state: &mut State, worker: usize, batch: Batch, doubt: bool) {
         let Some(remembered) = state.workers[worker].remembered.take() else { return };
         let key = KeyState { epoch: 0, raise: Some(0), allocated: false };
-        let (verdicts, book) = self.decide(state, remembered, key, batch);
+        let (verdicts, copy) = self.decide(state, remembered, key, batch);
         self.notice(state, Event::SettledAtOnce);
-        self.commit(state, worker, &verdicts, &book, doubt);
+        self.commit(state, worker, &verdicts, &copy, doubt);
     }
 
     pub(crate) fn settle(&self, state: &mut State, batch: Batch, doubt: bool) {
         let Transaction::Open { worker, .. } = state.transaction else { return };
         let Key { epoch, raise_count, allocated, .. } = state.key;
         let key = KeyState { epoch, raise: Some(raise_count), allocated };
-        let (verdicts, book) = self.decide(state, state.balance, key, batch);
-        self.commit(state, usize::from(worker), &verdicts, &book, doubt);
+        let (verdicts, copy) = self.decide(state, state.balance, key, batch);
+        self.commit(state, usize::from(worker), &verdicts, &copy, doubt);
     }
 
-    fn commit(&self, state: &mut State, worker: usize, verdicts: &[(Pick, Verdict)], book: &Book, doubt: bool) {
+    fn commit(&self, state: &mut State, worker: usize, verdicts: &[(Pick, Verdict)], copy: &WorkingCopy, doubt: bool) {
         let keyed = verdicts.iter().any(|(pick, _)| claim_of(state, *pick).is_some());
-        let raises = keyed && book.key.raise.is_none();
+        let raises = keyed && copy.key.raise.is_none();
         if doubt {
             for (pick, verdict) in verdicts {
                 state.attempts[usize::from(pick.attempt)].messages[usize::from(pick.message)].late = row_of(*verdict);
@@ -151,9 +151,9 @@ impl Protocol {
             state.fence();
         }
         if self.mutant == Some(Mutant::AtOnceIgnoresTheBalance) {
-            state.balance = book.balance;
+            state.balance = copy.balance;
         }
-        state.ghost_raised |= book.ghost_raised;
+        state.ghost_raised |= copy.ghost_raised;
         state.transaction = Transaction::None;
         state.workers[worker].remembered = Some(state.balance);
         for (pick, verdict) in verdicts {

@@ -122,7 +122,7 @@ impl Ear {
         if self.ending.is_none() {
             match armed.spring(|at| self.is_at(message, at))? {
                 Side::Before => return Some(Side::Before),
-                Side::After => self.ending = Some(Ending::of(message)),
+                Side::After => self.ending = Some(Ending::new(message)),
             }
         }
         self.ending.as_mut()?.is_reached(message).then_some(Side::After)
@@ -228,7 +228,7 @@ enum Ending {
 }
 
 impl Ending {
-    fn of(message: &[u8]) -> Ending {
+    fn new(message: &[u8]) -> Ending {
         match (kind(message), method(message)) {
             (b'B', _) => Ending::Sync,
             (_, Some(BASIC_ACK)) => Ending::Ack { channel: channel(message) },
