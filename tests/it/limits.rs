@@ -1,4 +1,4 @@
-//! What one API key may ask for.
+//! The limits of one API key.
 
 use crate::harness::http::Answer;
 use crate::harness::{App, assert_allocated, eventually};
@@ -22,7 +22,7 @@ async fn a_key_beyond_its_rate_is_told_to_come_again_and_the_others_are_not() {
         answer.status, 200,
         "a bulk call with more than a second's worth passes when a second is saved up: {answer:?}"
     );
-    // Fifty seconds' worth is used: nothing passes until they are over, in bulk or alone.
+    // The key has used up fifty seconds' worth of its rate. Until they are over, nothing passes, in bulk or alone.
     let wait = assert_too_many(&client.create("ann@example.com", 1).await);
     assert!((1..=50).contains(&wait), "{wait}");
     assert_too_many(&client.create_all(&items).await);
@@ -109,7 +109,8 @@ async fn bulk_of_a_key_leaves_room_for_what_the_same_key_posts_alone() {
 async fn bulk_for_which_its_key_has_no_room_within_the_reply_budget_is_a_429() {
     let app = App::new().await;
     let business = app.create_business(1_000);
-    // No worker, and a row lock of ours keeps what was given up from being voided: so it stays in flight.
+    // No worker runs, and the test's table lock stops the intake from voiding the request that it gave up on. So that
+    // request stays in flight.
     let settings = [
         ("EARMARK_MAX_IN_FLIGHT_PER_KEY", "1"),
         ("EARMARK_REPLY_TIMEOUT", "300ms"),
