@@ -1,4 +1,4 @@
-//! What a deployment tells of itself: metrics, readiness, and the list of its processes.
+//! What a deployment shows about itself: metrics, readiness, and the list of its processes.
 
 use crate::allocate::publish;
 use crate::harness::process::Process;
@@ -10,7 +10,7 @@ async fn until(process: &Process, series: &str, holds: impl Fn(f64) -> bool) {
     eventually(series, async || process.metric(series).await.is_some_and(&holds)).await;
 }
 
-/// Sees that each series has this value, now.
+/// Checks that each series has this value now.
 async fn assert_series(process: &Process, expected: &[(&str, f64)]) {
     let text = process.metrics().await;
     for (series, value) in expected {
@@ -115,7 +115,7 @@ async fn a_refusal_is_counted_by_its_reason_and_a_dead_letter_too() {
     app.discard().await;
 }
 
-/// The processes on the list, each with what it says of itself.
+/// The processes on the list, each with the state that it reports.
 async fn listed(app: &App) -> Vec<(String, State)> {
     let rows = sqlx::query("SELECT kind, state::text FROM processes ORDER BY started_at");
     let rows = rows.fetch_all(&mut app.database().await).await.expect("processes");

@@ -19,7 +19,7 @@ fn file(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// What an intake and a worker show together, with all that only shows when they have connected.
+/// All metrics that an intake and a worker show together once they have connected.
 async fn shown() -> String {
     let app = App::new().await;
     let (intake, worker) = (app.start("intake").await, app.start("worker").await);
@@ -33,12 +33,12 @@ async fn shown() -> String {
     text
 }
 
-/// The names of all metrics: those of histograms without what is added to them.
+/// The names of all metrics. The suffixes of histograms are removed.
 fn names(text: &str) -> BTreeSet<&str> {
     text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect()
 }
 
-/// The words of a text that are names of metrics, without what histograms add.
+/// The metrics that a text names. The suffixes of histograms are removed.
 fn metrics_in<'a>(text: &'a str, known: &BTreeSet<&str>) -> BTreeSet<&'a str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let base = |word: &'a str| {
@@ -48,7 +48,7 @@ fn metrics_in<'a>(text: &'a str, known: &BTreeSet<&str>) -> BTreeSet<&'a str> {
     words.filter(|word| word.starts_with("earmark_")).map(base).collect()
 }
 
-/// The label values that a text asks for, as they are written: `state="ready"`.
+/// The labels with values that a text asks for, as they are written: `state="ready"`.
 fn labels_in(text: &str) -> BTreeSet<String> {
     let plain = text.replace("\\\"", "\"");
     let mut found = BTreeSet::new();
@@ -138,7 +138,7 @@ fn every_command_in_the_runbook_is_one_of_the_program() {
     }
 }
 
-/// Prometheus' own checker, or `None` where it cannot be had; the test says so then.
+/// Prometheus' own checker. `None` if it is not installed; the test then says so.
 fn promtool(test: &str) -> Option<PathBuf> {
     let found = Command::new(root().join("scripts/promtool")).stderr(Stdio::inherit()).output().expect("the script");
     if !found.status.success() {
@@ -159,7 +159,7 @@ fn accepts(promtool: &Path, arguments: &[&str], input: Stdio) {
 async fn prometheus_finds_nothing_wrong_with_the_metrics() {
     let Some(promtool) = promtool("prometheus_finds_nothing_wrong_with_the_metrics") else { return };
     let path = std::env::temp_dir().join(format!("earmark-metrics-{}", uuid::Uuid::new_v4()));
-    // Each process by itself: no series may be there twice.
+    // Each process is checked by itself: no series may appear twice in it.
     let app = App::new().await;
     let (intake, worker) = (app.start("intake").await, app.start("worker").await);
     for process in [&intake, &worker] {

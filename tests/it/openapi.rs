@@ -1,4 +1,4 @@
-//! The OpenAPI document: that it is what is committed, what is served, and what the service does.
+//! The OpenAPI document: what is committed, what is served and what the service does must agree.
 
 use crate::harness::App;
 use crate::harness::http::Client;
@@ -30,7 +30,7 @@ fn the_document_has_every_route_and_no_other() {
     assert_eq!(routes, described);
 }
 
-/// Every `$ref` leads somewhere.
+/// Collects every `$ref`, to check that each leads somewhere.
 fn references(value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) => fields.iter().for_each(|(name, value)| match (name.as_str(), value.as_str()) {

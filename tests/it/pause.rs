@@ -1,4 +1,4 @@
-//! What workers do when they are told to, and what they do by themselves.
+//! What workers do when somebody pauses or stops them, and what they do by themselves.
 
 use crate::harness::{App, assert_allocated, eventually};
 use serde_json::json;
@@ -18,7 +18,7 @@ async fn paused_workers_take_nothing_and_resumed_ones_go_on_with_everything_that
         eventually("it is paused", async || worker.readiness().await == Some((503, "worker: paused\n".to_owned())))
             .await;
     }
-    // One that starts meanwhile is no exception.
+    // A worker that starts during the pause is paused too.
     let late = app.spawn("worker", &[]);
     eventually("it is paused", async || late.readiness().await == Some((503, "worker: paused\n".to_owned()))).await;
     let client = app.client(&intake, &business);
@@ -63,7 +63,7 @@ async fn a_pause_and_a_shutdown_finish_the_batch_in_hand() {
             assert_allocated(&asking.await.expect("joined"));
             app.start("worker").await
         };
-        // It was acknowledged: nobody gets it again.
+        // The message was acknowledged, so no worker gets it again.
         assert_allocated(&app.client(&intake, &business).create("bob@example.com", 10).await);
         assert_eq!(heir.logged("message redelivered"), 0, "{end}: {:#?}", heir.log());
         app.finish([intake, heir]).await;
