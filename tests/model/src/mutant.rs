@@ -1,4 +1,4 @@
-//! The protocol with one mistake in it. The walk must find what each breaks.
+//! Mutants: the protocol with one mistake in it. The walk must find the promise that each mutant breaks.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mutant {
