@@ -221,7 +221,10 @@ async fn an_answer_before_the_body_is_read_arrives_and_is_no_trap_for_the_next_r
         ];
         for row in rows {
             let are_closed = are_closed_by(&url, &business, row, &body).await;
-            assert!(are_closed || size < 100_000, "so much is not read for a next request: {row:?} and {size} bytes");
+            assert!(
+                are_closed || size < 100_000,
+                "a body as large as this is not read, so the connection must close: {row:?} and {size} bytes"
+            );
         }
     }
     app.finish([process]).await;
@@ -263,7 +266,7 @@ async fn a_refusal_of_what_is_too_much_arrives_and_is_no_trap_for_the_next_reque
     let (url, json) = (process.url(), bearer(&business) + JSON);
     let bulk = Asked::new("POST /payout/create/bulk", &json, bulk_body(500).as_bytes(), false);
     let used_up = Line::open(&url).await.ask(&bulk, Order::WriteThenRead).await;
-    assert_eq!(used_up.status, 200, "what 500 seconds allow: {used_up:?}");
+    assert_eq!(used_up.status, 200, "a bulk call may use up 500 seconds of the limit at once: {used_up:?}");
     let one = create(&business, "ann@example.com", 1).body;
     are_closed_by(&url, &business, ("POST /payout/create", &json, 429), &one).await;
     are_closed_by(&url, &business, ("POST /payout/create/bulk", &json, 429), bulk_body(500).as_bytes()).await;
@@ -352,7 +355,10 @@ async fn a_client_that_waits_to_be_told_to_go_on_gets_the_final_answer_instead()
             line.say(expecting(start, headers, length).as_bytes()).await;
             let answer = line.answer().await;
             assert_eq!(answer.status, status, "{start} {length}: {answer:?}");
-            assert!(says_close(&answer), "nobody knows whether its body comes: {start} {length}: {answer:?}");
+            assert!(
+                says_close(&answer),
+                "the body may still come, so the connection must close: {start} {length}: {answer:?}"
+            );
             if sends_it_anyway {
                 line.say(&vec![b'x'; length]).await;
             }
@@ -519,7 +525,7 @@ async fn a_connection_on_which_nothing_is_asked_is_closed_in_time() {
     for mut line in idle_lines(&intake.url(), &business).await {
         line.closed().await;
     }
-    assert!(begin.elapsed() > Duration::from_millis(1_400), "and not before its time");
+    assert!(begin.elapsed() > Duration::from_millis(1_400), "a connection is not closed too early");
     let answer = waiting.answer().await;
     assert_eq!(answer.status, 500, "a client that waits is not idle: {answer:?}");
     waiting.closed().await;
@@ -608,7 +614,7 @@ async fn a_reader_that_stalls_in_the_middle_of_an_export_loses_its_connection_an
     for mut reader in readers {
         let mut rest = vec![];
         let _ = reader.read_to_end(&mut rest).await;
-        assert!(!rest.ends_with(b"\r\n0\r\n\r\n"), "it looks as if it were whole");
+        assert!(!rest.ends_with(b"\r\n0\r\n\r\n"), "the answer must break off, so that nobody takes it for complete");
     }
     // A client with an equally small buffer gets all of the answer if it keeps reading.
     let mut steady = open_narrow(&process.url()).await;
@@ -652,9 +658,12 @@ async fn there_are_no_more_connections_than_may_be_and_the_next_waits_for_a_plac
     }
     let mut next = Line::open(&url).await;
     next.say(&create(&business, "ann@example.com", 7).bytes()).await;
-    assert!(timeout(Duration::from_millis(300), next.hear()).await.is_err(), "there is no place for it");
+    assert!(
+        timeout(Duration::from_millis(300), next.hear()).await.is_err(),
+        "all connections are taken, so this one has to wait"
+    );
     assert_eq!(held_at(&url), 3);
-    assert!(process.is_ready().await, "the side listener has places of its own");
+    assert!(process.is_ready().await, "the side listener has its own limit of connections");
     assert_eq!(held[1].ask(&get(&business, "/balance"), Order::WriteThenRead).await.status, 200);
     held.pop();
     let answer = next.answer().await;

@@ -184,7 +184,7 @@ fn prometheus_and_grafana_come_up_when_asked_for_and_find_what_they_need() {
     assert_eq!(texts(&scraping["names"]), ["intake", "worker"]);
     for address in values(&settings, "x-process.environment.EARMARK_OPS_LISTEN").into_iter().map(text) {
         let (host, port) = address.rsplit_once(':').expect("an address");
-        assert_eq!(host, "0.0.0.0", "another container can ask");
+        assert_eq!(host, "0.0.0.0", "other containers must be able to reach it");
         assert_eq!(scraping["port"].as_i64(), port.parse().ok());
     }
 }

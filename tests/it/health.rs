@@ -10,7 +10,11 @@ async fn says(process: &Process, words: &str) {
     let expected = Some((503, format!("{words}\n")));
     eventually(words, async || process.readiness().await == expected).await;
     assert_eq!(process.metric("earmark_ready").await, Some(0.0));
-    assert_eq!(process.side("/livez").await, Some((200, "alive\n".to_owned())), "it lives all the same");
+    assert_eq!(
+        process.side("/livez").await,
+        Some((200, "alive\n".to_owned())),
+        "a process that is not ready is still alive"
+    );
 }
 
 #[tokio::test]

@@ -126,7 +126,7 @@ async fn a_search_for_what_is_rare_ends_a_page_early_and_still_finds_all() {
     let client = app.client(&process, &business);
     write_rows(&app, &business.id, 25_000).await;
     let (first, next) = ids(&client.get("/payout/requests?state=allocated&limit=1000").await);
-    assert_eq!((first.len(), next.is_some()), (100, true), "ten thousand rows were looked at");
+    assert_eq!((first.len(), next.is_some()), (100, true), "a page looks at ten thousand rows at most");
     let found = all(&client, "state=allocated&limit=1000").await;
     assert_eq!(found.len(), 250);
     assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), 250);
@@ -218,7 +218,7 @@ async fn a_csv_that_cannot_be_finished_breaks_off() {
             other => break other,
         }
     };
-    assert!(rest.is_err(), "it looks as if it were whole");
+    assert!(rest.is_err(), "the export must break off, so that nobody takes it for complete");
     sqlx::raw_sql("ROLLBACK").execute(&mut database).await.expect("unlocked");
     app.discard_running([process]).await;
 }

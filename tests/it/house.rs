@@ -24,7 +24,7 @@ fn sources() -> Vec<(String, String)> {
             }
         }
     }
-    assert!(found.len() > 30, "the sources are where they were");
+    assert!(found.len() > 30, "too few sources were found");
     found
 }
 

@@ -26,7 +26,7 @@ async fn a_key_beyond_its_rate_is_told_to_come_again_and_the_others_are_not() {
     let wait = assert_too_many(&client.create("ann@example.com", 1).await);
     assert!((1..=50).contains(&wait), "{wait}");
     assert_too_many(&client.create_all(&items).await);
-    assert_eq!(client.create("nope", 1).await.status, 400, "what is no allocation counts for nothing");
+    assert_eq!(client.create("nope", 1).await.status, 400, "a request that is not a valid allocation does not count");
     assert_eq!(client.user_balance("ann@example.com").await, 50);
     assert_allocated(&other.create("ann@example.com", 1).await);
     let second = app.run(&["key", "create", &business.id, "--json"]).expect_success().json();
@@ -62,7 +62,7 @@ async fn no_key_has_more_in_flight_than_it_may() {
     });
     waiting.push(post(&other));
     app.until_queue_holds(&app.work_queue(), 3).await;
-    assert!(!bulk.is_finished(), "bulk waits for places of its key");
+    assert!(!bulk.is_finished(), "the bulk call waits until its key may have more in flight");
     let worker = app.start("worker").await;
     for asked in waiting {
         assert_allocated(&asked.await.expect("joined"));

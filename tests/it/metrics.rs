@@ -55,7 +55,7 @@ async fn requests_are_counted_where_they_are_answered_and_where_they_are_settled
         (r#"earmark_connected{role="worker",to="postgres"}"#, 1.0),
     ];
     assert_series(&worker, &settled).await;
-    assert!(!worker.metrics().await.contains(r#"role="intake""#), "a worker says nothing of an intake");
+    assert!(!worker.metrics().await.contains(r#"role="intake""#), "a worker has no metrics of an intake");
     let queue = app.work_queue();
     until(&worker, &format!("earmark_queue_messages{{queue=\"{queue}\",state=\"unacknowledged\"}}"), |n| n == 0.0)
         .await;
@@ -148,6 +148,6 @@ async fn a_process_is_on_the_list_from_its_start_to_its_end_and_says_how_it_is()
     worker.kill().await;
     intake.terminate().await;
     let left: Vec<String> = listed(&app).await.into_iter().map(|(kind, _)| kind).collect();
-    assert_eq!(left, ["worker"], "who ends in good order leaves the list, who is killed stays to be seen");
+    assert_eq!(left, ["worker"], "a process that stops properly leaves the list, and a killed one stays on it");
     app.finish([]).await;
 }

@@ -1,5 +1,5 @@
-//! Dashboards, alerts and the runbook against what the processes really show: a metric that was renamed must not leave an
-//! alert behind that can never fire.
+//! Dashboards, alerts and the runbook, checked against the metrics that the processes really show. When a metric is
+//! renamed, no alert may be left that can never fire.
 
 use crate::harness::App;
 use crate::harness::process::Run;
@@ -78,14 +78,14 @@ async fn whatever_is_drawn_or_alerted_on_is_measured_and_whatever_is_measured_is
     for (name, used) in [(ALERTS, &alerts), (DASHBOARD, &dashboard), (RUNBOOK, &runbook)] {
         let unknown: Vec<&str> =
             metrics_in(used, &known).into_iter().filter(|metric| !known.contains(metric)).collect();
-        assert!(unknown.is_empty(), "{name} names what nobody measures: {unknown:?}");
+        assert!(unknown.is_empty(), "{name} names metrics that do not exist: {unknown:?}");
         for label in labels_in(used).iter().filter(|label| !label.starts_with("job=")) {
             assert!(text.contains(label.as_str()), "{name} asks for {label}, which no series has");
         }
     }
     let drawn = metrics_in(&dashboard, &known);
     let missing: Vec<&&str> = known.iter().filter(|metric| !drawn.contains(**metric)).collect();
-    assert!(missing.is_empty(), "measured, and not on the dashboard: {missing:?}");
+    assert!(missing.is_empty(), "these metrics are not on the dashboard: {missing:?}");
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn prometheus_takes_the_alerts_and_each_fires_when_it_should() {
     for alert in alerts() {
         assert!(
             tested.contains(&format!("        alertname: {alert}\n        exp_alerts:")),
-            "nobody sees {alert} fire"
+            "no test makes {alert} fire"
         );
     }
 }

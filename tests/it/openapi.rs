@@ -15,7 +15,7 @@ fn committed() -> Value {
 #[test]
 fn the_committed_document_is_the_one_that_the_program_prints() {
     let printed = crate::harness::process::Run::of(&["openapi"], vec![]).expect_success().json();
-    assert!(printed == committed(), "docs/openapi.json is out of date: renew it with `make openapi`");
+    assert!(printed == committed(), "docs/openapi.json is out of date: write it again with `make openapi`");
 }
 
 #[test]

@@ -25,7 +25,7 @@ async fn survives(server: &str) {
         eventually("it refuses", async || client.create("bob@example.com", 1).await.status == 503).await;
         let refused = Instant::now();
         assert_eq!(client.create("bob@example.com", 1).await.status, 503);
-        assert!(refused.elapsed() < Duration::from_secs(1), "a refusal waits for nothing");
+        assert!(refused.elapsed() < Duration::from_secs(1), "a refusal comes at once");
         eventually("neither is ready", async || !intake.is_ready().await && !worker.is_ready().await).await;
         app.servers().control(&["start", server]).await;
         succeeds_again(&client, &[&intake, &worker]).await;

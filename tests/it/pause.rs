@@ -125,7 +125,7 @@ async fn workers_audit_by_themselves_one_at_a_time_and_say_so_when_the_books_do_
     eventually("one says so", async || workers.iter().any(|worker| worker.logged("the books balance") > 0)).await;
     let gaps = "SELECT count(*) FROM (SELECT audited_at - lag(audited_at) OVER (ORDER BY audited_at) AS gap FROM audits) AS a WHERE gap < '1s'";
     let too_close: i64 = sqlx::query_scalar(gaps).fetch_one(&mut database).await.expect("a count");
-    assert_eq!(too_close, 0, "no two audits within the interval");
+    assert_eq!(too_close, 0, "two audits must be an interval apart");
     for (series, least) in [("earmark_audit_timestamp_seconds", 1.0), ("earmark_audit_difference_cents", 0.0)] {
         let shown = async || workers[0].metric(series).await.is_some_and(|value| value >= least);
         eventually(series, shown).await;

@@ -76,7 +76,7 @@ async fn workers_are_listed_with_what_they_do() {
     let (worker, intake) = (app.start("worker").await, app.start("intake").await);
     let list = || app.run(&["workers", "list", "--json"]).expect_success().json();
     eventually("it works", async || list()["workers"][0]["state"]["worker"]["consuming"] == true).await;
-    assert_eq!(list()["workers"].as_array().map(Vec::len), Some(1), "an intake is no worker");
+    assert_eq!(list()["workers"].as_array().map(Vec::len), Some(1), "an intake is not a worker");
     app.run(&["workers", "pause", "--by", "ann"]).expect_success();
     eventually("it is paused", async || list()["workers"][0]["state"]["impediments"] == json!(["worker: paused"]))
         .await;
@@ -142,7 +142,11 @@ fn diagnosis(run: &Run) -> (i32, Vec<(String, String)>) {
     let text = |value: &Value| value.as_str().expect("text").to_owned();
     let checks = shown["checks"].as_array().expect("checks");
     for check in checks {
-        assert_eq!(check["level"] == "ok", check["fix"].is_null(), "whatever is wrong can be fixed: {check}");
+        assert_eq!(
+            check["level"] == "ok",
+            check["fix"].is_null(),
+            "each failed check names a fix, and no other: {check}"
+        );
     }
     assert_eq!(shown["ok"] == true, run.code() == 0, "{shown}");
     let found =

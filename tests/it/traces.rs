@@ -108,7 +108,7 @@ async fn a_trace_is_sampled_as_its_caller_says_and_begun_where_there_is_none() {
     let (allocate, settle) = collector.until_both(3).await;
     // All unsent spans are sent before the process ends.
     process.terminate().await;
-    assert_eq!(collector.0.lock().expect("the spans").len(), 6, "nothing of the trace that is not sampled");
+    assert_eq!(collector.0.lock().expect("the spans").len(), 6, "the trace that is not sampled has no spans");
     for span in &allocate {
         let trace = span["traceId"].as_str().expect("an id");
         assert!(trace.len() == 32 && trace != TRACE && trace.bytes().any(|byte| byte != b'0'), "{span}");

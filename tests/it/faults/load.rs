@@ -45,7 +45,7 @@ pub struct Habits {
     pub hedge: f64,
     /// Longest pause between two operations.
     pub pause: Duration,
-    /// Stops after so many operations.
+    /// The client stops after this many operations.
     pub operations: usize,
 }
 

@@ -63,7 +63,7 @@ async fn a_request_that_cannot_be_voided_is_set_aside_and_holds_up_no_other() {
     intake.until_logged("not resolved: this needs a person").await;
     // Later requests are not held up either, whichever task resolves them.
     assert_denied(&create_all(&client, others(), true).await);
-    assert!(!bobs.is_finished(), "they cannot be voided, so nobody can say what becomes of them");
+    assert!(!bobs.is_finished(), "these requests cannot be voided, so they have no answer yet");
     sqlx::query("ALTER TABLE allocations DROP CONSTRAINT no_bob").execute(&mut database).await.expect("no rule");
     let (keyed, plain) = bobs.await.expect("joined");
     assert_denied(&keyed);

@@ -1,5 +1,5 @@
-//! The real Postgres and the real RabbitMQ that the tests share. Most tests use them side by side; one that stops a
-//! server has both for itself meanwhile.
+//! The real Postgres and the real RabbitMQ that the tests share. Most tests use them side by side. A test that stops a
+//! server has both for itself while it runs.
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};

@@ -77,7 +77,7 @@ async fn a_row_that_does_not_fit_is_no_refusal() {
         let count = process.metric(&format!(r#"earmark_postgres_errors_total{{kind="{kind}"}}"#)).await;
         assert_eq!(count.unwrap_or_default(), expected, "{kind}");
     }
-    assert_eq!(client.get("/balance").await.status, 200, "nobody else is concerned");
+    assert_eq!(client.get("/balance").await.status, 200, "requests of other kinds are not affected");
     app.finish([process]).await;
 }
 
@@ -110,7 +110,7 @@ async fn a_request_that_comes_alone_is_settled_when_a_table_changes() {
     }
     assert_eq!(app.dead_letters(), Vec::<Value>::new());
     let refusals = process.metric(r#"earmark_postgres_errors_total{kind="refused"}"#).await;
-    assert!(refusals > Some(0.0), "no change was in the way of anything: {refusals:?}");
+    assert!(refusals > Some(0.0), "no change made a statement fail: {refusals:?}");
     app.finish([process]).await;
 }
 

@@ -126,7 +126,7 @@ async fn a_certificate_that_cannot_be_read_stops_the_start_and_the_error_says_wh
     for said in [said, log] {
         assert!(said.contains("X.509 version 1") && said.contains("sslmode=disable"), "{said}");
     }
-    assert!(!ended.success(), "it is no trouble that passes");
+    assert!(!ended.success(), "the process ends, because this trouble does not pass");
     app.run(&["business", "list"]).expect_success();
     app.discard().await;
 }

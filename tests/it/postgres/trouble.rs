@@ -359,7 +359,8 @@ async fn connections_of_before_an_outage_are_not_waited_for_after_it() {
     assert_eq!(client.get("/balance").await.status, 200);
     // This looks as if the server's machine had vanished: nobody closes these connections.
     let Some(stopped) = Stopped::all_of(&app).await else { return app.discard_running([intake, worker]).await };
-    eventually("both notice", async || !intake.is_ready().await && !worker.is_ready().await).await;
+    eventually("both notice that the server is gone", async || !intake.is_ready().await && !worker.is_ready().await)
+        .await;
     for process in [&intake, &worker] {
         process.ready().await;
     }

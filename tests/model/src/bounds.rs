@@ -50,7 +50,7 @@ pub enum Promise {
 /// Which states count as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum States {
-    /// Those that behave alike: see `reduce`.
+    /// States that behave alike count as one: see `reduce`.
     Reduced,
     /// The same, but attempts, intakes and workers keep their names, for steps that people can follow.
     Named,

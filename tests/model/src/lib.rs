@@ -6,12 +6,12 @@
 //!
 //! | in the world | in the model |
 //! |---|---|
-//! | a message or a reply is lost, late, overtaken by another | it can arrive at any time, or never |
+//! | a message or a reply is lost, late, overtaken by another | it can arrive at any time or never |
 //! | a message is repeated or delivered again | it can arrive any number of times |
 //! | an intake is frozen, crashes, starts again | each attempt may stop at any step; `Forget` |
 //! | a worker crashes, starts again | `RollBack`, `ForgetBalance`, or `doubt` in the middle of a commit; its messages come again |
 //! | the answer to a worker's COMMIT is lost | `doubt`, then `LateCommit` or `LateRollBack` at any time. Until then it holds its locks |
-//! | the answer to a void's COMMIT is lost | `Resolve` that is not `heard`. While it holds its locks it only makes others wait, and whoever waits might as well come later: so it takes effect at once |
+//! | the answer to a void's COMMIT is lost | `Resolve` that is not `heard`. While it holds its locks it only makes others wait, and to wait is the same as to come later. So it takes effect at once |
 //! | a client vanishes | `Vanish`. No step of an intake asks for it |
 //! | a deadline passes | any message can be late or not, whenever a worker decides it: no clock is trusted |
 //!
@@ -19,7 +19,7 @@
 //!
 //! - A request is sent and received. Until it is received, only its client knows of it, so a request that is held up on the
 //!   way is the same as one that is sent later.
-//! - A reply arrives and the request is published anew. One task does both, from what it has.
+//! - A reply arrives and the request is published again. One task does both, from what it has.
 //! - A worker takes messages and locks.
 //! - A worker writes and commits. What it wrote is locked, and waiting for a lock is the same as coming later.
 //! - A worker commits and replies. A reply can be late or lost anyway.

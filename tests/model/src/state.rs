@@ -163,8 +163,8 @@ pub enum Transaction {
         worker: u8,
         keyed: bool,
     },
-    /// COMMIT was sent and not answered. It holds its locks until it takes effect or is undone. What it would write stands
-    /// in `Message::late`; `raises`: it would raise the key too.
+    /// COMMIT was sent and not answered. The transaction holds its locks until it takes effect or is undone.
+    /// `Message::late` has what it would write. `raises`: it would raise the key too.
     InDoubt {
         keyed: bool,
         raises: bool,

@@ -60,8 +60,9 @@ pub struct Verdict {
 
 /// Listens to one stream of a connection.
 ///
-/// Messages are told apart by their first byte alone. That is enough: an AMQP frame begins with a small number or, for
-/// the protocol header, an `A`; a Postgres start-up begins with the 0 of its length; all else of Postgres has a letter.
+/// It tells messages apart by their first byte alone. That is enough: an AMQP frame begins with a small number or, for
+/// the protocol header, an `A`. A Postgres start-up begins with the 0 of its length. All other messages of Postgres
+/// begin with a letter.
 pub struct Ear {
     framing: Framing,
     /// The texts of the statements the client has prepared, by name.
@@ -204,10 +205,10 @@ pub enum Answer {
 impl Answer {
     /// The bytes that the proxy itself must send to get the answer.
     ///
-    /// AMQP has no answer to an ack, nor to a publish without confirms, and RabbitMQ may drop what it has read but not
-    /// handled when the connection ends. It handles a channel's methods in order, so once a channel.close of ours is
-    /// answered, all before it has been handled. To the broker, the rest is as if the connection had been lost: what
-    /// the channel had not acknowledged goes back to its queue.
+    /// AMQP has no answer to an ack, nor to a publish without confirms. When the connection ends, RabbitMQ may drop
+    /// what it has read but not handled. It handles the methods of a channel in order. So the proxy sends a
+    /// channel.close, and once that is answered, all before it has been handled. To the broker, the rest is as if the
+    /// connection had been lost: what the channel had not acknowledged goes back to its queue.
     pub fn fence(self) -> Vec<u8> {
         match self {
             Answer::Ready(_) => Vec::new(),
