@@ -51,7 +51,7 @@ impl Stage {
         Self { folder, url: url.to_owned(), key: key.to_owned() }
     }
 
-    /// Runs an example once, in a folder that it finds unchanged the next time.
+    /// Runs an example once. The next run finds the same folder.
     async fn run(&self, interpreter: &'static str, arguments: &[&str]) -> Output {
         let mut command = Command::new(interpreter);
         command
