@@ -1,5 +1,5 @@
-//! The protocol as a model, every state of which is looked at. The model is in `tests/model/`, what it leaves out and what it
-//! found in `docs/model.md`.
+//! The protocol as a model. A walk looks at every state of it. The model is in `tests/model/`. `docs/model.md` says
+//! what it leaves out and what it found.
 
 use earmark_model::{Bounds, Clients, FUNCTIONS, Mutant, Promise, Protocol, States, Walked, property as p};
 use std::collections::{BTreeSet, HashSet};
@@ -13,7 +13,7 @@ fn protocol(bounds: Bounds) -> Protocol {
 /// How many threads walk.
 const THREADS: usize = 2;
 
-/// Walks, and expects every promise to be kept.
+/// Walks, and checks that every promise is kept.
 fn all_is_kept(bounds: Bounds) -> Walked {
     let since = Instant::now();
     let walked = protocol(bounds).walk(THREADS);
@@ -27,7 +27,8 @@ fn expect_nothing_broken(bounds: Bounds, walked: &Walked) {
     assert!(traces.is_empty(), "{bounds:?}\n{}", traces.join("\n"));
 }
 
-/// The real promise: what a client who was there was told. Few enough attempts to keep their names, for short traces.
+/// The real promise, as a client who waits for the answer is told it. There are so few attempts that they can keep
+/// their names, which makes traces readable.
 const NAMED: Bounds = Bounds {
     clients: Clients::OneAtATime,
     promise: Promise::AtTheAnswer,
@@ -35,7 +36,7 @@ const NAMED: Bounds = Bounds {
     ..Bounds::new(2, 0, 1)
 };
 
-/// The same, with every number as it is. So many states are only walked with some steps left out.
+/// The same, with all numbers kept. That makes so many states that some steps are left out.
 const DETAILED: Bounds =
     Bounds { batch: 1, doubts: false, look_ups: false, states: States::AsTheyAre { most_raises: 1 }, ..NAMED };
 
@@ -67,7 +68,7 @@ const MUTANTS: [(Mutant, Bounds, &str); 19] = {
     ]
 };
 
-/// Mutants that break nothing, in the bounds in which that was tried: the protocol is safe twice over there.
+/// Mutants that break nothing within these bounds, because a second protection covers them.
 const HARMLESS: [(Mutant, Bounds); 2] = [
     // The intake raises the key itself before it tells anybody 500, also if the worker has said `voided`.
     (Mutant::DeadlineVoidDoesNotRaise, Bounds { promise: Promise::AtTheProof, ..Bounds::new(3, 0, 1) }),
@@ -82,7 +83,7 @@ mod mutants {
     fn each_breaks_the_promise_that_it_should() {
         let mut tried = HashSet::new();
         for (mutant, bounds, promise) in MUTANTS {
-            // Without the mutant nothing is broken there.
+            // Within the same bounds, the protocol without the mutant breaks nothing.
             if tried.insert(bounds) {
                 all_is_kept(bounds);
             }
@@ -172,7 +173,8 @@ mod code {
         }
     }
 
-    /// What both make of a batch: verdicts, the balance, the key's epoch, whether it was raised, whether it is allocated.
+    /// The result of a batch in both: verdicts, the balance, the key's epoch, whether it was raised, whether it is
+    /// allocated.
     type Outcomes = (Vec<ModelVerdict>, i64, i64, bool, bool);
 
     fn by_the_code(balance: i8, key: ModelKey, asks: &[CentRequest]) -> Outcomes {
@@ -332,7 +334,7 @@ mod walks {
         all_is_kept(Bounds { other_raises: 1, ..DETAILED });
     }
 
-    /// What the model does not promise, because no service can: see `docs/model.md`.
+    /// The promise that the model does not make, because no service can: see `docs/model.md`.
     #[test]
     fn a_500_does_not_speak_of_what_is_received_between_its_proof_and_its_answer() {
         let hedging = Bounds { clients: Clients::Hedge, ..NAMED };
@@ -354,7 +356,7 @@ fn what_can_happen_does() {
     }
 }
 
-/// The states that count as one are alike: with and without the reductions the same ones are reached.
+/// The reductions are right: with and without them, the walk reaches the same states.
 #[test]
 fn the_reductions_lose_nothing() {
     let under_a_key = Bounds { batch: 1, doubts: false, look_ups: false, ..Bounds::new(2, 0, 1) };

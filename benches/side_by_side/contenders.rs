@@ -1,4 +1,5 @@
-//! What Earmark is compared with: the same request over HTTP, decided in other ways. Each runs as a process of its own.
+//! The contenders that Earmark is compared with. They decide the same HTTP requests in other ways, each as a process of
+//! its own.
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -179,7 +180,7 @@ fn respond(result: Result<Option<Vec<u8>>, sqlx::Error>) -> Response {
     }
 }
 
-/// Earmark's own worker, but for the database: whatever has arrived is allocated.
+/// Earmark's own worker without a database. It allocates every request that arrives.
 async fn echo(settings: Settings) {
     let (broker, topology) =
         (Broker::parse(&settings.amqp_url).expect("a URL"), Topology::new(&settings.queue_prefix, 1));

@@ -1,5 +1,5 @@
-//! The one load generator: HTTP/1.1 over connections that are kept, as little work a request as can be, every answer
-//! checked.
+//! The load generator: HTTP/1.1 over persistent connections, with as little work per request as possible. It checks
+//! every answer.
 
 use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// How many payout users there are, those of all businesses together: so the tables are as large whatever the workload is.
+/// How many payout users all businesses have together. So the tables have the same size under every workload.
 const USERS: u64 = 100_000;
 
 /// What is asked for.
@@ -24,9 +24,9 @@ pub struct Workload {
     pub weights: Arc<Vec<f64>>,
     /// Every request has an `Idempotency-Key` of its own.
     pub keyed: bool,
-    /// The payout balance covers nothing, for this share of the requests: they ask for the largest amount.
+    /// This share of the requests asks for the largest amount, which the payout balance does not cover.
     pub insufficient: f64,
-    /// How many allocations a call of bulk has. `None`: each is posted alone.
+    /// How many allocations a bulk call has. `None`: each is posted alone.
     pub bulk: Option<usize>,
 }
 
@@ -47,16 +47,16 @@ impl Workload {
     }
 }
 
-/// How the requests come.
+/// When the next request is sent.
 #[derive(Clone, Copy)]
 pub enum Pace {
-    /// The next as soon as the last is answered.
+    /// As soon as the last one is answered.
     Closed,
-    /// So many a second, whatever the answers do; a latency counts from the moment at which its request was due.
+    /// This many a second, whatever the answers do. A latency counts from the moment at which its request was due.
     Open(f64),
 }
 
-/// What came of a run. Counts are of allocations, whether they were posted alone or as bulk.
+/// The result of a run. Counts are of allocations, posted alone or in bulk.
 pub struct Outcome {
     pub seconds: f64,
     pub allocated: u64,
@@ -66,9 +66,9 @@ pub struct Outcome {
     pub unavailable: u64,
     /// Everything else, broken connections included: there should be none.
     pub other: u64,
-    /// Of calls that were answered with 200 and 400, in microseconds.
+    /// Latencies of calls that were answered with 200 and 400, in microseconds.
     pub latency: Histogram<u64>,
-    /// Of 503, in microseconds, from when the request was sent.
+    /// Latencies of 503 in microseconds, from when the request was sent.
     pub refusal_latency: Histogram<u64>,
 }
 
@@ -90,7 +90,7 @@ impl Outcome {
         (self.allocated + self.refused) as f64 / self.seconds
     }
 
-    /// Counts the results of a call of bulk. One that is missing is wrong.
+    /// Counts the results of a bulk call. A missing result counts as wrong.
     fn count_results(&mut self, answer: &[u8], items: usize) {
         let (allocated, unavailable) = (count(answer, b"\"status\":200,"), count(answer, b"\"status\":503,"));
         self.allocated += allocated;
@@ -103,7 +103,7 @@ impl Outcome {
     }
 }
 
-/// Loads `address` from so many connections; the first `warm_up` is not counted.
+/// Loads `address` over `connections` connections. The time of `warm_up` does not count.
 pub async fn run(
     address: SocketAddr,
     workload: &Workload,
@@ -113,7 +113,8 @@ pub async fn run(
     measured: Duration,
 ) -> Outcome {
     static SEED: AtomicU64 = AtomicU64::new(1);
-    // All connections stand before the first request: thousands at once would overflow the server's queue of new ones.
+    // All connections are open before the first request. Thousands at once would overflow the server's queue of new
+    // ones.
     let mut streams = vec![];
     for _ in 0..connections {
         streams.push(connect(address).await.ok());
@@ -121,7 +122,7 @@ pub async fn run(
     let begin = Instant::now();
     let from = begin + warm_up;
     let schedule = Schedule { pace, slots: Arc::default(), begin, from, until: from + measured };
-    // One for all: thousands of histograms would cost the machine more than what is measured.
+    // All connections share one outcome. Thousands of histograms would cost the machine more than what is measured.
     let outcome = Arc::new(Mutex::new(Outcome::new(measured)));
     let tasks: Vec<_> = streams
         .into_iter()

@@ -77,7 +77,7 @@ enum Contender {
     },
 }
 
-/// The same as Earmark's, for all that it is compared with.
+/// The contenders use the same allocator as Earmark.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -144,7 +144,7 @@ impl Place {
         url
     }
 
-    /// Intake and worker as processes of their own, with `more` settings. With `echo` the worker is one that asks no database.
+    /// Starts intake and worker as separate processes, with `more` settings. With `echo` the worker asks no database.
     async fn earmark(
         &self,
         name: &str,
@@ -162,7 +162,7 @@ impl Place {
                 ("AMQP_URL", self.amqp_url.clone()),
                 ("EARMARK_QUEUE_PREFIX", prefix.clone()),
                 ("EARMARK_HASH_SECRET", SECRET.repeat(32)),
-                // It reads every row, once an hour, and would fall into one of the measurements.
+                // The audit reads every row once an hour, and would disturb a measurement.
                 ("EARMARK_AUDIT_INTERVAL", "0s".to_owned()),
                 ("EARMARK_LISTEN", address.to_string()),
                 ("EARMARK_OPS_LISTEN", ops.to_string()),
@@ -201,7 +201,7 @@ impl Place {
         Target { name: name.to_owned(), address, processes: vec![process] }
     }
 
-    /// Runs a load against a target, and says what it cost.
+    /// Runs a load against a target, and returns what it cost.
     async fn run(
         &self,
         target: &Target,
@@ -336,7 +336,7 @@ async fn measure(arguments: Arguments) {
     conclude(rows);
 }
 
-/// The books must be right, or nothing that was measured on them counts.
+/// Checks that the books balance. Otherwise the measurements do not count.
 fn audit(database_url: &str) {
     let audit = run_earmark(&["audit", "--json"], database_url);
     assert_eq!(audit["differences"], serde_json::json!([]), "the figures do not count");
@@ -356,7 +356,7 @@ fn conclude(contenders: Vec<Row>) {
     report.assert_right();
 }
 
-/// Everybody on one business, as fast as they can.
+/// All clients use one business, as fast as they can.
 async fn saturation(
     place: &Place,
     earmark: &Target,
@@ -435,7 +435,7 @@ async fn workloads(
         }
     }
     let mut rows: Vec<Row> = rounds.into_iter().map(median).collect();
-    // A business that can pay a little at a time only.
+    // This business has less money than a run asks for.
     let poor = run_earmark(
         &["business", "create", "--name", "Poor", "--payout-balance", "90000000", "--enable-payouts", "--json"],
         database_url,
@@ -448,10 +448,10 @@ async fn workloads(
     rows
 }
 
-/// Calls of bulk on one business, by so many callers; and requests posted alone beside sixteen such callers.
+/// Bulk calls on one business from several callers. Then requests posted alone beside sixteen such callers.
 async fn bulk(place: &Place, earmark: &Target, one: &Workload, quick: bool, time: Duration) -> Vec<Row> {
     let bulk = Workload { bulk: Some(1_000), ..one.clone() };
-    // Longer than elsewhere: with 64 callers a call takes half a second and more.
+    // This takes longer than elsewhere: with 64 callers a call takes half a second and more.
     let time = time * 2;
     let callers: &[usize] = if quick { &[4, 16] } else { &[1, 4, 16, 64] };
     let mut rounds: Vec<Vec<Row>> = callers.iter().map(|_| vec![]).collect();
@@ -481,13 +481,13 @@ async fn paced(place: &Place, earmark: &Target, one: &Workload, saturated: f64, 
     rows
 }
 
-/// Earmark offered five times what it can do, where a slow database is its limit and not the machine, which could not
-/// even send five times as much as all of it together can do.
+/// Offers Earmark five times what it can do. A slow database limits it here, because this machine cannot send five
+/// times what it can serve.
 async fn overloaded(place: &Place, time: Duration) -> Vec<Row> {
     let database_url = place.create_database("bench_slow").await;
     let business = Workload::even(vec![create_business(&database_url).api_key]);
     let mut connection = PgConnection::connect(&database_url).await.expect("the database");
-    // In microseconds; whether or not others commit in the meantime.
+    // `commit_delay` is in microseconds. It applies whether or not other transactions commit meanwhile.
     for setting in ["commit_delay = 100000", "commit_siblings = 0"] {
         let sql = format!("ALTER DATABASE bench_slow SET {setting}");
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("a slow database");
@@ -532,7 +532,8 @@ async fn growth(place: &Place, arguments: &Arguments, time: Duration) -> Vec<Row
     rounds.into_iter().map(median).collect()
 }
 
-/// Rows as the service would have written them, one a millisecond until some hours ago, in a few large statements.
+/// Writes rows as the service would have written them, one a millisecond until some hours ago, in a few large
+/// statements.
 async fn fill(database_url: &str, business: &str) {
     let mut connection = PgConnection::connect(database_url).await.expect("the database");
     // HMAC-SHA256 of the user, as the service makes it: RFC 2104 with the secret's bytes.

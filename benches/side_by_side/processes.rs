@@ -13,13 +13,13 @@ pub fn folder() -> PathBuf {
     folder
 }
 
-/// A free address. Somebody else may take it before we do, which then shows.
+/// Finds a free address. If another process takes it first, the start fails visibly.
 pub fn free_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its address")
 }
 
-/// A process; killed when it is dropped.
+/// A process. Dropping it kills it.
 pub struct Process {
     child: Child,
     pub name: String,

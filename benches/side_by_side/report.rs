@@ -5,7 +5,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// One contender under one workload. Of several rounds the median one, by throughput.
+/// One contender under one workload. Of several rounds this is the one with the median throughput.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
     pub name: String,
@@ -20,7 +20,7 @@ pub struct Row {
     /// CPU time a request, in microseconds, by process.
     pub cpu_us_per_request: BTreeMap<String, f64>,
     pub rss_mib: BTreeMap<String, f64>,
-    /// Answers that were none, or not the expected ones. A row that has any does not count.
+    /// Missing or unexpected answers. A row that has any does not count.
     pub wrong_answers: u64,
 }
 
@@ -30,7 +30,7 @@ pub struct Report {
     pub ratios: BTreeMap<&'static str, f64>,
 }
 
-/// The middle one of several rounds.
+/// The round with the median throughput.
 pub fn median(mut rounds: Vec<Row>) -> Row {
     rounds.sort_by(|one, other| one.requests_per_second.total_cmp(&other.requests_per_second));
     rounds.swap_remove(rounds.len() / 2)

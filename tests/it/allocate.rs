@@ -38,7 +38,8 @@ async fn a_payout_user_keeps_its_hash_when_the_secret_becomes_another() {
     process.terminate().await;
     let process = app.start_with("serve", &[("EARMARK_HASH_SECRET", &"5e".repeat(32))]).await;
     let client = app.client(&process, &business);
-    // The first is settled step by step, as the worker does not know the balance yet, the second at once.
+    // The worker does not know the balance yet, so it settles the first request step by step. It settles the second in
+    // one statement.
     for _ in 0..2 {
         let again = client.create("ann@example.com", 10).await;
         assert_allocated(&again);
@@ -52,8 +53,8 @@ async fn a_payout_user_keeps_its_hash_when_the_secret_becomes_another() {
 async fn two_workers_on_one_business_apply_every_request_once() {
     let app = App::new().await;
     let business = app.create_business(1_000_000);
-    // A queue has one worker at a time, so two that work at the same moment on one ledger have a queue each. A batch of
-    // one: they meet at the business's row as often as can be.
+    // A queue has one active worker, so each worker here has its own queue. Both work on one ledger. With one request
+    // per batch they compete for the business's row as often as possible.
     let other = format!("{}-other", app.prefix);
     let settings = [("EARMARK_BATCH", "1"), ("EARMARK_PREFETCH", "1")];
     let at_other = [settings[0], settings[1], ("EARMARK_QUEUE_PREFIX", other.as_str())];
@@ -101,7 +102,7 @@ async fn the_number_of_partitions_may_change_while_messages_wait() {
     let businesses: Vec<Business> = (0..12).map(|_| app.create_business(1_000)).collect();
     let four = [("EARMARK_PARTITIONS", "4"), ("EARMARK_REPLY_TIMEOUT", "40s"), ("EARMARK_SHUTDOWN_GRACE", "60s")];
     let intake = app.start_with("intake", &four).await;
-    // Declares the queues.
+    // The worker declares the queues.
     app.start_with("worker", &four).await.terminate().await;
     let asking: Vec<_> = businesses
         .iter()
@@ -119,7 +120,7 @@ async fn the_number_of_partitions_may_change_while_messages_wait() {
         used >= 2
     })
     .await;
-    // Fewer partitions: the worker empties the other queues too.
+    // The worker has fewer partitions, and still empties the other queues.
     let worker = app.start("worker").await;
     for asked in asking {
         assert_allocated(&asked.await.expect("joined"));
@@ -150,7 +151,7 @@ async fn what_no_worker_answers_stands_in_the_queue_and_is_answered_later() {
     app.finish([intake, worker]).await;
 }
 
-/// A request as an intake would publish it, with a minute to live.
+/// A request as an intake publishes it. Its deadline is a minute away.
 pub fn request(business: &Business, email: &str, cents: i64) -> Request {
     let secret: HashSecret = crate::harness::SECRET.parse().expect("a secret");
     let business = BusinessId::from_u128(uuid::Uuid::parse_str(&business.id).expect("an id").as_u128());
@@ -182,12 +183,12 @@ async fn a_message_that_comes_twice_debits_once() {
     let process = app.start("serve").await;
     let client = app.client(&process, &business);
     let asked = request(&business, "ann@example.com", 10);
-    // Twice in one message, and the message twice.
+    // The message holds the request twice, and the message is published twice.
     let body = message(&[&asked, &asked], &[]);
     publish(&app, &body).await;
     publish(&app, &body).await;
     app.until_queue_holds(&app.work_queue(), 0).await;
-    // Messages are settled in order: when this one is answered, those are done.
+    // The worker settles messages in order. Once this request is answered, both messages are settled.
     assert_allocated(&client.create("bob@example.com", 1).await);
     assert_eq!((client.user_balance("ann@example.com").await, client.payout_balance().await), (10, 1_000 - 11));
     app.finish([process]).await;
@@ -278,12 +279,12 @@ async fn a_message_that_kills_its_worker_takes_no_neighbour_with_it() {
     let app = App::new().await;
     let business = app.create_business(1_000);
     let requests: Vec<Request> = (0..4).map(|n| request(&business, &format!("user{n}@example.com"), 10)).collect();
-    // Declares the queues.
+    // The worker declares the queues.
     app.start("worker").await.terminate().await;
     for request in &requests {
         publish(&app, &message(&[request], &[])).await;
     }
-    // Every worker dies on the first batch it takes, again and again: with all four messages in hand each time.
+    // Three workers in a row die on their first batch. Each holds all four messages at that moment.
     for _ in 0..3 {
         let mut doomed = app.spawn("worker", &[("EARMARK_FAILPOINT", "after-gather=abort")]);
         doomed.ended().await;
@@ -298,21 +299,21 @@ async fn a_message_that_kills_every_worker_is_given_up_on_and_none_of_its_neighb
     let app = App::new().await;
     let business = app.create_business(1_000);
     let mut database = app.database().await;
-    // Whoever settles this one request waits for the test, which kills the worker then.
+    // The trigger makes a worker wait when it settles this one request. The test then kills that worker.
     let trap = "CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$;
         CREATE TRIGGER trap BEFORE INSERT ON allocations FOR EACH ROW
             WHEN (NEW.email = 'killer@example.com') EXECUTE FUNCTION trap();
         SELECT pg_advisory_lock(1)";
     sqlx::raw_sql(trap).execute(&mut database).await.expect("a trap");
-    // Declares the queues.
+    // The worker declares the queues.
     app.start("worker").await.terminate().await;
     for name in ["killer", "ann", "bob", "carl"] {
         publish(&app, &message(&[&request(&business, &format!("{name}@example.com"), 10)], &[])).await;
     }
     let mut worker = app.spawn("worker", &[]);
     loop {
-        eventually("it walks into the trap, or is rid of it", async || {
+        eventually("a worker waits in the trigger, or the request is a dead letter", async || {
             is_waited_for(&app).await || !app.dead_letters().is_empty()
         })
         .await;
@@ -336,7 +337,7 @@ async fn a_message_that_kills_every_worker_is_given_up_on_and_none_of_its_neighb
 async fn a_message_that_is_settled_in_parts_comes_again_until_its_last_part_is_done() {
     let app = App::new().await;
     let business = app.create_business(1_000);
-    // Declares the queues.
+    // The worker declares the queues.
     app.start("worker").await.terminate().await;
     let requests: [Request; 8] = std::array::from_fn(|n| request(&business, &format!("user{n}@example.com"), 10));
     publish(&app, &message(&requests.each_ref(), &[])).await;

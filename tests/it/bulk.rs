@@ -1,4 +1,4 @@
-//! Bulk: many allocations in one call; and references.
+//! Bulk calls, which hold many allocations, and references.
 
 use crate::harness::http::{Answer, Client};
 use crate::harness::process::Process;
@@ -15,7 +15,7 @@ async fn serving(payout_balance: i64) -> (App, Process, Business, Client) {
     (app, process, business, client)
 }
 
-/// Status, debited, and what is said, of each result.
+/// The status, the debited value and the text of each result.
 fn told(answer: &Answer) -> Vec<(u64, String, String)> {
     let shown = answer.json();
     let results = shown["results"].as_array().unwrap_or_else(|| panic!("no results: {answer:?}"));
@@ -96,7 +96,7 @@ async fn a_repeat_under_the_same_key_finishes_what_is_missing_and_repeats_nothin
         assert_eq!(after[place]["request_id"], before[place]["request_id"], "the request that was allocated");
     }
     assert_eq!(after[1].get("replayed"), None);
-    // Other items under the key: what changed is refused, what is the same is told again.
+    // Other items under the same key: a changed item is refused, and an unchanged one gets its first answer again.
     let mut other = items.clone();
     other[0]["amount"] = json!(101);
     other[1]["reference"] = json!("named later");
@@ -105,7 +105,8 @@ async fn a_repeat_under_the_same_key_finishes_what_is_missing_and_repeats_nothin
         [422, 200, 200],
         "an Idempotency-Key stands for an address and an amount; the reference is not compared"
     );
-    // The keys of the items are nobody else's.
+    // Each item has its own key, such as `friday 0`. A caller cannot send such a key, and `friday` itself is still
+    // free.
     assert_eq!(client.create_with_key("friday", "eve@example.com", 7).await.status, 200);
     assert_eq!(client.create_with_key("friday 0", "eve@example.com", 7).await.status, 400);
     let found = client.get("/payout/requests?idempotency_key=friday%201").await.json();
@@ -168,7 +169,7 @@ async fn a_bulk_call_with_more_items_than_may_be_in_flight_goes_through() {
     app.finish([process]).await;
 }
 
-/// So many allocations, each of one cent and to a user of its own, whose names begin with `name`.
+/// `count` allocations of one cent each, to different users whose names begin with `name`.
 fn payouts(name: &str, count: usize) -> Value {
     (0..count).map(|user| json!({"email": format!("{name}{user}@example.com"), "amount": 1})).collect()
 }
@@ -189,7 +190,7 @@ async fn until_in_flight(intake: &Process, count: f64) {
     .await;
 }
 
-/// Nobody answers in vain here, however busy the machine is.
+/// The reply timeout is too long to be reached, even on a busy machine.
 const PATIENT: [(&str, &str); 2] = [("EARMARK_REPLY_TIMEOUT", "25s"), ("EARMARK_SHUTDOWN_GRACE", "60s")];
 
 #[tokio::test]
@@ -232,7 +233,10 @@ async fn a_small_call_is_answered_while_the_large_ones_before_it_go_on() {
     let large: Vec<_> = (0..5).map(|caller| call(&client, payouts(&format!("{caller}-"), 1_000))).collect();
     eventually("the large ones are at work", async || app.count("allocated").await > 50).await;
     assert_outer(&client.create_all(&payouts("small", 5)).await, 200, "yes");
-    assert!(large.iter().all(|call| !call.is_finished()), "they were first, and have two hundred times as much");
+    assert!(
+        large.iter().all(|call| !call.is_finished()),
+        "the large calls came first, and each has 200 times as many items"
+    );
     for answer in large {
         assert_outer(&answer.await.expect("joined"), 200, "yes");
     }
@@ -243,7 +247,7 @@ async fn a_small_call_is_answered_while_the_large_ones_before_it_go_on() {
 async fn bulk_leaves_room_for_requests_that_are_posted_alone() {
     let app = App::new().await;
     let business = app.create_business(1_000);
-    // No worker yet.
+    // No worker runs yet.
     let intake = app.start_with("intake", &[&PATIENT[..], &[("EARMARK_MAX_IN_FLIGHT", "8")]].concat()).await;
     let client = app.client(&intake, &business);
     let bulk = [call(&client, payouts("a", 40)), call(&client, payouts("b", 40))];
@@ -270,7 +274,8 @@ async fn bulk_leaves_room_for_requests_that_are_posted_alone() {
 async fn an_item_that_finds_no_room_within_the_reply_budget_is_a_503_of_that_item() {
     let app = App::new().await;
     let business = app.create_business(1_000);
-    // No worker, and a row lock of ours keeps what was given up from being voided: so it stays in flight.
+    // No worker runs, and the test's table lock stops the intake from voiding the request that it gave up on. So that
+    // request stays in flight.
     let settings = [
         ("EARMARK_MAX_IN_FLIGHT", "1"),
         ("EARMARK_REPLY_TIMEOUT", "300ms"),
@@ -303,7 +308,7 @@ async fn an_item_that_finds_no_room_within_the_reply_budget_is_a_503_of_that_ite
 async fn a_repeat_under_the_key_finishes_what_there_was_no_room_for() {
     let app = App::new().await;
     let business = app.create_business(1_000);
-    // No worker: the one that is in flight takes as long as the others may wait.
+    // No worker runs. The one request in flight takes as long as the other items may wait.
     let settings = [("EARMARK_MAX_IN_FLIGHT", "1"), ("EARMARK_REPLY_TIMEOUT", "300ms")];
     let intake = app.start_with("intake", &settings).await;
     let client = app.client(&intake, &business);
@@ -380,7 +385,7 @@ async fn a_bulk_call_of_which_nothing_was_published_is_a_503() {
 async fn items_that_nobody_decided_in_time_are_voided_one_by_one_and_the_call_says_so() {
     let app = App::new().await;
     let business = app.create_business(1_000);
-    // No worker.
+    // No worker runs.
     let intake = app.start_with("intake", &[("EARMARK_REPLY_TIMEOUT", "300ms")]).await;
     let client = app.client(&intake, &business);
     let answer =
@@ -400,7 +405,7 @@ async fn items_that_nobody_decided_in_time_are_voided_one_by_one_and_the_call_sa
 async fn an_unknown_outcome_of_one_item_is_a_504_of_the_whole_with_all_results() {
     let app = App::new().await;
     let business = app.create_business(1_000);
-    // No worker, and a row lock of ours keeps the void from being written in time.
+    // No worker runs, and the test's table lock delays the void until it is too late.
     let settings =
         [("EARMARK_REPLY_TIMEOUT", "300ms"), ("EARMARK_RESOLVE_TIMEOUT", "600ms"), ("EARMARK_SETTLE_TIMEOUT", "500ms")];
     let intake = app.start_with("intake", &settings).await;
@@ -472,7 +477,7 @@ async fn a_reference_is_kept_with_whatever_was_decided() {
         assert_eq!((answer.status, answer.json()), (400, json!({"reference": [message]})));
     }
     process.terminate().await;
-    // A void has it too.
+    // A voided request keeps its reference too.
     let intake = app.start_with("intake", &[("EARMARK_REPLY_TIMEOUT", "200ms")]).await;
     let body = json!({"email": "ann@example.com", "amount": 5, "reference": "late"});
     let client = client.at(intake.url());

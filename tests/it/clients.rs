@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-/// The one block of this language in the document.
+/// The only block in this language in the document.
 fn example(language: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/clients.md");
     let text = std::fs::read_to_string(path).expect("the document");
@@ -30,7 +30,7 @@ fn is_installed(interpreter: &str) -> bool {
     asking.is_ok()
 }
 
-/// Where an example runs, and against what.
+/// The folder in which an example runs, and the service that it uses.
 struct Stage {
     folder: std::path::PathBuf,
     url: String,
@@ -51,7 +51,7 @@ impl Stage {
         Self { folder, url: url.to_owned(), key: key.to_owned() }
     }
 
-    /// Runs an example once, in a folder that it finds again the next time.
+    /// Runs an example once. The next run finds the same folder.
     async fn run(&self, interpreter: &'static str, arguments: &[&str]) -> Output {
         let mut command = Command::new(interpreter);
         command
@@ -64,8 +64,8 @@ impl Stage {
     }
 }
 
-/// An example that is told to come again in odd ways, and its own reading of many more: `reading` takes the place of what
-/// follows `end` in it.
+/// Runs an example against a server whose `Retry-After` values are odd, and then tests how it reads many more of them.
+/// For that, `reading` replaces what follows `end` in the example.
 async fn bears_any_retry_after(interpreter: &'static str, file: &str, code: &str, end: &str, reading: &str) {
     if !is_installed(interpreter) {
         return;
@@ -124,8 +124,8 @@ async fn the_example_in_php_bears_any_retry_after() {
     bears_any_retry_after("php", "pay.php", &example("php"), "\ntry {", reading).await;
 }
 
-/// Refused while there is no balance, paid once after a top-up though the first answer is lost, and told the same when it is
-/// run once more.
+/// Checks that an example is refused while there is no balance, is paid once after a top-up although the first answer
+/// is lost, and is told the same when it runs again.
 async fn pays_once(language: &str, interpreter: &'static str, file: &'static str) {
     let code = example(language);
     if !is_installed(interpreter) {
@@ -192,7 +192,7 @@ async fn the_example_of_reconciling_finds_what_was_not_noted() {
         let request = client.create_request("ann@example.com", 625).json(&body);
         assert_allocated(&Client::send(request).await.expect("an answer"));
     };
-    // Several pages are read.
+    // The example has to read several pages.
     let code = example("python reconcile").replace("\"limit\": 1000", "\"limit\": 1");
     let stage = Stage::new(&process.url(), &business.secret_key, "reconcile.py", &code);
     let arguments = ["reconcile.py", "2020-01-01T00:00:00Z", "2120-01-01T00:00:00Z"];

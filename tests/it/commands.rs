@@ -64,7 +64,7 @@ async fn a_revoked_key_stops_working_in_a_running_intake_within_five_seconds_and
     let business = app.create_business(1_000);
     let others: Vec<_> = (1..=8).map(|cents| app.create_business(cents)).collect();
     let process = app.start("serve").await;
-    // Keys that are in use at the same time are looked up again together.
+    // The service looks up again, all at once, the keys that are in use at the same time.
     let others: Vec<Client> = others.iter().map(|other| app.client(&process, other)).collect();
     let use_others = async || {
         for (cents, other) in (1..).zip(&others) {

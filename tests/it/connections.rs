@@ -1,5 +1,5 @@
-//! Connections: answers that are given early, clients that stall or say nothing, too many at once. By hand, over sockets,
-//! as no HTTP library lets one do most of this.
+//! Connections: early answers, clients that stall or send nothing, and too many connections at once. The tests write
+//! HTTP by hand over sockets, because HTTP libraries do not allow most of this.
 
 use crate::harness::http::Answer;
 use crate::harness::process::Process;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 /// One connection.
 struct Line {
     stream: TcpStream,
-    /// What was read and is not taken yet.
+    /// Bytes that were read and are not used yet.
     heard: Vec<u8>,
 }
 
@@ -37,7 +37,8 @@ impl Line {
         self.hear().await.expect("an answer")
     }
 
-    /// Writes all of it before it reads the answer, or reads meanwhile.
+    /// Sends a request and returns its answer. `order` says whether it reads after it has written everything, or
+    /// meanwhile.
     async fn ask(&mut self, asked: &Asked, order: Order) -> Answer {
         let Self { stream, heard } = self;
         let (mut reading, mut writing) = stream.split();
@@ -62,7 +63,8 @@ impl Line {
         answer.unwrap_or_else(|error| panic!("{error}: no answer to {} and {} bytes", asked.head, asked.body.len()))
     }
 
-    /// Sees that what an answer says of its connection holds: it is closed, or the next request on it is answered.
+    /// Checks that an answer is right about its connection: either the connection is closed, or the next request on it
+    /// is answered. Returns whether it is closed.
     async fn goes_on_as_said(&mut self, business: &Business, answer: &Answer) -> bool {
         if says_close(answer) {
             self.closed().await;
@@ -73,7 +75,7 @@ impl Line {
         says_close(answer)
     }
 
-    /// Waits until the other side has closed in good order, with nothing more to say.
+    /// Waits until the other side has closed properly, and checks that it has sent nothing more.
     async fn closed(&mut self) {
         let end = timeout(PATIENCE, self.hear()).await.expect("it is closed").map(|answer| answer.status);
         assert!(matches!(&end, Err(error) if error.kind() == io::ErrorKind::UnexpectedEof), "{end:?}");
@@ -107,7 +109,7 @@ enum Order {
     Both,
 }
 
-/// A request, as bytes.
+/// A request as bytes.
 #[derive(Clone)]
 struct Asked {
     head: String,
@@ -173,8 +175,8 @@ async fn serving() -> (App, Process, Business) {
 const TIMES: usize = 20;
 const SIZES: [usize; 5] = [60, 9_000, 200_000, 1_000_000, 5_000_000];
 
-/// Asks on one connection, sees the answer arrive, and that what it says of the connection holds: it is closed, or the
-/// next request on it is answered. Says which.
+/// Sends a request on a new connection, and checks that the answer arrives and that it is right about the connection:
+/// either it is closed, or the next request on it is answered. Returns whether it is closed.
 async fn is_closed_by(url: &str, business: &Business, asked: &Asked, order: Order, status: u16) -> bool {
     let mut line = Line::open(url).await;
     let answer = line.ask(asked, order).await;
@@ -183,7 +185,8 @@ async fn is_closed_by(url: &str, business: &Business, asked: &Asked, order: Orde
     line.goes_on_as_said(business, &answer).await
 }
 
-/// The same again and again, with the body in both forms, and both ways of reading. Whether all of them were closed.
+/// The same many times, with the body in both forms, and with both ways of reading. Returns whether all connections
+/// were closed.
 async fn are_closed_by(
     url: &str,
     business: &Business,
@@ -218,7 +221,10 @@ async fn an_answer_before_the_body_is_read_arrives_and_is_no_trap_for_the_next_r
         ];
         for row in rows {
             let are_closed = are_closed_by(&url, &business, row, &body).await;
-            assert!(are_closed || size < 100_000, "so much is not read for a next request: {row:?} and {size} bytes");
+            assert!(
+                are_closed || size < 100_000,
+                "a body as large as this is not read, so the connection must close: {row:?} and {size} bytes"
+            );
         }
     }
     app.finish([process]).await;
@@ -245,7 +251,7 @@ async fn an_answer_about_the_body_arrives_and_is_no_trap_for_the_next_request() 
     app.finish([process]).await;
 }
 
-/// The body of a bulk call with so many allocations.
+/// The body of a bulk call with `count` allocations.
 fn bulk_body(count: usize) -> String {
     let allocations: Vec<_> =
         (0..count).map(|number| json!({"email": format!("user{number}@example.com"), "amount": 1})).collect();
@@ -260,7 +266,7 @@ async fn a_refusal_of_what_is_too_much_arrives_and_is_no_trap_for_the_next_reque
     let (url, json) = (process.url(), bearer(&business) + JSON);
     let bulk = Asked::new("POST /payout/create/bulk", &json, bulk_body(500).as_bytes(), false);
     let used_up = Line::open(&url).await.ask(&bulk, Order::WriteThenRead).await;
-    assert_eq!(used_up.status, 200, "what 500 seconds allow: {used_up:?}");
+    assert_eq!(used_up.status, 200, "a bulk call may use up 500 seconds of the limit at once: {used_up:?}");
     let one = create(&business, "ann@example.com", 1).body;
     are_closed_by(&url, &business, ("POST /payout/create", &json, 429), &one).await;
     are_closed_by(&url, &business, ("POST /payout/create/bulk", &json, 429), bulk_body(500).as_bytes()).await;
@@ -275,7 +281,7 @@ async fn a_process_that_stops_refuses_in_words_and_ends_each_connection_after_th
     let (url, json) = (process.url(), bearer(&business) + JSON);
     process.signal("TERM");
     process.until_logged("intake drains").await;
-    // Somebody always comes, so that it goes on to refuse.
+    // New requests keep coming, so the process keeps refusing and does not end.
     let client = app.client(&process, &business);
     let coming = tokio::spawn(async move { while client.try_create("ann@example.com", 1).await.is_ok() {} });
     let one = create(&business, "ann@example.com", 1).body;
@@ -313,7 +319,7 @@ async fn a_client_that_holds_its_body_back_is_answered_and_told_that_the_connect
         line.say(asked.head.as_bytes()).await;
         let answer = timeout(PATIENCE / 4, line.answer()).await.expect("it waits no longer than for a slow line");
         assert_eq!((answer.status, says_close(&answer)), (status, true), "{answer:?}");
-        // Then the body, and more: it is not taken for another request.
+        // The client then sends the body and more bytes. The server must not take them for another request.
         line.say(&[b'x'; 60]).await;
         line.closed().await;
     };
@@ -349,14 +355,18 @@ async fn a_client_that_waits_to_be_told_to_go_on_gets_the_final_answer_instead()
             line.say(expecting(start, headers, length).as_bytes()).await;
             let answer = line.answer().await;
             assert_eq!(answer.status, status, "{start} {length}: {answer:?}");
-            assert!(says_close(&answer), "nobody knows whether its body comes: {start} {length}: {answer:?}");
+            assert!(
+                says_close(&answer),
+                "the body may still come, so the connection must close: {start} {length}: {answer:?}"
+            );
             if sends_it_anyway {
                 line.say(&vec![b'x'; length]).await;
             }
             line.closed().await;
         }
     }
-    // What is wanted is asked for, if it may be small enough; and if it is not, that is the final answer.
+    // The service asks for a body that may be small enough. If the body then is too large, the service refuses it with
+    // a final answer.
     let large = Asked::new("POST /payout/create", &(json.clone() + "expect: 100-continue\r\n"), &[b' '; 9_000], true);
     let mut line = Line::open(&process.url()).await;
     line.say(large.head.as_bytes()).await;
@@ -383,7 +393,7 @@ async fn a_client_that_asks_for_another_protocol_gets_its_answer_in_this_one() {
     for size in SIZES {
         are_closed_by(&process.url(), &business, ("POST /payout/create", upgrade, 401), &vec![b'x'; size]).await;
     }
-    // Also one that is larger than what the sockets take at once, as the last of its connection.
+    // An answer that is larger than the socket buffers arrives whole too, as the last one of its connection.
     write_rows(&app, &business.id, 1_000).await;
     let mut asked = get(&business, "/payout/requests?limit=1000");
     asked.head = asked.head.replace("host:", &format!("{upgrade}connection: close\r\nhost:"));
@@ -455,7 +465,7 @@ async fn requests_behind_each_other_are_answered_in_their_order() {
             line.closed().await;
         }
     }
-    // Behind one whose body is too large to be thrown away none is answered, and the answer says so.
+    // A request whose body is too large to be discarded is the last one on its connection, and its answer says so.
     let mut line = Line::open(&process.url()).await;
     line.say(&[unread(200_000).bytes(), get(&business, "/balance").bytes()].concat()).await;
     let answer = line.answer().await;
@@ -485,7 +495,8 @@ async fn a_thousand_clients_connect_at_once_while_the_process_does_nothing() {
 
 const HALF_A_HEAD: &[u8] = b"POST /payout/create HTTP/1.1\r\nhost: ear";
 
-/// A connection that says nothing, one with half a head, one that is kept after an answer, and one of both.
+/// Four connections: one sends nothing, one sends half a head, one gets an answer and then sends half a head, and one
+/// gets an answer and then sends nothing.
 async fn idle_lines(url: &str, business: &Business) -> [Line; 4] {
     let mut lines = [Line::open(url).await, Line::open(url).await, Line::open(url).await, Line::open(url).await];
     for line in &mut lines[2..] {
@@ -502,7 +513,7 @@ async fn a_connection_on_which_nothing_is_asked_is_closed_in_time() {
     let app = App::new().await;
     let business = app.create_business(1_000);
     let settings = [("EARMARK_IDLE_TIMEOUT", "700ms"), ("EARMARK_REPLY_TIMEOUT", "3s")];
-    // No worker, so that a request waits for longer than a connection may be idle.
+    // No worker runs, so a request waits for longer than a connection may be idle.
     let intake = app.start_with("intake", &settings).await;
     let mut waiting = Line::open(&intake.url()).await;
     waiting.say(&create(&business, "ann@example.com", 1).bytes()).await;
@@ -514,7 +525,7 @@ async fn a_connection_on_which_nothing_is_asked_is_closed_in_time() {
     for mut line in idle_lines(&intake.url(), &business).await {
         line.closed().await;
     }
-    assert!(begin.elapsed() > Duration::from_millis(1_400), "and not before its time");
+    assert!(begin.elapsed() > Duration::from_millis(1_400), "a connection is not closed too early");
     let answer = waiting.answer().await;
     assert_eq!(answer.status, 500, "a client that waits is not idle: {answer:?}");
     waiting.closed().await;
@@ -550,7 +561,7 @@ async fn connections_on_which_nothing_is_asked_hold_up_no_shutdown() {
     app.discard().await;
 }
 
-/// How many connections a process holds at this address: those that it has accepted and not closed.
+/// How many connections a process holds at this address. It has accepted them and not closed them.
 fn held_at(url: &str) -> usize {
     let port: u16 = url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
     let sockets = std::fs::read_to_string("/proc/net/tcp").expect("the sockets of this machine");
@@ -566,11 +577,11 @@ async fn until_held_at(url: &str, count: usize) {
     eventually(&format!("{count} connections are held"), async || held_at(url) == count).await;
 }
 
-/// Connects with little room for what is not read yet.
+/// Connects with a small receive buffer.
 async fn open_narrow(url: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(2_048).expect("a small buffer");
-    // Small segments make the other side's buffer small as well.
+    // Small segments make the sender's buffer small as well.
     socket2::SockRef::from(&socket).set_tcp_mss(536).expect("small segments");
     socket.connect(address(url).parse().expect("an address")).await.expect("a connection")
 }
@@ -603,9 +614,9 @@ async fn a_reader_that_stalls_in_the_middle_of_an_export_loses_its_connection_an
     for mut reader in readers {
         let mut rest = vec![];
         let _ = reader.read_to_end(&mut rest).await;
-        assert!(!rest.ends_with(b"\r\n0\r\n\r\n"), "it looks as if it were whole");
+        assert!(!rest.ends_with(b"\r\n0\r\n\r\n"), "the answer must break off, so that nobody takes it for complete");
     }
-    // One with as little room gets all of it, if it goes on reading.
+    // A client with an equally small buffer gets all of the answer if it keeps reading.
     let mut steady = open_narrow(&process.url()).await;
     steady.write_all(asked.head.replace("host:", "connection: close\r\nhost:").as_bytes()).await.expect("written");
     let mut whole = vec![];
@@ -647,9 +658,12 @@ async fn there_are_no_more_connections_than_may_be_and_the_next_waits_for_a_plac
     }
     let mut next = Line::open(&url).await;
     next.say(&create(&business, "ann@example.com", 7).bytes()).await;
-    assert!(timeout(Duration::from_millis(300), next.hear()).await.is_err(), "there is no place for it");
+    assert!(
+        timeout(Duration::from_millis(300), next.hear()).await.is_err(),
+        "all connections are taken, so this one has to wait"
+    );
     assert_eq!(held_at(&url), 3);
-    assert!(process.is_ready().await, "the side listener has places of its own");
+    assert!(process.is_ready().await, "the side listener has its own limit of connections");
     assert_eq!(held[1].ask(&get(&business, "/balance"), Order::WriteThenRead).await.status, 200);
     held.pop();
     let answer = next.answer().await;
@@ -719,7 +733,7 @@ async fn what_is_no_http_is_answered_if_it_can_be_and_its_connection_ends() {
     };
     let behind = "GET /balance HTTP/1.1\r\nhost: earmark\r\n\r\n";
     let rows = [
-        // What a proxy may take for two requests is one for us, and nothing behind it is read.
+        // A proxy may take this for two requests. The service takes it for one, and reads nothing after it.
         (post("content-length: 6\r\ntransfer-encoding: chunked\r\n", &format!("0\r\n\r\n{behind}")), Some(400)),
         (post("transfer-encoding: chunked\r\ncontent-length: 6\r\n", &format!("0\r\n\r\n{behind}")), Some(400)),
         (post("content-length: 5\r\ncontent-length: 6\r\n", behind), Some(400)),

@@ -1,4 +1,5 @@
-//! The console: who gets in, what forms must carry, and what people see and do, in a real browser where there is one.
+//! The console: who may sign in, what its forms must contain, and what people see and do there. The tests of the pages
+//! use a real browser if there is one.
 
 use crate::allocate::{message, request};
 use crate::harness::browser::Browser;
@@ -15,7 +16,7 @@ const TOKENS: [(&str, &str); 2] = [("EARMARK_OPS_TOKEN", TOKEN), ("EARMARK_OPS_R
 /// Long enough for requests to outlast a pause.
 const PATIENT: [(&str, &str); 2] = [("EARMARK_REPLY_TIMEOUT", "40s"), ("EARMARK_SHUTDOWN_GRACE", "60s")];
 
-/// Somebody with a browser's manners, but without one: keeps the session's cookie, and sends forms as pages would.
+/// Stands in for a browser: keeps the session's cookie and sends forms as the pages do.
 struct Visitor {
     url: String,
     cookie: String,
@@ -48,7 +49,7 @@ impl Visitor {
         self.get(path).send().await.expect("an answer").text().await.expect("a page")
     }
 
-    /// What the forms of this session carry.
+    /// The CSRF token that each form of this session contains.
     async fn csrf(&self) -> String {
         let page = self.page("/").await;
         let (_, rest) = page.split_once("name=\"csrf\" value=\"").expect("a form");
@@ -136,7 +137,8 @@ async fn an_action_needs_the_role_the_form_of_the_session_and_a_page_of_the_cons
     let (ann, reader) = (Visitor::signed_in(&worker, TOKEN).await, Visitor::signed_in(&worker, READ_TOKEN).await);
     let csrf = ann.csrf().await;
     let (path, fields) = ("/workers/pause", [("csrf", csrf.as_str()), ("confirmed", "yes")]);
-    // Without the session's token, with that of another session, from another site, from nowhere.
+    // A form is refused without the session's CSRF token, with another session's token, from another site, and without
+    // an origin.
     assert_eq!(ann.send(path, &fields[1..]).await.0, StatusCode::FORBIDDEN);
     let other = Visitor::signed_in(&worker, TOKEN).await.csrf().await;
     assert_eq!(ann.send(path, &[("csrf", &other), fields[1]]).await.0, StatusCode::FORBIDDEN);
@@ -148,14 +150,14 @@ async fn an_action_needs_the_role_the_form_of_the_session_and_a_page_of_the_cons
     let mut sent = ann.form(path, &fields).build().expect("a request");
     sent.headers_mut().remove(ORIGIN);
     assert_eq!(ann.http.execute(sent).await.expect("an answer").status(), StatusCode::FORBIDDEN);
-    // To look is not to act, whatever is sent.
+    // The read-only token permits no action, whichever form is sent.
     let page = reader.page("/").await;
     assert!(page.contains("read-only") && !page.contains("/workers/pause"), "{page}");
     assert_eq!(reader.send(path, &fields).await.0, StatusCode::FORBIDDEN);
     let bearer = reader.form(path, &fields[1..]).header(COOKIE, "").bearer_auth(READ_TOKEN).send().await;
     assert_eq!(bearer.expect("an answer").status(), StatusCode::FORBIDDEN);
     assert!(worker.is_ready().await, "nobody has paused anything");
-    // A program shows its token instead; and everything is in the log, with its author.
+    // A program sends its token as a bearer token instead. The log names who did each action.
     let program = Visitor::new(&worker);
     let paused = program.form(path, &fields[1..]).bearer_auth(TOKEN).send().await.expect("an answer");
     assert_eq!(paused.status(), StatusCode::SEE_OTHER);
@@ -256,14 +258,14 @@ async fn a_dead_letter_is_dropped_only_with_the_typed_word() {
     app.finish([worker]).await;
 }
 
-/// Pictures of the page that is open: for people who work by day, in the dark, and on a phone.
+/// Takes screenshots of the open page: light and dark, at the width of a desktop and of a phone.
 async fn pictures(browser: &Browser, name: &str) {
     for (scheme, width, suffix) in
         [("light", 1280, "light"), ("dark", 1280, "dark"), ("light", 390, "phone"), ("dark", 390, "phone-dark")]
     {
         browser.prefer(scheme).await;
         browser.resize(width, 900).await;
-        // Charts are drawn anew for another width and other colours.
+        // Charts are redrawn when the width or the colours change.
         browser.script("return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))").await;
         browser.picture(&format!("{name}-{suffix}")).await;
         assert!(browser.fits().await, "{name} at {width}");
@@ -305,7 +307,7 @@ async fn the_page_shows_the_depth_rise_while_workers_are_paused_and_fall_when_th
     browser.press("Pause the workers").await;
     browser.until_shown("Workers are paused by ann since").await;
     eventually("the worker has heard of it", async || !worker.is_ready().await).await;
-    // From here on the page is not loaded again: what changes on it comes by itself.
+    // From here on the page is not reloaded. It updates itself.
     browser.script("window.sameLoad = true").await;
     let asking: Vec<_> = (0..5)
         .map(|number| {
@@ -350,7 +352,7 @@ async fn in_the_browser_a_dead_letter_is_replayed_and_another_dropped() {
     browser.until_shown("a***@example.com, 2.50, undecided").await;
     assert!(!browser.shows("ann.secret").await);
     pictures(&browser, "dead-letters").await;
-    // What a replay would do is said before it is done; whole addresses only to who asks.
+    // The page says what a replay would do before anybody replays. It shows whole addresses only on request.
     browser.click("tr:has(strong) a").await;
     browser.until_shown("The ledger says").await;
     browser.press("Show addresses and message").await;
@@ -417,9 +419,9 @@ async fn in_the_browser_the_switch_turns_a_200_into_a_403_and_funds_are_added() 
     browser.press("Add 1,234.56").await;
     browser.until_shown("1,234.56 added to Acme").await;
     assert_eq!(client.payout_balance().await, 124_454);
-    // Who signs in to look finds nothing to press.
+    // Somebody who signs in with the read-only token sees no buttons.
     browser.press("Sign out").await;
-    // Else the next page would be asked for before the session has ended.
+    // Wait for the sign-in page. Otherwise the next page could load before the session has ended.
     browser.until_shown("Each action is logged").await;
     sign_in(&browser, &process, READ_TOKEN).await;
     browser.go(&format!("{}/businesses/{}", process.side_url(), business.id)).await;

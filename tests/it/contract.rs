@@ -14,7 +14,7 @@ async fn serving() -> (App, Process, Business, Client) {
     (app, process, business, client)
 }
 
-/// What every answer has, and every answer of `POST /payout/create` besides.
+/// Checks what every answer must have, and what every answer of `POST /payout/create` must have besides.
 fn assert_complete(answer: &Answer, debited: &str) {
     assert_eq!(answer.header("content-type"), Some("application/json"), "{answer:?}");
     assert_eq!(answer.header("earmark-debited"), Some(debited), "{answer:?}");
@@ -177,7 +177,7 @@ async fn every_spelling_of_an_address_is_one_user_and_what_could_be_two_is_refus
         let invalid = json!({"email": ["The email must be a valid email address."]});
         assert_eq!((answer.status, answer.json()), (400, invalid), "{text}");
     }
-    // The same by key: a retry may be spelled as a keyboard has it.
+    // The same under a key: a retry may spell the address differently, as keyboards do.
     let first = client.create_with_key("one", "ann@bücher.example", 7).await;
     let again = client.create_with_key("one", "ann@xn--bcher-kva.example", 7).await;
     assert_eq!((again.json(), again.header("idempotent-replayed")), (first.json(), Some("true")));

@@ -8,7 +8,7 @@ use lapin::types::FieldTable;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// Puts a dead letter where the broker and the workers put theirs.
+/// Publishes a dead letter to the queue that the broker and the workers use for theirs.
 async fn put(app: &App, body: &[u8], message_id: &str) {
     let properties = BasicProperties::default().with_message_id(message_id.into());
     app.publish(&app.dead_letter_queue(), body, properties).await;
@@ -49,8 +49,8 @@ async fn a_dead_letter_that_cannot_be_stored_waits_with_the_broker_and_holds_up_
     app.finish([process]).await;
 }
 
-/// Takes a message of the work queue, and loses the connection over it. That counts as a return with every RabbitMQ; a
-/// negative acknowledgement does not with the newest.
+/// Takes a message from the work queue and then loses the connection. Every RabbitMQ version counts that as a return.
+/// The newest does not count a negative acknowledgement.
 async fn take_and_vanish(app: &App) {
     let broker = app.broker().await;
     let channel = broker.create_channel().await.expect("a channel");
@@ -64,7 +64,7 @@ async fn take_and_vanish(app: &App) {
 async fn a_message_that_the_broker_gives_up_on_is_a_dead_letter_with_its_queue_and_its_death() {
     let app = App::new().await;
     let business = app.create_business(1_000);
-    // Declares the queues.
+    // The worker declares the queues.
     app.start("worker").await.terminate().await;
     let asked = request(&business, "ann@example.com", 10);
     app.publish(&app.work_queue(), &message(&[&asked], &[]), BasicProperties::default()).await;
@@ -114,7 +114,7 @@ async fn a_replay_does_what_was_said_before_it_and_debits_nothing_twice() {
     assert_eq!(said, ["stays_allocated", "stays_voided", "stays_refused", "will_be_voided", "will_be_decided"]);
     let replayed = app.run(&["dead-letters", "replay", &id_of(&dead_letter), "--by", "ann", "--json"]).expect_success();
     assert_eq!(replayed.json(), json!({ "replayed": [id_of(&dead_letter)] }));
-    // What cannot be read comes back, as a dead letter of its own.
+    // The unreadable part comes back as a dead letter of its own.
     let back = app.until_dead_letters(1).await.remove(0);
     assert_eq!((&back["cause"], &back["requests"]), (&json!("unreadable"), &json!([])));
     assert_ne!(id_of(&back), id_of(&dead_letter));
@@ -143,7 +143,7 @@ async fn a_dead_letter_is_dropped_only_when_that_is_confirmed_and_even_then_no_r
     assert!(app.dead_letters().is_empty());
     let shown = app.run(&["dead-letters", "show", &dead_letter, "--reveal", "--json"]).expect_success().json();
     assert_eq!((&shown["dropped_by"], &shown["body"]), (&json!("ann"), &json!("no message")));
-    // Dropped is dropped: neither again, nor back into the queue.
+    // A dropped dead letter can neither be dropped again nor be replayed.
     for verb in ["drop --yes", "replay"] {
         let words: Vec<&str> =
             ["dead-letters"].into_iter().chain(verb.split(' ')).chain([dead_letter.as_str()]).collect();

@@ -1,4 +1,4 @@
-//! The files for deployment against the program itself: a renamed command or setting must not leave them behind.
+//! The files for deployment, checked against the program: they must follow when a command or a setting is renamed.
 
 use crate::harness::process::Run;
 use crate::manifests::{help, is_setting, items, load, text};
@@ -11,7 +11,7 @@ fn file(name: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The compose file as paths and what is there, such as `services.intake.ports` and a list. What is merged into a map is
+/// The compose file as paths and their values, such as `services.intake.ports` and a list. What is merged into a map is
 /// below its `<<`.
 fn compose() -> Vec<(String, Yaml)> {
     let mut settings = vec![];
@@ -28,7 +28,7 @@ fn collect(path: &str, value: &Yaml, settings: &mut Vec<(String, Yaml)>) {
     }
 }
 
-/// The values of all paths with that ending; there must be some.
+/// The values of all paths with this ending. There must be at least one.
 fn values<'a>(settings: &'a [(String, Yaml)], ending: &str) -> Vec<&'a Yaml> {
     let matching = settings.iter().filter(|(path, _)| path.ends_with(ending));
     let values: Vec<&Yaml> = matching.map(|(_, value)| value).collect();
@@ -40,7 +40,7 @@ fn texts(list: &Yaml) -> Vec<String> {
     items(list).iter().map(|item| text(item).to_owned()).collect()
 }
 
-/// What follows an instruction, on all of its lines in the Dockerfile; there must be some.
+/// The arguments of an instruction on all of its lines in the Dockerfile. There must be at least one.
 fn instructions(name: &str) -> Vec<String> {
     let text = file("Dockerfile");
     let lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -70,7 +70,7 @@ fn required() -> BTreeSet<String> {
     names.map(|(name, _)| name.to_owned()).collect()
 }
 
-/// From `postgres://user:password@host`.
+/// The password in `postgres://user:password@host`.
 fn password_of(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let (user_and_password, _) = rest.rsplit_once('@')?;
@@ -184,7 +184,7 @@ fn prometheus_and_grafana_come_up_when_asked_for_and_find_what_they_need() {
     assert_eq!(texts(&scraping["names"]), ["intake", "worker"]);
     for address in values(&settings, "x-process.environment.EARMARK_OPS_LISTEN").into_iter().map(text) {
         let (host, port) = address.rsplit_once(':').expect("an address");
-        assert_eq!(host, "0.0.0.0", "another container can ask");
+        assert_eq!(host, "0.0.0.0", "other containers must be able to reach it");
         assert_eq!(scraping["port"].as_i64(), port.parse().ok());
     }
 }

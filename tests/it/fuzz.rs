@@ -1,6 +1,7 @@
-//! What comes from outside, at random and at its worst: nothing panics, nothing that is taken breaks a rule, and what comes out
-//! has a size that what went in allows. `corpus/` has a line for each nasty case that somebody thought of, or that was found
-//! here. The URLs of settings, addresses and `Retry-After` have the same beside their own code.
+//! These tests feed random and hostile input to everything that reads data from outside. Nothing may panic. Input that
+//! is accepted must not break a rule, and output must not grow out of proportion to the input. `corpus/` has a line for
+//! each nasty case that somebody thought of or that a test found. The readers of URLs in settings, of email addresses
+//! and of `Retry-After` have tests like these beside their own code.
 
 use earmark::api_key::{self, Kind};
 use earmark::intake::history;
@@ -22,7 +23,7 @@ const CSV: &str = include_str!("corpus/payouts.csv");
 const JSON_LINES: &str = include_str!("corpus/payouts.jsonl");
 const HEADERS: &str = include_str!("corpus/headers.txt");
 
-/// What breaks readers.
+/// Byte sequences that often break parsers.
 const TOKENS: [&[u8]; 26] = [
     b"\"",
     b"\\",
@@ -56,7 +57,7 @@ const TOKENS: [&[u8]; 26] = [
 enum Edit {
     Insert(Index, &'static [u8]),
     Cut(Index, usize),
-    /// Of so many bytes from here on, so many copies.
+    /// `Repeat(at, length, count)` replaces the `length` bytes at `at` with `count` copies of them.
     Repeat(Index, usize, usize),
     Replace(Index, u8),
 }
@@ -80,7 +81,7 @@ impl Edit {
     }
 }
 
-/// Lines of a corpus, up to so many, with some edits; now and then anything.
+/// Makes input from one to `most` lines of a corpus, with up to four edits. One input in ten is random bytes instead.
 fn mutated(corpus: &'static str, most: usize) -> impl Strategy<Value = Vec<u8>> {
     let edit = prop_oneof![
         3 => (any::<Index>(), select(TOKENS.to_vec())).prop_map(|(at, token)| Edit::Insert(at, token)),
@@ -97,18 +98,18 @@ fn mutated(corpus: &'static str, most: usize) -> impl Strategy<Value = Vec<u8>> 
     prop_oneof![9 => edited, 1 => any::<Vec<u8>>()]
 }
 
-/// So many cases, or as many as `PROPTEST_CASES` asks for.
+/// Runs at least `cases` cases, or more if `PROPTEST_CASES` asks for more.
 fn at_least(cases: u32) -> ProptestConfig {
     let usual = ProptestConfig::default();
     ProptestConfig { cases: usual.cases.max(cases), failure_persistence: None, ..usual }
 }
 
-/// As a lenient reader has a body: `None` if it is no JSON at all.
+/// Parses a body as plain JSON, without the rules of the API. `None` if it is not JSON.
 fn leniently(body: &[u8]) -> Option<Value> {
     serde_json::from_slice(body).ok()
 }
 
-/// What was taken says what any reader of JSON finds in it.
+/// Checks that an accepted allocation has the values of the JSON that it was read from.
 fn assert_said(ask: &NewAllocation, value: &Value) {
     assert_eq!(Email::parse(value["email"].as_str().expect("a string")).as_ref(), Ok(&ask.email));
     assert_eq!(value["amount"].as_i64(), Some(ask.amount.cents()));
@@ -116,7 +117,7 @@ fn assert_said(ask: &NewAllocation, value: &Value) {
     assert_eq!(reference, ask.reference.as_ref().map(|reference| reference.as_str()));
 }
 
-/// A header's value, if it can be one.
+/// Turns bytes into text. Bytes that are not UTF-8 become replacement characters.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -128,7 +129,8 @@ proptest! {
     fn a_body_is_taken_as_what_it_says_or_refused(body in mutated(BODIES, 1)) {
         match (read_allocation(&body), leniently(&body)) {
             (Ok(ask), Some(value)) => assert_said(&ask, &value),
-            // A number that no machine type holds, in a field that is ignored.
+            // The plain parser refuses a number that no machine type can hold. The API accepts it in a field that it
+            // ignores.
             (Ok(_), None) => prop_assert!(text(&body).contains(['e', 'E'])),
             (Err(Invalid::Fields(errors)), _) => prop_assert!(errors.email.is_some() || errors.amount.is_some() || errors.reference.is_some()),
             (Err(Invalid::NotAnObject), _) => prop_assert!(!body.is_empty()),
@@ -164,7 +166,7 @@ proptest! {
         for unreadable in &message.unreadable {
             let again = messages::read_requests(&unreadable.body).expect("a message");
             prop_assert_eq!((again.requests.len(), again.unreadable.len()), (0, 1));
-            // Of what stood there a reason says nothing, as it is logged.
+            // The reason is logged, so it must not quote the message.
             prop_assert!(!unreadable.reason.contains('@'), "{}", unreadable.reason);
         }
         let size: usize = message.unreadable.iter().map(|unreadable| unreadable.body.len()).sum();
@@ -199,7 +201,7 @@ proptest! {
         if let Some(context) = Context::parse(&value) {
             prop_assert_eq!(Context::parse(&context.to_string()), Some(context));
         }
-        prop_assert!(!api_key::is_well_formed_secret(&value), "made up without its checksum");
+        prop_assert!(!api_key::is_well_formed_secret(&value), "random text has no valid checksum");
     }
 
     #[test]
@@ -246,7 +248,8 @@ proptest! {
     }
 }
 
-/// Large and of one piece: they would show a reader that recurses, or that looks at all of the rest for each byte.
+/// Each input is large and consists of one construct. It would expose a parser that recurses, or one that scans the
+/// whole rest for each byte.
 #[test]
 fn the_worst_of_a_mebibyte_is_read_to_its_end() {
     const SIZE: usize = 1024 * 1024;

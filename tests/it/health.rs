@@ -10,7 +10,11 @@ async fn says(process: &Process, words: &str) {
     let expected = Some((503, format!("{words}\n")));
     eventually(words, async || process.readiness().await == expected).await;
     assert_eq!(process.metric("earmark_ready").await, Some(0.0));
-    assert_eq!(process.side("/livez").await, Some((200, "alive\n".to_owned())), "it lives all the same");
+    assert_eq!(
+        process.side("/livez").await,
+        Some((200, "alive\n".to_owned())),
+        "a process that is not ready is still alive"
+    );
 }
 
 #[tokio::test]
@@ -58,13 +62,13 @@ async fn an_intake_whose_broker_accepts_no_messages_is_not_ready() {
     let worker = app.start("worker").await;
     let watermark = ["rabbitmqctl", "set_vm_memory_high_watermark", "absolute"];
     app.servers().control(&[watermark.as_slice(), &["1"]].concat()).await;
-    // The broker tells a connection when it next publishes.
+    // The broker tells a connection only when that one publishes.
     let client = app.client(&intake, &business);
     assert_eq!(client.create("ann@example.com", 1).await.status, 500);
     says(&intake, "intake: rabbitmq accepts no messages").await;
     app.servers().control(&[watermark.as_slice(), &["1GB"]].concat()).await;
     intake.ready().await;
-    // Settled in order, so what was held back is settled too.
+    // The worker settles messages in order, so the request that was held back is settled too.
     assert_allocated(&client.create("ann@example.com", 1).await);
     app.finish([intake, worker]).await;
 }
@@ -88,7 +92,7 @@ async fn while_all_is_well_nobody_logs_a_warning_from_the_first_start_to_the_end
         &["request", &made.request_id()],
     ];
     for command in commands.into_iter().cycle().take(40) {
-        // As loud as can be: commands keep lapin's errors to themselves otherwise.
+        // The log level includes lapin's errors, which commands hide by default.
         let run = app.run_with(command, &[("EARMARK_LOG", "info,lapin=info")]).expect_success();
         assert!(!["ERROR", "WARN"].iter().any(|level| run.stderr().contains(level)), "{command:?}: {}", run.stderr());
     }

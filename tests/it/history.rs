@@ -32,7 +32,7 @@ fn ids(answer: &Answer) -> (Vec<String>, Option<String>) {
     (ids, shown["next_cursor"].as_str().map(str::to_owned))
 }
 
-/// All pages of a question.
+/// The ids on all pages of a query.
 async fn all(client: &Client, question: &str) -> Vec<String> {
     let (mut found, mut cursor) = (vec![], String::new());
     loop {
@@ -105,7 +105,7 @@ async fn what_is_decided_meanwhile_neither_repeats_nor_hides_a_request() {
     app.finish([process]).await;
 }
 
-/// Rows as if they had been decided, `count` of them, a millisecond apart; every hundredth was refused.
+/// Writes `count` rows, as if the requests had been decided a millisecond apart. Every hundredth was refused.
 pub async fn write_rows(app: &App, business: &str, count: i32) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
         "INSERT INTO allocations (business_id, request_id, email, amount, outcome)
@@ -126,7 +126,7 @@ async fn a_search_for_what_is_rare_ends_a_page_early_and_still_finds_all() {
     let client = app.client(&process, &business);
     write_rows(&app, &business.id, 25_000).await;
     let (first, next) = ids(&client.get("/payout/requests?state=allocated&limit=1000").await);
-    assert_eq!((first.len(), next.is_some()), (100, true), "ten thousand rows were looked at");
+    assert_eq!((first.len(), next.is_some()), (100, true), "a page looks at ten thousand rows at most");
     let found = all(&client, "state=allocated&limit=1000").await;
     assert_eq!(found.len(), 250);
     assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), 250);
@@ -153,7 +153,7 @@ proptest! {
         let written = written.into_inner().expect("text");
         let mut table = csv::Reader::from_reader(written.as_slice());
         let row = table.records().next().expect("a row").expect("CSV");
-        // As docs/api.md has it.
+        // docs/api.md describes this quoting.
         let cell = |at: usize| row[at].strip_prefix('\'').unwrap_or(&row[at]).to_owned();
         prop_assert_eq!((Some(cell(2)), Some(cell(5))), (request.email, request.reference.or(Some(String::new()))));
         prop_assert!(!row.iter().any(|cell| cell.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠'])));
@@ -200,7 +200,8 @@ async fn a_csv_that_cannot_be_finished_breaks_off() {
     let business = app.create_business(0);
     let process = app.start_with("serve", &[("EARMARK_SETTLE_TIMEOUT", "300ms")]).await;
     let client = app.client(&process, &business);
-    // Far more than what the sockets between take, so that the service is in the middle when the table goes away.
+    // The export is much larger than the socket buffers, so the service is in the middle of it when the table goes
+    // away.
     write_rows(&app, &business.id, 120_000).await;
     let request = client.authorized(Method::GET, "/payout/requests").header("accept", "text/csv");
     let mut response = request.send().await.expect("an answer");
@@ -217,7 +218,7 @@ async fn a_csv_that_cannot_be_finished_breaks_off() {
             other => break other,
         }
     };
-    assert!(rest.is_err(), "it looks as if it were whole");
+    assert!(rest.is_err(), "the export must break off, so that nobody takes it for complete");
     sqlx::raw_sql("ROLLBACK").execute(&mut database).await.expect("unlocked");
     app.discard_running([process]).await;
 }

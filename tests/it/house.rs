@@ -1,4 +1,4 @@
-//! The rules of the house, read from the sources: which way imports run, and who may say what.
+//! The rules for the sources, checked by reading them: which way imports run, and which file may contain what.
 
 mod circles;
 
@@ -24,7 +24,7 @@ fn sources() -> Vec<(String, String)> {
             }
         }
     }
-    assert!(found.len() > 30, "the sources are where they were");
+    assert!(found.len() > 30, "too few sources were found");
     found
 }
 
@@ -49,7 +49,7 @@ fn modules_named(code: &str) -> BTreeSet<String> {
     named
 }
 
-/// What each module may know of the others.
+/// The modules that each module may import.
 fn allowed(module: &str) -> &'static [&'static str] {
     match module {
         "ledger" | "connections" | "https" | "retry" | "failpoint" | "shutdown" | "telemetry" | "api_key"
@@ -225,7 +225,7 @@ fn an_address_is_parsed_unless_a_row_has_it() {
 
 #[test]
 fn only_a_proof_makes_an_answer_that_says_no_funds_were_debited() {
-    // The answers are built in one file, of private parts...
+    // The answers are built in one file, from private parts.
     assert_eq!(files_with("INTERNAL_SERVER_ERROR"), ["intake/problem.rs"]);
     assert_eq!(files_with("No funds were debited"), ["intake/problem.rs"]);
     assert_eq!(files_with("SERVICE_UNAVAILABLE"), ["intake/problem.rs", "ops/mod.rs"]);
@@ -238,7 +238,7 @@ fn only_a_proof_makes_an_answer_that_says_no_funds_were_debited() {
     assert!(problem.contains("pub fn unavailable(proof: NeverPublished) -> Answer"));
     assert!(problem.contains("pub fn superseded(_proof: VoidedAttempt) -> Answer"));
     assert!(problem.contains("\nfn try_again(why: Refusal) -> Answer"), "it is private");
-    // ... and the proofs by those who have them.
+    // Each proof is built only where its fact is known.
     let publication = std::fs::read_to_string(source_root().join("intake/publication.rs")).expect("the publication");
     assert_eq!(files_with("NeverPublished("), ["intake/publication.rs"]);
     assert_eq!(publication.matches("NeverPublished(").count(), 3, "the type; given up unpublished; died unpublished");
@@ -248,7 +248,7 @@ fn only_a_proof_makes_an_answer_that_says_no_funds_were_debited() {
     assert!(allocations.contains("pub struct VoidedAttempt(Proof);"), "its field is private");
     assert_eq!(files_with("Voided(Voided("), ["postgres/allocations.rs"]);
     assert_eq!(files_with("VoidedAttempt("), ["postgres/allocations.rs"]);
-    // What is known of the raises of epochs is noted where a request comes in, before anything else is done.
+    // The intake notes the raises that it knows of when a request comes in, before it does anything else.
     assert_eq!(files_with("Receipt::new("), ["intake/raises.rs", "ledger/request.rs"]);
     assert_eq!(files_with("raises().receive()"), ["intake/routes.rs"]);
     let routes = std::fs::read_to_string(source_root().join("intake/routes.rs")).expect("the routes");

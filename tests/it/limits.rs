@@ -1,4 +1,4 @@
-//! What one API key may ask for.
+//! The limits of one API key.
 
 use crate::harness::http::Answer;
 use crate::harness::{App, assert_allocated, eventually};
@@ -22,11 +22,11 @@ async fn a_key_beyond_its_rate_is_told_to_come_again_and_the_others_are_not() {
         answer.status, 200,
         "a bulk call with more than a second's worth passes when a second is saved up: {answer:?}"
     );
-    // Fifty seconds' worth is used: nothing passes until they are over, in bulk or alone.
+    // The key has used up fifty seconds' worth of its rate. Until they are over, nothing passes, in bulk or alone.
     let wait = assert_too_many(&client.create("ann@example.com", 1).await);
     assert!((1..=50).contains(&wait), "{wait}");
     assert_too_many(&client.create_all(&items).await);
-    assert_eq!(client.create("nope", 1).await.status, 400, "what is no allocation counts for nothing");
+    assert_eq!(client.create("nope", 1).await.status, 400, "a request that is not a valid allocation does not count");
     assert_eq!(client.user_balance("ann@example.com").await, 50);
     assert_allocated(&other.create("ann@example.com", 1).await);
     let second = app.run(&["key", "create", &business.id, "--json"]).expect_success().json();
@@ -62,7 +62,7 @@ async fn no_key_has_more_in_flight_than_it_may() {
     });
     waiting.push(post(&other));
     app.until_queue_holds(&app.work_queue(), 3).await;
-    assert!(!bulk.is_finished(), "bulk waits for places of its key");
+    assert!(!bulk.is_finished(), "the bulk call waits until its key may have more in flight");
     let worker = app.start("worker").await;
     for asked in waiting {
         assert_allocated(&asked.await.expect("joined"));
@@ -109,7 +109,8 @@ async fn bulk_of_a_key_leaves_room_for_what_the_same_key_posts_alone() {
 async fn bulk_for_which_its_key_has_no_room_within_the_reply_budget_is_a_429() {
     let app = App::new().await;
     let business = app.create_business(1_000);
-    // No worker, and a row lock of ours keeps what was given up from being voided: so it stays in flight.
+    // No worker runs, and the test's table lock stops the intake from voiding the request that it gave up on. So that
+    // request stays in flight.
     let settings = [
         ("EARMARK_MAX_IN_FLIGHT_PER_KEY", "1"),
         ("EARMARK_REPLY_TIMEOUT", "300ms"),

@@ -1,5 +1,5 @@
-//! What the product promises, tried on the real program with a real Postgres and a real RabbitMQ. The names of the tests
-//! are the promises.
+//! These tests try what the product promises on the real program, with a real Postgres and a real RabbitMQ. The names
+//! of the tests are the promises.
 
 #![expect(unreachable_pub, reason = "nothing imports this program")]
 

@@ -13,7 +13,7 @@ pub fn load(name: &str) -> Vec<Yaml> {
     YamlLoader::load_from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The documents of a kind, of all manifests.
+/// All documents of a kind in all manifests.
 fn all(kind: &str) -> Vec<Yaml> {
     let documents = MANIFESTS.into_iter().flat_map(|name| load(&format!("deploy/kubernetes/{name}.yaml")));
     let found: Vec<Yaml> = documents.filter(|document| document["kind"].as_str() == Some(kind)).collect();
@@ -54,7 +54,7 @@ pub fn is_setting(help: &str, name: &str) -> bool {
     help.contains(&format!("[env: {name}]")) || help.contains(&format!("[env: {name}="))
 }
 
-/// The port that a probe or a Service means by its name.
+/// The port that a probe or a Service refers to by name.
 fn port(container: &Yaml, name: &str) -> i64 {
     let ports = items(&container["ports"]);
     let named =
@@ -102,7 +102,7 @@ fn every_container_runs_a_command_of_the_program_with_settings_that_it_reads() {
         for name in &secrets {
             assert!(is_setting(&help, name), "{command} does not read {name}");
         }
-        // Probes come from outside the pod, and a side listener beyond loopback is refused without a token.
+        // Probes come from outside the pod. So the side listener listens beyond loopback, which needs a token.
         for name in ["DATABASE_URL", "AMQP_URL", "EARMARK_HASH_SECRET", "EARMARK_OPS_TOKEN"] {
             assert!(secrets.contains(name), "{name} is required");
         }

@@ -1,4 +1,4 @@
-//! What a deployment tells of itself: metrics, readiness, and the list of its processes.
+//! What a deployment shows about itself: metrics, readiness, and the list of its processes.
 
 use crate::allocate::publish;
 use crate::harness::process::Process;
@@ -10,7 +10,7 @@ async fn until(process: &Process, series: &str, holds: impl Fn(f64) -> bool) {
     eventually(series, async || process.metric(series).await.is_some_and(&holds)).await;
 }
 
-/// Sees that each series has this value, now.
+/// Checks that each series has this value now.
 async fn assert_series(process: &Process, expected: &[(&str, f64)]) {
     let text = process.metrics().await;
     for (series, value) in expected {
@@ -55,7 +55,7 @@ async fn requests_are_counted_where_they_are_answered_and_where_they_are_settled
         (r#"earmark_connected{role="worker",to="postgres"}"#, 1.0),
     ];
     assert_series(&worker, &settled).await;
-    assert!(!worker.metrics().await.contains(r#"role="intake""#), "a worker says nothing of an intake");
+    assert!(!worker.metrics().await.contains(r#"role="intake""#), "a worker has no metrics of an intake");
     let queue = app.work_queue();
     until(&worker, &format!("earmark_queue_messages{{queue=\"{queue}\",state=\"unacknowledged\"}}"), |n| n == 0.0)
         .await;
@@ -115,7 +115,7 @@ async fn a_refusal_is_counted_by_its_reason_and_a_dead_letter_too() {
     app.discard().await;
 }
 
-/// The processes on the list, each with what it says of itself.
+/// The processes on the list, each with the state that it reports.
 async fn listed(app: &App) -> Vec<(String, State)> {
     let rows = sqlx::query("SELECT kind, state::text FROM processes ORDER BY started_at");
     let rows = rows.fetch_all(&mut app.database().await).await.expect("processes");
@@ -148,6 +148,6 @@ async fn a_process_is_on_the_list_from_its_start_to_its_end_and_says_how_it_is()
     worker.kill().await;
     intake.terminate().await;
     let left: Vec<String> = listed(&app).await.into_iter().map(|(kind, _)| kind).collect();
-    assert_eq!(left, ["worker"], "who ends in good order leaves the list, who is killed stays to be seen");
+    assert_eq!(left, ["worker"], "a process that stops properly leaves the list, and a killed one stays on it");
     app.finish([]).await;
 }

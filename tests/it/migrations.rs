@@ -1,5 +1,5 @@
-//! Every migration, over rows that the schema before it let in: `migrations/0003.sql` here holds the rows that are added
-//! after migration 3.
+//! Every migration, run over rows that the schema before it allowed. `migrations/0003.sql` here holds the rows that are
+//! added after migration 3.
 
 use crate::harness::App;
 use serde_json::{Map, Value};
@@ -24,7 +24,7 @@ async fn rows(database: &mut PgConnection) -> Rows {
     found
 }
 
-/// Whether a row has all the values of an earlier one. A column that is gone may have got another name.
+/// Whether a row has all the values of an earlier version of it. A column may have been renamed.
 fn has_all(row: &Map<String, Value>, earlier: &Map<String, Value>) -> bool {
     earlier.iter().all(|(column, value)| {
         let is_there = row.get(column).map_or_else(|| row.values().any(|one| one == value), |one| one == value);

@@ -1,5 +1,5 @@
-//! Dashboards, alerts and the runbook against what the processes really show: a metric that was renamed must not leave an
-//! alert behind that can never fire.
+//! Dashboards, alerts and the runbook, checked against the metrics that the processes really show. When a metric is
+//! renamed, no alert may be left that can never fire.
 
 use crate::harness::App;
 use crate::harness::process::Run;
@@ -19,7 +19,7 @@ fn file(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// What an intake and a worker show together, with all that only shows when they have connected.
+/// All metrics that an intake and a worker show together once they have connected.
 async fn shown() -> String {
     let app = App::new().await;
     let (intake, worker) = (app.start("intake").await, app.start("worker").await);
@@ -33,12 +33,12 @@ async fn shown() -> String {
     text
 }
 
-/// The names of all metrics: those of histograms without what is added to them.
+/// The names of all metrics. The suffixes of histograms are removed.
 fn names(text: &str) -> BTreeSet<&str> {
     text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect()
 }
 
-/// The words of a text that are names of metrics, without what histograms add.
+/// The metrics that a text names. The suffixes of histograms are removed.
 fn metrics_in<'a>(text: &'a str, known: &BTreeSet<&str>) -> BTreeSet<&'a str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let base = |word: &'a str| {
@@ -48,7 +48,7 @@ fn metrics_in<'a>(text: &'a str, known: &BTreeSet<&str>) -> BTreeSet<&'a str> {
     words.filter(|word| word.starts_with("earmark_")).map(base).collect()
 }
 
-/// The label values that a text asks for, as they are written: `state="ready"`.
+/// The labels with values that a text asks for, as they are written: `state="ready"`.
 fn labels_in(text: &str) -> BTreeSet<String> {
     let plain = text.replace("\\\"", "\"");
     let mut found = BTreeSet::new();
@@ -78,14 +78,14 @@ async fn whatever_is_drawn_or_alerted_on_is_measured_and_whatever_is_measured_is
     for (name, used) in [(ALERTS, &alerts), (DASHBOARD, &dashboard), (RUNBOOK, &runbook)] {
         let unknown: Vec<&str> =
             metrics_in(used, &known).into_iter().filter(|metric| !known.contains(metric)).collect();
-        assert!(unknown.is_empty(), "{name} names what nobody measures: {unknown:?}");
+        assert!(unknown.is_empty(), "{name} names metrics that do not exist: {unknown:?}");
         for label in labels_in(used).iter().filter(|label| !label.starts_with("job=")) {
             assert!(text.contains(label.as_str()), "{name} asks for {label}, which no series has");
         }
     }
     let drawn = metrics_in(&dashboard, &known);
     let missing: Vec<&&str> = known.iter().filter(|metric| !drawn.contains(**metric)).collect();
-    assert!(missing.is_empty(), "measured, and not on the dashboard: {missing:?}");
+    assert!(missing.is_empty(), "these metrics are not on the dashboard: {missing:?}");
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn every_command_in_the_runbook_is_one_of_the_program() {
     }
 }
 
-/// Prometheus' own checker, or `None` where it cannot be had; the test says so then.
+/// Prometheus' own checker. `None` if it is not installed; the test then says so.
 fn promtool(test: &str) -> Option<PathBuf> {
     let found = Command::new(root().join("scripts/promtool")).stderr(Stdio::inherit()).output().expect("the script");
     if !found.status.success() {
@@ -159,7 +159,7 @@ fn accepts(promtool: &Path, arguments: &[&str], input: Stdio) {
 async fn prometheus_finds_nothing_wrong_with_the_metrics() {
     let Some(promtool) = promtool("prometheus_finds_nothing_wrong_with_the_metrics") else { return };
     let path = std::env::temp_dir().join(format!("earmark-metrics-{}", uuid::Uuid::new_v4()));
-    // Each process by itself: no series may be there twice.
+    // Each process is checked by itself: no series may appear twice in it.
     let app = App::new().await;
     let (intake, worker) = (app.start("intake").await, app.start("worker").await);
     for process in [&intake, &worker] {
@@ -180,7 +180,7 @@ fn prometheus_takes_the_alerts_and_each_fires_when_it_should() {
     for alert in alerts() {
         assert!(
             tested.contains(&format!("        alertname: {alert}\n        exp_alerts:")),
-            "nobody sees {alert} fire"
+            "no test makes {alert} fire"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The OpenAPI document: that it is what is committed, what is served, and what the service does.
+//! The OpenAPI document: what is committed, what is served and what the service does must agree.
 
 use crate::harness::App;
 use crate::harness::http::Client;
@@ -15,7 +15,7 @@ fn committed() -> Value {
 #[test]
 fn the_committed_document_is_the_one_that_the_program_prints() {
     let printed = crate::harness::process::Run::new(&["openapi"], vec![]).expect_success().json();
-    assert!(printed == committed(), "docs/openapi.json is out of date: renew it with `make openapi`");
+    assert!(printed == committed(), "docs/openapi.json is out of date: write it again with `make openapi`");
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn the_document_has_every_route_and_no_other() {
     assert_eq!(routes, described);
 }
 
-/// Every `$ref` leads somewhere.
+/// Collects every `$ref`, to check that each leads somewhere.
 fn references(value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) => fields.iter().for_each(|(name, value)| match (name.as_str(), value.as_str()) {

@@ -7,11 +7,11 @@ use crate::harness::{App, assert_allocated, eventually};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How soon after the last fault's end the first success has to come.
+/// The first success must come this soon after the last fault has ended.
 const RECOVERY: Duration = Duration::from_secs(10);
 
-/// Serves, loses a server by a restart and then by a crash, refuses at once in the meantime, and serves again by itself
-/// when the server is back.
+/// The service loses a server by a restart and then by a crash. It refuses requests at once meanwhile, and serves again
+/// by itself when the server is back.
 async fn survives(server: &str) {
     let Some(servers) = Servers::alone().await else { return };
     let app = App::on(servers).await;
@@ -19,13 +19,13 @@ async fn survives(server: &str) {
     let (intake, worker) = (app.start("intake").await, app.start("worker").await);
     let client = app.client(&intake, &business);
     assert_allocated(&client.create("ann@example.com", 1).await);
-    // The restart comes first: RabbitMQ forgets the leader of a queue that was created moments before a crash.
+    // The restart comes first, because a crash can make RabbitMQ lose the leader of a new queue.
     for stop in [["stop", server].as_slice(), &["stop", server, "--immediate"]] {
         app.servers().control(stop).await;
         eventually("it refuses", async || client.create("bob@example.com", 1).await.status == 503).await;
         let refused = Instant::now();
         assert_eq!(client.create("bob@example.com", 1).await.status, 503);
-        assert!(refused.elapsed() < Duration::from_secs(1), "a refusal waits for nothing");
+        assert!(refused.elapsed() < Duration::from_secs(1), "a refusal comes at once");
         eventually("neither is ready", async || !intake.is_ready().await && !worker.is_ready().await).await;
         app.servers().control(&["start", server]).await;
         succeeds_again(&client, &[&intake, &worker]).await;

@@ -1,4 +1,4 @@
-//! What workers do when they are told to, and what they do by themselves.
+//! What workers do when somebody pauses or stops them, and what they do by themselves.
 
 use crate::harness::{App, assert_allocated, eventually};
 use serde_json::json;
@@ -18,7 +18,7 @@ async fn paused_workers_take_nothing_and_resumed_ones_go_on_with_everything_that
         eventually("it is paused", async || worker.readiness().await == Some((503, "worker: paused\n".to_owned())))
             .await;
     }
-    // One that starts meanwhile is no exception.
+    // A worker that starts during the pause is paused too.
     let late = app.spawn("worker", &[]);
     eventually("it is paused", async || late.readiness().await == Some((503, "worker: paused\n".to_owned()))).await;
     let client = app.client(&intake, &business);
@@ -63,7 +63,7 @@ async fn a_pause_and_a_shutdown_finish_the_batch_in_hand() {
             assert_allocated(&asking.await.expect("joined"));
             app.start("worker").await
         };
-        // It was acknowledged: nobody gets it again.
+        // The message was acknowledged, so no worker gets it again.
         assert_allocated(&app.client(&intake, &business).create("bob@example.com", 10).await);
         assert_eq!(heir.logged("message redelivered"), 0, "{end}: {:#?}", heir.log());
         app.finish([intake, heir]).await;
@@ -125,7 +125,7 @@ async fn workers_audit_by_themselves_one_at_a_time_and_say_so_when_the_books_do_
     eventually("one says so", async || workers.iter().any(|worker| worker.logged("the books balance") > 0)).await;
     let gaps = "SELECT count(*) FROM (SELECT audited_at - lag(audited_at) OVER (ORDER BY audited_at) AS gap FROM audits) AS a WHERE gap < '1s'";
     let too_close: i64 = sqlx::query_scalar(gaps).fetch_one(&mut database).await.expect("a count");
-    assert_eq!(too_close, 0, "no two audits within the interval");
+    assert_eq!(too_close, 0, "two audits must be an interval apart");
     for (series, least) in [("earmark_audit_timestamp_seconds", 1.0), ("earmark_audit_difference_cents", 0.0)] {
         let shown = async || workers[0].metric(series).await.is_some_and(|value| value >= least);
         eventually(series, shown).await;

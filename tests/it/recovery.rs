@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// How soon after the last fault's end the first success has to come.
+/// The first success must come this soon after the last fault has ended.
 const RECOVERY: Duration = Duration::from_secs(10);
 /// How many requests a message holds, as in a queue that filled under load.
 const A_MESSAGE: usize = 111;
@@ -29,7 +29,7 @@ fn backlog(business: &Business, count: usize) -> Vec<Request> {
     (0..count).map(one).collect()
 }
 
-/// What an intake has written when it gave them up.
+/// Writes what an intake writes when it gives these requests up.
 async fn give_up(app: &App, requests: &[Request]) {
     let mut database = app.database().await;
     let id = |id: u128| Uuid::from_u128(id);
@@ -53,8 +53,8 @@ fn pack(items: &[Vec<u8>]) -> Vec<u8> {
     messages::pack_requests("nobody-listens-here", items.iter().map(Vec::as_slice))
 }
 
-/// Kills two workers that hold part of a queue of `count` requests unsettled, a millisecond from their database. Answers
-/// how soon after that a new request is answered.
+/// Kills two workers that hold part of a queue of `count` requests unsettled. The database is a millisecond away.
+/// Returns how soon after the kills a new request is answered.
 async fn recover(count: usize) -> Duration {
     let app = App::new().await;
     let business = app.create_business(1_000_000);
@@ -84,7 +84,7 @@ async fn recover(count: usize) -> Duration {
         eprintln!("{:?} {:?}", began.elapsed(), app.count("voided").await);
     }
     let took = began.elapsed();
-    // Messages are settled in order: all before it are.
+    // The worker settles messages in order, so all before this one are settled.
     let decided = app.count("allocated").await + app.count("voided").await + app.count("insufficient_balance").await;
     assert!(decided > i64::try_from(count).expect("a number"), "{decided} of {count}");
     app.finish([intake, worker]).await;
@@ -114,13 +114,13 @@ async fn a_new_request_is_soon_answered_after_two_workers_died_over_100_000_othe
     assert!(took < RECOVERY, "{took:?}");
 }
 
-/// Most memory of a worker, in MiB.
+/// The most memory that a worker may use, in MiB.
 const SMALL: u64 = 150;
 /// How many messages a worker takes.
 const PREFETCH: usize = 128;
 
-/// Lets a worker take what it may of a queue of `count` requests that it cannot settle, and then settle all of them.
-/// Answers the most memory it has had, before and after, in MiB.
+/// Lets a worker take as much as it may of a queue of `count` requests that it cannot settle, and then settle all of
+/// them. Returns its peak memory before and after, in MiB.
 async fn work_off(count: usize) -> (u64, u64) {
     let app = App::new().await;
     let business = app.create_business(i64::try_from(count).expect("a number"));
@@ -155,7 +155,7 @@ async fn what_a_worker_holds_is_bounded_over_all_its_queues() {
     let app = App::new().await;
     let business = app.create_business(1_000);
     let settings = [("EARMARK_PARTITIONS", "4"), ("EARMARK_PREFETCH", "8")];
-    // Declares the queues.
+    // The worker declares the queues.
     app.start_with("worker", &settings).await.terminate().await;
     let queues: Vec<String> = (1..4).map(|partition| format!("{}.{partition}", app.work_queue())).collect();
     let all = || queues.iter().chain([&app.work_queue()]).cloned().collect::<Vec<String>>();
@@ -198,7 +198,7 @@ async fn a_batch_that_takes_too_long_is_halved_until_it_gets_through() {
     let app = App::new().await;
     let business = app.create_business(150);
     let mut database = app.database().await;
-    // Each row takes a while, so that 200 of them take longer than a transaction may.
+    // Each row takes a while, so that 200 rows take longer than a transaction may.
     let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN PERFORM pg_sleep(0.01); RETURN NEW; END $$;
         CREATE TRIGGER slow BEFORE INSERT ON allocations FOR EACH ROW EXECUTE FUNCTION slow()";

@@ -1,4 +1,4 @@
-//! What people find out from the shell when something is wrong: queues, workers, one request, the doctor.
+//! What the commands show when something is wrong: queues, workers, one request, the doctor.
 
 use crate::allocate::{message, request};
 use crate::harness::process::Run;
@@ -76,7 +76,7 @@ async fn workers_are_listed_with_what_they_do() {
     let (worker, intake) = (app.start("worker").await, app.start("intake").await);
     let list = || app.run(&["workers", "list", "--json"]).expect_success().json();
     eventually("it works", async || list()["workers"][0]["state"]["worker"]["consuming"] == true).await;
-    assert_eq!(list()["workers"].as_array().map(Vec::len), Some(1), "an intake is no worker");
+    assert_eq!(list()["workers"].as_array().map(Vec::len), Some(1), "an intake is not a worker");
     app.run(&["workers", "pause", "--by", "ann"]).expect_success();
     eventually("it is paused", async || list()["workers"][0]["state"]["impediments"] == json!(["worker: paused"]))
         .await;
@@ -136,13 +136,17 @@ async fn an_undecided_request_is_told_with_the_dead_letter_that_holds_it() {
     app.finish([worker]).await;
 }
 
-/// What the doctor found: its exit code, and the level of each check with what it says.
+/// What the doctor found: its exit code, and for each check its level and its text.
 fn diagnosis(run: &Run) -> (i32, Vec<(String, String)>) {
     let shown = run.json();
     let text = |value: &Value| value.as_str().expect("text").to_owned();
     let checks = shown["checks"].as_array().expect("checks");
     for check in checks {
-        assert_eq!(check["level"] == "ok", check["fix"].is_null(), "whatever is wrong can be fixed: {check}");
+        assert_eq!(
+            check["level"] == "ok",
+            check["fix"].is_null(),
+            "each failed check names a fix, and no other: {check}"
+        );
     }
     assert_eq!(shown["ok"] == true, run.code() == 0, "{shown}");
     let found =
@@ -184,7 +188,7 @@ async fn the_doctor_names_what_is_wrong_and_how_to_fix_it() {
     let app = App::new().await;
     app.create_business(1_000);
     let doctor = |settings: &[(&'static str, &str)]| diagnosis(&app.run_with(&["doctor", "--json"], settings));
-    // Nothing has ever run, which is no failure.
+    // No process has ever run here. That is no failure.
     let (code, found) = doctor(&[]);
     assert_eq!(code, 0, "{found:#?}");
     for words in ["is not there", "intakes: none runs", "workers: none works", "nobody has audited"] {

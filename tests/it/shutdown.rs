@@ -1,4 +1,4 @@
-//! Stopping in good order.
+//! How processes stop when they receive a signal.
 
 use crate::harness::{App, assert_allocated, eventually};
 use std::collections::BTreeMap;
@@ -13,7 +13,8 @@ async fn sigterm_under_load_resets_nobody_and_leaves_nothing_undecided() {
         let client = client.clone();
         tokio::spawn(async move {
             let mut statuses = BTreeMap::<u16, i64>::new();
-            // A refusal says that this process goes: its client uses another from then on.
+            // 503 means that this process is stopping. A real client would then use another process, so this client
+            // ends.
             while !statuses.contains_key(&503) {
                 let answer = client.create(&format!("user{number}@example.com"), 1).await;
                 *statuses.entry(answer.status).or_default() += 1;
@@ -41,7 +42,7 @@ async fn sigterm_under_load_resets_nobody_and_leaves_nothing_undecided() {
 async fn a_second_signal_ends_it_at_once() {
     let app = App::new().await;
     let business = app.create_business(1_000);
-    // No worker: the request waits for as long as it may.
+    // No worker runs, so the request waits until its reply timeout.
     let mut intake =
         app.start_with("intake", &[("EARMARK_REPLY_TIMEOUT", "50s"), ("EARMARK_SHUTDOWN_GRACE", "60s")]).await;
     let client = app.client(&intake, &business);
@@ -64,7 +65,7 @@ async fn a_worker_that_stops_answers_what_it_has_in_hand_while_its_other_queues_
     let intake = app.start_with("intake", &four).await;
     let client = app.client(&intake, &business);
     let queues: Vec<String> = (1..4).map(|partition| format!("{}.{partition}", app.work_queue())).collect();
-    // Were the connection given up meanwhile, each reply would be lost in every other case.
+    // A worker that closes its connection too early loses about every other reply. Five rounds make that visible.
     for _ in 0..5 {
         let held = [four.as_slice(), &[("EARMARK_FAILPOINT", "after-lock=hold:300ms")]].concat();
         let mut worker = app.start_with("worker", &held).await;

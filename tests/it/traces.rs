@@ -17,12 +17,12 @@ fn traceparent(trace: &str, flags: &str) -> String {
     format!("00-{trace}-{CALLER}-{flags}")
 }
 
-/// A collector of the smallest kind: keeps every span that it is sent.
+/// A minimal collector: keeps every span that it is sent.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<Value>>>);
 
 impl Collector {
-    /// Answers with its address.
+    /// Starts the collector and returns its address.
     async fn start(&self) -> String {
         let spans = Arc::clone(&self.0);
         let take = async move |body: Bytes| {
@@ -42,7 +42,7 @@ impl Collector {
         self.0.lock().expect("the spans").iter().filter(|span| span["name"] == name).cloned().collect()
     }
 
-    /// So many spans of intakes and of workers, in the order of their ends.
+    /// Waits for `count` spans. Returns those of intakes and those of workers, in the order in which they ended.
     async fn until_both(&self, count: usize) -> (Vec<Value>, Vec<Value>) {
         let both = || (self.named("allocate"), self.named("settle"));
         eventually("the spans arrive", async || both().0.len() == count && both().1.len() == count).await;
@@ -97,7 +97,7 @@ async fn a_trace_is_sampled_as_its_caller_says_and_begun_where_there_is_none() {
     let business = app.create_business(1_000);
     let collector = Collector::default();
     let endpoint = collector.start().await;
-    // The name that all programs know.
+    // `OTEL_EXPORTER_OTLP_ENDPOINT` is the standard name of this setting.
     let process = app.start_with("serve", &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]).await;
     let client = app.client(&process, &business);
     assert_allocated(&client.create_traced(&traceparent(TRACE, "00"), "ann@example.com", 10).await);
@@ -106,9 +106,9 @@ async fn a_trace_is_sampled_as_its_caller_says_and_begun_where_there_is_none() {
     }
     assert_allocated(&client.create("ann@example.com", 10).await);
     let (allocate, settle) = collector.until_both(3).await;
-    // Whatever is under way arrives before the process ends.
+    // All unsent spans are sent before the process ends.
     process.terminate().await;
-    assert_eq!(collector.0.lock().expect("the spans").len(), 6, "nothing of the trace that is not sampled");
+    assert_eq!(collector.0.lock().expect("the spans").len(), 6, "the trace that is not sampled has no spans");
     for span in &allocate {
         let trace = span["traceId"].as_str().expect("an id");
         assert!(trace.len() == 32 && trace != TRACE && trace.bytes().any(|byte| byte != b'0'), "{span}");
@@ -143,7 +143,7 @@ async fn a_trace_context_is_passed_on_though_nothing_is_exported() {
     let header = headers.inner().get("traceparent").and_then(|value| value.as_long_string()).expect("a header");
     assert_eq!(header.to_string(), sent);
     assert_eq!(asking.await.expect("joined").status, 500, "the message was lost with its consumer");
-    // A request without a context has none to pass on.
+    // A request without a trace context has none to pass on.
     let asking = tokio::spawn(async move { client.create("ann@example.com", 10).await });
     let delivery = consumer.next().await.expect("a delivery").expect("a message");
     assert!(delivery.properties.headers().is_none(), "{:?}", delivery.properties);

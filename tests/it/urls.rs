@@ -9,7 +9,7 @@ fn read(url: &str) -> Url {
     Url::parse(url).expect("a URL")
 }
 
-/// The same server by way of `[::1]`; `None` on a machine without it.
+/// Forwards from `[::1]` to the same server, and returns the URL with that address. `None` on a machine without IPv6.
 async fn over_ipv6(url: &str) -> Option<String> {
     let mut url = read(url);
     let upstream = (url.host_str().expect("a host").to_owned(), url.port().expect("a port"));

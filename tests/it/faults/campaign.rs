@@ -1,7 +1,8 @@
-//! Everything at once, from a seed: two intakes, two workers, clients with and without keys that hang up now and then, or
-//! vanish unseen and retry elsewhere, and faults of every kind, one after the other or several together.
+//! A campaign runs everything at once, from a random seed: two intakes, two workers, and clients with and without keys.
+//! Clients hang up, or vanish unnoticed and retry elsewhere. Faults of every kind come one after the other or several
+//! together.
 //!
-//! `make chaos` runs it for as long as one likes. What a run saw goes to a file of JSON lines.
+//! `make chaos` runs it for as long as you like. Each run writes what its clients saw to a file of JSON lines.
 
 use super::load::{Habits, Load, Plan};
 use super::site::{Role, Site, Way};
@@ -35,15 +36,18 @@ const HABITS: Habits = Habits {
     operations: usize::MAX,
 };
 const CLIENTS: u64 = 24;
-/// L1: how soon after the last fault's end the first success has to come.
+/// L1: the first success must come this soon after the last fault has ended.
 const RECOVERY: Duration = Duration::from_secs(10);
 /// How many intakes and how many workers.
 const EACH: usize = 2;
-/// The last intake waits for longer than the first, so that a ghost can outlive a 500 that was told at the other.
+/// The last intake waits longer than the first. So an attempt can still be open at the last one when the first one
+/// answers 500 under the same key.
 const PATIENT: [(&str, &str); 1] = [("EARMARK_REPLY_TIMEOUT", "4s")];
-/// How often it is tried to bring a ghost back to life.
+/// How many times a run tries to provoke a ghost. A ghost is an attempt whose client has vanished unnoticed, and which
+/// a worker finds after a 500 under its key.
 const SEANCES: usize = 8;
-/// What an intake logs of an attempt that a worker found under an epoch that is over, and that may not use the new one.
+/// The intake logs this when a worker found an attempt with an old epoch of its key, and the attempt may not use the
+/// new one.
 const SUPERSEDED: &str = "superseded";
 
 /// What goes wrong.
@@ -53,7 +57,7 @@ enum Fault {
     /// SIGSTOP, and later SIGCONT.
     Freeze(Role),
     Terminate(Role),
-    /// All workers: nobody works, and what was taken from the queue is not given to another.
+    /// SIGSTOP for all workers. Nobody works, and RabbitMQ gives the messages that they hold to nobody else.
     FreezeWorkers,
     /// A process is replaced by one with an armed failpoint.
     Failpoint(Role, &'static str),
@@ -101,7 +105,7 @@ const FAILPOINTS: [(Role, &str); 24] = [
     (Role::Worker, "before-reply=hold:2500ms@5"),
 ];
 
-/// A worker settles in one statement, which commits by itself, or step by step with a COMMIT at the end.
+/// A worker settles a batch in this one statement, which commits by itself, or step by step with a COMMIT at the end.
 const AT_ONCE: Moment = Moment::Statement("settle_batch");
 const COMMITS_LOST_ON_THE_WAY: [Trap; 2] =
     [Trap { at: Moment::Commit, side: Side::Before }, Trap { at: AT_ONCE, side: Side::Before }];
@@ -156,7 +160,7 @@ fn all_faults() -> Vec<Fault> {
 }
 
 impl Fault {
-    /// What it takes hold of: two faults of one thing cannot be had at once.
+    /// The part that the fault affects. Two faults of the same part cannot run together.
     fn subject(self) -> String {
         match self {
             Self::Kill(role) | Self::Freeze(role) | Self::Terminate(role) | Self::Failpoint(role, _) => {
@@ -184,18 +188,18 @@ impl Fault {
     }
 }
 
-/// A campaign under way.
+/// A running campaign.
 struct Campaign {
     site: Site,
     load: Arc<Load>,
     rng: StdRng,
     processes: BTreeMap<(usize, usize), Process>,
-    /// What the processes that are gone have logged, by message.
+    /// How often the processes that have ended logged each message.
     logged: BTreeMap<String, u64>,
-    /// The requests that were found to be under an epoch that is over, and might not use the new one.
+    /// The ids of the requests that had an old epoch of their key and could not use the new one.
     superseded: Vec<String>,
     counts: BTreeMap<String, u64>,
-    /// How often it was tried whether all is well again.
+    /// How many times the run has checked that the service works again.
     probes: u64,
     locker: Option<PgConnection>,
 }
@@ -249,7 +253,7 @@ impl Campaign {
         *self.counts.entry(what.into()).or_default() += 1;
     }
 
-    /// Puts another process in the place of one that has ended.
+    /// Starts a process in the place of one that has ended.
     fn replace(&mut self, role: Role, number: usize, failpoint: Option<&str>) {
         let process = spawn(&self.site, role, number, failpoint);
         if let Some(old) = self.processes.insert(slot(role, number), process) {
@@ -377,7 +381,7 @@ impl Campaign {
         self.locker = Some(connection);
     }
 
-    /// One to three faults of different things, for a while, and a moment to recover.
+    /// Causes some faults of different parts at once, and ends them after a while.
     async fn strike(&mut self, faults: &[Fault], longest: Duration) {
         let numbers: Vec<usize> = faults.iter().map(|_| self.rng.random_range(0..EACH)).collect();
         for (&fault, &number) in faults.iter().zip(&numbers) {
@@ -395,7 +399,7 @@ impl Campaign {
         }
     }
 
-    /// L1: everything is well again, and says so within ten seconds.
+    /// L1: a request succeeds again within ten seconds.
     async fn recover(&mut self) {
         let healed = Instant::now();
         let client = self.load.client.clone();
@@ -417,9 +421,9 @@ impl Campaign {
 }
 
 impl Campaign {
-    /// Clients vanish from the patient intake while nobody works, one in each way, and retry at the other until they are
-    /// told 500. Then the workers go on, and find what the ghosts have left. Again and again, until an intake says that it
-    /// had to lay one.
+    /// Tries to provoke ghosts. All workers are stopped. For each way of vanishing, a client sends to the patient
+    /// intake, vanishes, and retries at the other intake until it is told 500. Then the workers continue and find the
+    /// messages of the vanished clients. This repeats until an intake logs that it voided a ghost.
     async fn raise_ghosts(&mut self) -> Vec<Operation> {
         let mut operations = vec![];
         for seance in 0..SEANCES {
@@ -440,7 +444,7 @@ impl Campaign {
         operations
     }
 
-    /// How many attempts the patient intake has laid.
+    /// How many ghosts the patient intake has voided.
     fn laid(&self) -> usize {
         self.processes[&slot(Role::Intake, EACH - 1)].logged(SUPERSEDED)
     }
@@ -459,8 +463,8 @@ impl Campaign {
     }
 }
 
-/// How many ghosts came back to life: attempts whose client had vanished unseen, that a worker found after somebody was told
-/// 500 under their key, and that came to nothing then.
+/// Counts the ghosts: attempts whose client vanished unnoticed, and which a worker found after a 500 under their key
+/// and which were then voided.
 fn count_ghosts(superseded: &[String], operations: &[Operation], ledger: &Ledger) -> u64 {
     let haunted: HashSet<&str> = operations
         .iter()
@@ -534,7 +538,7 @@ async fn run(seed: u64, duration: Duration, faults: Vec<Fault>, longest: Duratio
     let Some(servers) = Servers::alone().await else { return };
     println!("seed {seed}");
     let mut campaign = Campaign::start(seed, servers).await;
-    // RabbitMQ forgets the leader of a queue that was created moments before a crash: a clean restart comes first.
+    // A crash can make RabbitMQ lose the leader of a new queue. A clean restart first prevents that.
     campaign.control(&["stop", "rabbitmq"]).await;
     campaign.control(&["start", "rabbitmq"]).await;
     campaign.recover().await;
@@ -571,7 +575,7 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
         assert!(status.success(), "L3: {status}: {:#?}", process.log());
         campaign.remember(&process);
     }
-    // The probes were sent by the harness itself, and are no part of the clients' history.
+    // The harness itself sent the probes. They are added here, because the clients' history does not have them.
     let balances = campaign.site.ledger().await.balances;
     operations.extend(balances.iter().filter(|(email, _)| email.starts_with("probe-")).map(|(email, &amount)| {
         Operation { email: email.clone(), amount, key: None, attempts: vec![Attempt::default()] }
@@ -607,7 +611,7 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
     campaign.site.app.discard().await;
 }
 
-/// A part of all faults, enough to see each kind of evidence.
+/// Runs a selection of the faults that is enough to see each kind of evidence.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_campaign_of_faults_breaks_no_promise() {
     let mut faults = all_faults();

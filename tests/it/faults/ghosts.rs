@@ -1,7 +1,7 @@
-//! Ghosts: attempts under a key whose client has vanished without their intake knowing.
+//! A ghost is an attempt under a key whose client has vanished without its intake noticing.
 //!
-//! Each is received by an intake that waits long, and its owner is then told 500 under the same key by another intake. When
-//! a worker finds the ghost's attempt at last, that must come to nothing: it is voided, and the key stays as it is.
+//! An intake with a long timeout receives the ghost. Then another intake answers 500 to the client's retry under the
+//! same key. When a worker finds the ghost later, the ghost must be voided and the key must stay as it is.
 
 use crate::harness::http::{Answer, Client};
 use crate::harness::process::Process;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Waits for longer than a test takes to bring a worker.
+/// This intake waits longer than a test takes to start a worker.
 const SLOW: [(&str, &str); 4] = [
     ("EARMARK_REPLY_TIMEOUT", "20s"),
     ("EARMARK_SETTLE_TIMEOUT", "1s"),
@@ -27,7 +27,7 @@ const QUICK: [(&str, &str); 4] = [
     ("EARMARK_SHUTDOWN_GRACE", "5s"),
 ];
 
-/// Two intakes and no worker. Each key has a payout user of its own, who is to get 10 cents.
+/// Two intakes and no worker. Each key has its own payout user, who is to get 10 cents.
 struct Scene {
     app: App,
     business: Business,
@@ -58,11 +58,11 @@ impl Scene {
         Self::with(&[]).await
     }
 
-    /// With more settings for the slow intake.
+    /// The same, with more settings for the slow intake.
     async fn with(more: &[(&'static str, &str)]) -> Self {
         let app = App::new().await;
         let business = app.create_business(1_000_000);
-        // Declares the queue.
+        // The worker declares the queue.
         app.start("worker").await.terminate().await;
         let slow = app.start_with("intake", &[&SLOW, more].concat()).await;
         let quick = app.start_with("intake", &QUICK).await;
@@ -86,7 +86,7 @@ impl Scene {
         send(&self.request(intake, key), None).await
     }
 
-    /// Attempts that the slow intake has received and published, one for each key.
+    /// Sends one attempt for each key to the slow intake, and waits until each is published.
     async fn attempts(&self, keys: &[&str], vanishing: Option<Vanishing>) -> Vec<Line> {
         let mut lines = vec![];
         for key in keys {
@@ -96,7 +96,7 @@ impl Scene {
         lines
     }
 
-    /// Another attempt of the owner, who is told that nothing was debited under the key.
+    /// The client tries again at the quick intake, and is told that nothing was debited under the key.
     async fn deny(&self, key: &str) {
         let denied = self.create(&self.quick, key).await;
         assert_eq!((denied.status, denied.header("earmark-debited")), (500, Some("no")), "{denied:?}");
@@ -114,21 +114,24 @@ impl Scene {
             .expect("the key")
     }
 
-    /// Once a worker runs, every ghost's attempt is found and comes to nothing, and the keys are left as they were.
+    /// Checks that every ghost is found and voided, and that no key changes. A worker must be running.
     async fn assert_laid(&self, keys: &[&str]) {
         let (app, slow) = (&self.app, &self.slow);
         let done = || slow.logged("superseded") + slow.logged("resolving");
-        eventually("the ghosts are laid, or alive", async || done() >= keys.len() || app.count("allocated").await > 0)
-            .await;
+        eventually("each ghost is voided, or one was applied", async || {
+            done() >= keys.len() || app.count("allocated").await > 0
+        })
+        .await;
         assert_eq!(app.count("allocated").await, 0, "A1k: applied after a 500 under its key");
         assert_eq!(slow.logged("superseded"), keys.len());
         for key in keys {
             assert_eq!(self.client(&self.quick).user_balance(&email(key)).await, 0, "A1k: {key}");
-            assert_eq!(self.epoch(key).await, 1, "a ghost raises nothing: {key}");
+            assert_eq!(self.epoch(key).await, 1, "the void of the ghost must not raise the key: {key}");
         }
     }
 
-    /// A retry succeeds at the intake that said 500 at once, and elsewhere as soon as that intake has heard of it.
+    /// Checks that a retry succeeds: at once at the intake that answered 500, and at the slow intake as soon as that
+    /// one knows of the key's new epoch.
     async fn assert_retry(&self, intake: &Process, key: &str) {
         let end = Instant::now() + PATIENCE;
         let mut answer = self.create(intake, key).await;
@@ -143,8 +146,8 @@ impl Scene {
         assert_eq!(self.client(intake).user_balance(&email(key)).await, 10);
     }
 
-    /// Waits until the slow intake knows every raise so far: another key was raised after them, and it lets a retry of
-    /// that one through.
+    /// Waits until the slow intake knows every raise of an epoch so far. The key `probe` was raised last, so the intake
+    /// knows them all when it accepts a retry of `probe`.
     async fn refreshed(&self) {
         self.assert_retry(&self.slow, "probe").await;
     }
@@ -164,7 +167,8 @@ fn assert_superseded(answer: &Answer) {
     );
 }
 
-/// Two clients vanish in this way; one owner retries where the 500 came from, the other where the ghost was.
+/// Two clients vanish in this way. One retries at the intake that answered 500, the other at the intake that has its
+/// ghost.
 async fn vanish_and_be_denied(how: Vanishing) {
     let scene = Scene::new().await;
     let mut ghosts = vec![];
@@ -208,7 +212,8 @@ async fn a_client_behind_a_partition_is_not_paid_after_a_500_under_its_key() {
 #[tokio::test]
 async fn an_intake_that_reads_the_reply_before_it_sees_its_client_gone_pays_nobody_after_a_500() {
     let scene = Scene::new().await;
-    // Some clients close while it is frozen, some as it thaws: nobody can say which of the two it reads first.
+    // Some clients close while the intake is frozen, and some just after it continues. So the intake may see the reply
+    // first or the close first.
     let keys = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let mut lines = scene.attempts(&keys, None).await;
     scene.slow.signal("STOP");
@@ -247,7 +252,7 @@ async fn of_two_attempts_at_once_none_is_paid_once_the_other_was_told_500() {
 async fn of_two_attempts_at_once_none_is_told_500_once_the_other_was_paid() {
     let scene = Scene::new().await;
     let mut first = scene.attempts(&["ann"], None).await.remove(0);
-    // Frozen when it has given up waiting, and not voided anything yet.
+    // The third intake is frozen when it has given up waiting and has not voided anything yet.
     let held = [
         ("EARMARK_FAILPOINT", "before-void=hold:1s"),
         ("EARMARK_REPLY_TIMEOUT", "1s"),
@@ -267,7 +272,7 @@ async fn of_two_attempts_at_once_none_is_told_500_once_the_other_was_paid() {
     scene.app.finish([scene.slow, scene.quick, third, worker]).await;
 }
 
-/// An attempt is received, and waits in its intake to be published. `is_frozen`: with all of the intake.
+/// Delays an attempt between its receipt and its publication. With `is_frozen`, the whole intake is stopped meanwhile.
 async fn publish_late(is_frozen: bool) {
     let scene = Scene::with(&[("EARMARK_FAILPOINT", "after-validation=hold:3s")]).await;
     let mut line = scene.send(&scene.slow, "ann").await;
@@ -317,7 +322,7 @@ async fn a_ghost_leaves_its_owners_next_attempt_alone() {
     let broker = authority(&scene.app.amqp_url).parse().expect("an address");
     let proxy = Proxy::start(Protocol::Amqp, broker).await.expect("a proxy");
     let through = scene.app.amqp_url.replace(authority(&scene.app.amqp_url), &proxy.address().to_string());
-    // As patient as the other. What ends its wait is that it loses its broker.
+    // The third intake waits as long as the slow one. Its wait ends because it loses its broker.
     let third = scene.app.start_with("intake", &[&SLOW[..], &[("AMQP_URL", through.as_str())]].concat()).await;
     let ghosts = scene.attempts(&["ann"], None).await;
     let mut denied = scene.send(&third, "ann").await;
@@ -327,12 +332,12 @@ async fn a_ghost_leaves_its_owners_next_attempt_alone() {
     eventually("it is back", async || third.is_ready().await).await;
     let mut retry = scene.send(&third, "ann").await;
     scene.app.until_queue_holds(&scene.app.work_queue(), 3).await;
-    // Now the ghost and the retry are found together.
+    // The worker finds the ghost and the retry together.
     let worker = scene.app.start("worker").await;
     let answer = retry.hear().await.expect("an answer");
     assert_allocated(&answer);
     assert_eq!(answer.header("idempotent-replayed"), None);
-    eventually("the ghost is laid", async || scene.slow.logged("superseded") == 1).await;
+    eventually("the ghost is voided", async || scene.slow.logged("superseded") == 1).await;
     assert_eq!((scene.client(&third).user_balance("ann@example.com").await, scene.epoch("ann").await), (10, 1));
     drop(ghosts);
     scene.app.finish([scene.slow, scene.quick, third, worker]).await;
@@ -401,13 +406,13 @@ async fn the_items_of_a_bulk_call_are_received_when_its_head_is() {
 
 #[tokio::test]
 async fn an_item_of_a_bulk_call_that_waits_for_room_was_received_with_the_call() {
-    // One item at a time; the answer to the first is held back, and the second with it.
+    // The intake works on one item at a time. The answer to the first item is held back, so the second one waits.
     let scene = Scene::with(&[("EARMARK_MAX_IN_FLIGHT", "2"), ("EARMARK_FAILPOINT", "before-answer=hold:8s")]).await;
     let worker = scene.app.start("worker").await;
     let mut line = send(&scene.bulk_request(&scene.slow), None).await;
     scene.slow.until_logged("failpoint reached").await;
     worker.signal("STOP");
-    // Either may be the first.
+    // Either item may be the first.
     let told = scene.create_all(&scene.quick).await;
     assert!([[200, 500], [500, 200]].contains(&[told[0], told[1]]), "{told:?}");
     scene.deny("probe").await;

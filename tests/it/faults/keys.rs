@@ -87,7 +87,7 @@ async fn a_refusal_is_not_remembered_under_a_key() {
     app.finish([process]).await;
 }
 
-/// The queue exists, and nobody works on it.
+/// Makes sure that the queue exists but has no worker.
 async fn without_worker(app: &App) {
     app.start("worker").await.terminate().await;
 }
@@ -97,7 +97,7 @@ async fn after_a_500_under_a_key_no_earlier_attempt_debits_and_a_later_one_can()
     let app = App::new().await;
     let business = app.create_business(1_000);
     without_worker(&app).await;
-    // An attempt that nobody waits for any more: its client and its intake are gone, its message is not.
+    // Nobody waits for this attempt any more: its client and its intake are gone. Its message is still there.
     let mut doomed = app.start_with("intake", &[("EARMARK_REPLY_TIMEOUT", "4s")]).await;
     let first = app.client(&doomed, &business);
     let gone =
@@ -112,7 +112,7 @@ async fn after_a_500_under_a_key_no_earlier_attempt_debits_and_a_later_one_can()
     let client = app.client(&intake, &business);
     let denied = client.create_with_key("k", "ann@example.com", 10).await;
     assert_eq!((denied.status, denied.header("earmark-debited")), (500, Some("no")));
-    // Now the messages are found at last, the first one within its deadline.
+    // Now a worker finds the messages, the first one within its deadline.
     let worker = app.start("worker").await;
     eventually("both are decided", async || app.count("voided").await == 2).await;
     assert_eq!(client.user_balance("ann@example.com").await, 0, "A1k");
@@ -187,7 +187,7 @@ async fn a_request_is_shown_to_its_own_business_and_asking_after_its_deadline_de
     app.until_queue_holds(&app.work_queue(), 1).await;
     doomed.kill().await;
     assert!(asking.await.expect("joined").is_err());
-    // Its id is known from its message alone.
+    // Only the message shows the request's id.
     let id = peek_request_id(&app).await;
     let intake = app.start_with("intake", &QUICK).await;
     let (client, other) = (app.client(&intake, &business), app.client(&intake, &app.create_business(1)));
@@ -211,7 +211,7 @@ async fn peek_request_id(app: &App) -> String {
     let consuming = channel.basic_consume(app.work_queue().into(), "".into(), Default::default(), Default::default());
     let message = consuming.await.expect("a consumer").next().await.expect("a message").expect("delivered");
     let read = earmark::wire::messages::read_requests(&message.data).expect("a message of ours");
-    // Closing without an acknowledgement puts it back.
+    // Closing the connection without an acknowledgement puts the message back.
     broker.close(200, "done".into()).await.expect("closed");
     uuid::Uuid::from_u128(read.requests[0].id.as_u128()).to_string()
 }

@@ -1,7 +1,7 @@
-//! The clients: one fresh payout user for each operation.
+//! The clients of a campaign. Each operation has a new payout user.
 //!
-//! With a key they make an attempt by hand, over a connection of its own, so that they know when it was received; some
-//! vanish so that nobody notices, retry at another intake, or have two attempts under way at once.
+//! With a key, each attempt is HTTP written by hand over its own connection, so that the client knows when the intake
+//! received it. Some clients vanish unnoticed, retry at another intake, or make two attempts at once.
 
 use super::told::{Attempt, Operation};
 use crate::harness::http::{Answer, Client};
@@ -18,9 +18,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How long a client holds its body back until it is asked for it.
+/// How long a client waits for `100 Continue` before it sends its body anyway.
 const CONTINUE: Duration = Duration::from_millis(500);
-/// How long a client waits that is not in a hurry.
+/// How long a client waits for an answer if it does not vanish.
 const PATIENT: Duration = Duration::from_secs(60);
 
 /// What the clients share.
@@ -39,13 +39,13 @@ pub struct Habits {
     pub keyed: f64,
     /// Share of attempts that the client breaks off.
     pub hang_up: f64,
-    /// Share of attempts under a key whose client vanishes so that its intake does not notice.
+    /// Share of attempts under a key whose client vanishes unnoticed by the intake.
     pub vanish: f64,
     /// Share of tries under a key that are two attempts at once.
     pub hedge: f64,
     /// Longest pause between two operations.
     pub pause: Duration,
-    /// Stops after so many operations.
+    /// The client stops after this many operations.
     pub operations: usize,
 }
 
@@ -53,7 +53,7 @@ pub struct Habits {
 pub struct Plan {
     /// The intake.
     pub url: String,
-    /// How long after the others of the same try.
+    /// How long after the start of the try this attempt is made.
     pub after: Duration,
     /// When and how the client vanishes, if it does.
     pub vanishing: Option<(Duration, Vanishing)>,
@@ -64,7 +64,7 @@ impl Load {
         Arc::new(Self { client, urls: RwLock::new(urls), start: Instant::now(), stop: CancellationToken::new() })
     }
 
-    /// Runs some clients until they have done their share or are stopped; answers what they were told.
+    /// Runs clients until each has done its operations or is stopped. Returns what they were told.
     pub async fn run(self: &Arc<Self>, name: &str, seed: u64, clients: u64, habits: Habits) -> Vec<Operation> {
         let running: Vec<_> = (0..clients)
             .map(|number| {
@@ -93,7 +93,8 @@ impl Load {
         operations
     }
 
-    /// One attempt; with a key as many as it takes, up to six or so, unless the client gives up after a 500.
+    /// Makes one attempt. With a key it tries again until the outcome is known, about six times at most. After a 500
+    /// some clients give up.
     async fn pursue(&self, operation: &mut Operation, rng: &mut StdRng, habits: Habits) {
         loop {
             let plans = self.plan(operation, rng, habits);
@@ -108,7 +109,7 @@ impl Load {
         }
     }
 
-    /// The next try: elsewhere, and perhaps in two places at once.
+    /// Plans the next try, at another intake. Some tries are two attempts at once.
     fn plan(&self, operation: &Operation, rng: &mut StdRng, habits: Habits) -> Vec<Plan> {
         let is_keyed = operation.key.is_some();
         let count = if is_keyed && rng.random_bool(habits.hedge) { 2 } else { 1 };
@@ -129,7 +130,7 @@ impl Load {
         plans
     }
 
-    /// Another intake than this, if there is another.
+    /// An intake other than `last`, if there is one.
     fn elsewhere(&self, last: Option<&str>, rng: &mut StdRng) -> String {
         let urls = self.urls.read().expect("the addresses");
         let others = urls.iter().filter(|url| Some(url.as_str()) != last);
@@ -165,13 +166,14 @@ impl Load {
     }
 }
 
-/// Over a connection from the pool, which the client closes if it vanishes.
+/// Sends the request over a connection from the pool. A client that vanishes closes it.
 async fn plainly(request: RequestBuilder, vanishing: Option<(Duration, Vanishing)>) -> Option<Answer> {
     let patience = vanishing.map_or(PATIENT, |(patience, _)| patience);
     tokio::time::timeout(patience, Client::send(request)).await.ok()?.ok()
 }
 
-/// Over a connection of its own; none of the answer if the client vanishes first. What is left of it then lingers.
+/// Sends the request over a connection of its own. Returns no answer if the client vanishes first. Its connection may
+/// then stay open in the background.
 async fn by_hand(
     request: &Written,
     vanishing: Option<(Duration, Vanishing)>,
@@ -181,7 +183,7 @@ async fn by_hand(
     let patience = vanishing.map_or(PATIENT, |(patience, _)| patience);
     let talking = async {
         line.announce(request, CONTINUE).await?;
-        // Refused for an answer that is there already, which is heard all the same.
+        // This fails if the intake has answered and closed already. The answer is read anyway.
         let _ = line.say_body(request).await;
         tokio::time::timeout(patience, line.hear()).await.ok().transpose()
     };

@@ -1,8 +1,8 @@
-//! Attempts to break the promise that a 500 never debits, neither then nor later.
+//! Attempts to break the promise that a 500 never debits, neither at that moment nor later.
 //!
-//! [`site`] is a deployment whose every connection runs through a proxy of ours; [`told`] is what its clients were
-//! told, and the rules that it must not break (A1 to A8, L1); [`load`] are the clients. [`moments`] tries each failpoint
-//! and each decisive message once, [`campaign`] everything at once from a seed.
+//! [`site`] is a deployment in which every connection runs through a proxy of the tests. [`told`] holds what its
+//! clients were told, and the rules that must hold (A1 to A8, L1). [`load`] has the clients. [`moments`] tries each
+//! failpoint and each decisive message once. [`campaign`] tries everything at once from a seed.
 
 mod campaign;
 mod ghosts;

@@ -12,7 +12,7 @@ use std::time::Duration;
 const FEW: Habits =
     Habits { keyed: 0.5, hang_up: 0.0, vanish: 0.2, hedge: 0.2, pause: Duration::from_millis(10), operations: 3 };
 const CLIENTS: u64 = 6;
-/// How many deployments at once.
+/// How many deployments run at once.
 const SIDE_BY_SIDE: usize = 4;
 
 /// What goes wrong, once.
@@ -24,7 +24,7 @@ enum Mishap {
     Trap(Way, Trap),
 }
 
-/// What can be said of a scene when it is over.
+/// The result of a scene.
 struct Scene {
     successes: usize,
     log: Vec<serde_json::Value>,
@@ -36,7 +36,7 @@ impl Scene {
     }
 }
 
-/// Plays a scene in which something goes wrong once, and sees that every promise was kept.
+/// Plays a scene in which something goes wrong once, and checks that every promise was kept.
 async fn play(mishap: Mishap) -> Scene {
     let site = Site::new(Servers::shared().await).await;
     let failpoint_of = |role| match mishap {
@@ -66,7 +66,8 @@ async fn play(mishap: Mishap) -> Scene {
     Scene { successes: attempts.filter(|attempt| attempt.status == Some(200)).count(), log }
 }
 
-/// Waits until it has happened, and replaces a process that died of it. Answers what that one had logged.
+/// Waits until the mishap has happened. If a process died of it, replaces that process and returns the log of the dead
+/// one.
 async fn happens(site: &Site, mishap: Mishap, intake: &mut Process, worker: &mut Process) -> Vec<serde_json::Value> {
     let (role, process) = match mishap {
         Mishap::Trap(way, _) => {
@@ -105,7 +106,8 @@ fn trap(role: Role, protocol: Protocol, at: Moment, side: Side) -> Mishap {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_intake_may_die_or_panic_at_each_of_these_failpoints() {
-    // Not before-void and after-void: an intake passes them only when it gives up on a request. A test below has them.
+    // before-void and after-void are missing here: an intake passes them only when it gives up on a request. The last
+    // test in this file has them.
     let points = [
         "after-validation=abort@3",
         "before-publish=abort@3",
@@ -140,7 +142,7 @@ async fn a_worker_may_die_or_panic_at_each_of_these_failpoints() {
     ];
     for (mishap, scene) in play_all(failpoints(Role::Worker, &points)).await {
         assert!(scene.successes > 0, "{mishap:?}");
-        assert!(scene.logged("message redelivered") > 0, "{mishap:?}: the message came again");
+        assert!(scene.logged("message redelivered") > 0, "{mishap:?}: no message came again");
     }
 }
 
@@ -155,7 +157,7 @@ async fn a_worker_may_hang_at_each_of_these_failpoints_for_longer_than_anybody_w
     ];
     for (mishap, scene) in play_all(failpoints(Role::Worker, &points)).await {
         let resolved = scene.logged("voided") + scene.logged("late success") + scene.logged("late replay");
-        assert!(resolved > 0, "{mishap:?}: every wait has an end");
+        assert!(resolved > 0, "{mishap:?}: no intake gave up and resolved a request");
     }
 }
 
@@ -201,12 +203,14 @@ async fn a_broken_publish_is_never_taken_for_one_that_did_not_happen() {
     }
 }
 
-/// Loses the reply, so that the intake gives up, and then something in the giving up.
+/// Makes the intake give up on every request, because no worker runs. Then a failpoint or a trap hits the intake while
+/// it gives up.
 async fn play_resolution(failpoint: Option<&'static str>, at: Option<Trap>) {
     let site = Site::new(Servers::shared().await).await;
-    // No worker: every request is given up.
+    // No worker runs later, so the intake gives up on every request.
     let mut intake = site.spawn(Role::Intake, failpoint);
-    // Declares the queues; otherwise requests are returned as unroutable, and given up at once.
+    // The worker only declares the queues. Without them, requests would be returned as unroutable and given up on at
+    // once.
     let worker = site.spawn(Role::Worker, None);
     intake.ready().await;
     worker.ready().await;
@@ -234,7 +238,7 @@ async fn play_resolution(failpoint: Option<&'static str>, at: Option<Trap>) {
     }
     let operations = playing.await.expect("played");
     intake.terminate().await;
-    // Whoever was told 500 must not pay when a worker finds the messages at last.
+    // A request that was answered 500 must not be debited when a worker finds its message later.
     site.verify(&operations).await;
     site.app.discard().await;
 }

@@ -1,4 +1,4 @@
-//! Giving up on many requests at once: none that cannot be resolved holds up another.
+//! Intakes that give up on many requests at once: a request that cannot be resolved must not hold up another.
 
 use super::site::{Role, Site, Way};
 use crate::harness::http::{Answer, Client};
@@ -15,7 +15,7 @@ const QUICK: [(&str, &str); 4] = [
     ("EARMARK_SHUTDOWN_GRACE", "25s"),
 ];
 
-/// An intake whose queue exists, and nobody works on it.
+/// Starts an intake whose queue exists but has no worker.
 async fn intake_without_worker(app: &App) -> crate::harness::process::Process {
     app.start("worker").await.terminate().await;
     app.start_with("intake", &QUICK).await
@@ -61,9 +61,9 @@ async fn a_request_that_cannot_be_voided_is_set_aside_and_holds_up_no_other() {
     assert_denied(&keyed);
     assert_denied(&plain);
     intake.until_logged("not resolved: this needs a person").await;
-    // Those who come later are not held up either, by whichever task.
+    // Later requests are not held up either, whichever task resolves them.
     assert_denied(&create_all(&client, others(), true).await);
-    assert!(!bobs.is_finished(), "they cannot be voided, so nobody can say what becomes of them");
+    assert!(!bobs.is_finished(), "these requests cannot be voided, so they have no answer yet");
     sqlx::query("ALTER TABLE allocations DROP CONSTRAINT no_bob").execute(&mut database).await.expect("no rule");
     let (keyed, plain) = bobs.await.expect("joined");
     assert_denied(&keyed);
@@ -106,7 +106,7 @@ async fn when_the_broker_is_lost_every_keyed_request_in_flight_is_answered_and_n
     const IN_FLIGHT: usize = 4_096;
     let site = Site::new(Servers::shared().await).await;
     site.app.start("worker").await.terminate().await;
-    // Nobody gives up by the clock: what ends the wait is the loss of the broker. The resolve timeout is the default.
+    // No request times out here. The loss of the broker ends the wait. The resolve timeout is the default.
     let settings = [
         ("EARMARK_REPLY_TIMEOUT", "300s"),
         ("EARMARK_SETTLE_TIMEOUT", "3s"),

@@ -1,4 +1,4 @@
-//! A deployment whose every connection runs through a proxy of ours.
+//! A deployment in which every connection between the programs and the servers runs through a proxy of the tests.
 
 use super::told::{Ledger, Operation, Row, violations};
 use crate::harness::process::Process;
@@ -10,7 +10,7 @@ use earmark::secret::HashSecret;
 use std::net::SocketAddr;
 use uuid::Uuid;
 
-/// Short enough for many faults a minute, long enough for a busy machine to answer in.
+/// The timeouts are short enough for many faults a minute, and long enough for a busy machine to answer in.
 const BUDGETS: [(&str, &str); 4] = [
     ("EARMARK_REPLY_TIMEOUT", "1s"),
     ("EARMARK_SETTLE_TIMEOUT", "1s"),
@@ -82,7 +82,7 @@ impl Site {
         self.app.spawn(if role == Role::Intake { "intake" } else { "worker" }, &settings)
     }
 
-    /// What the ledger says now.
+    /// Reads the ledger.
     pub async fn ledger(&self) -> Ledger {
         let mut database = self.app.database().await;
         let balances: Vec<(String, i64)> =
@@ -98,34 +98,34 @@ impl Site {
         Ledger { balances: balances.into_iter().collect(), rows: rows.into_iter().map(row).collect() }
     }
 
-    /// Lets a worker settle all that waits, and store every dead letter, without faults.
+    /// Runs a worker until it has settled all that waits and has stored every dead letter. No faults occur meanwhile.
     async fn drain(&self) {
         let business = self.app.create_business(1);
         loop {
             let process = self.app.start("serve").await;
             let client = self.app.client(&process, &business);
             self.app.until_queue_holds(&self.app.work_queue(), 0).await;
-            // Messages are settled in order: when this one is refused, all before it are settled.
+            // The worker settles messages in order. When this one is refused, all before it are settled.
             eventually("the queue is settled", async || client.create("probe@example.com", 2).await.status == 400)
                 .await;
             self.app.until_queue_holds(&self.app.dead_letter_queue(), 0).await;
             process.terminate().await;
             assert_eq!(self.app.ready_messages(&self.app.work_queue()).await, 0, "A8: the work queue is empty");
-            // A dead letter that was in hand at the end is in its queue again.
+            // A dead letter that a worker had not acknowledged at the end is in its queue again.
             if self.app.ready_messages(&self.app.dead_letter_queue()).await == 0 {
                 return;
             }
         }
     }
 
-    /// Puts every dead letter back into the work queue, and says how many there were.
+    /// Puts every dead letter back into the work queue, and returns their number.
     fn replay_dead_letters(&self) -> usize {
         let replayed = self.app.run(&["dead-letters", "replay", "--all", "--json"]).expect_success().json();
         replayed["replayed"].as_array().expect("a list").len()
     }
 
-    /// What is wrong, now that nothing runs any more: at once, after the queue is drained, and after every dead letter is
-    /// replayed. Answers the number of dead letters.
+    /// Checks every rule when nothing runs any more: at once, after the queue is drained, and after every dead letter
+    /// is replayed. Returns the number of dead letters.
     pub async fn verify(&self, operations: &[Operation]) -> usize {
         self.assert_kept(operations, "at once").await;
         self.drain().await;
@@ -145,8 +145,8 @@ impl Site {
         self.app.assert_clean_audit();
     }
 
-    /// A8: every request whose id a client has been told is decided, and decided as the client was told. After a 504 by
-    /// asking, as the contract says.
+    /// A8: checks that every request whose id a client was told is decided as the client was told. After a 504 it asks
+    /// the service, as the contract says.
     async fn assert_decided(&self, operations: &[Operation]) {
         self.ask_after_unknowns(operations).await;
         let secret: HashSecret = SECRET.parse().expect("a secret");
@@ -160,7 +160,7 @@ impl Site {
                 };
                 let row = ledger.rows.get(text);
                 if status == 503 && row.is_none() {
-                    // Refused before it got an id of ours.
+                    // The request was refused before the service gave it an id.
                     continue;
                 }
                 let id = Uuid::parse_str(text).expect("an id");
@@ -182,7 +182,7 @@ impl Site {
         }
     }
 
-    /// Looks up every request that was answered 504, and sees that the answer is final.
+    /// Looks up every request that was answered 504, and checks that the answer is final.
     async fn ask_after_unknowns(&self, operations: &[Operation]) {
         let process = self.app.start("intake").await;
         let client = self.app.client(&process, &self.business);

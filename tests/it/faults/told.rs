@@ -1,19 +1,21 @@
 //! What clients were told, and what must be true of it.
 //!
-//! **What a 500 under a key speaks for.** Everything under the key that was *received* before the 500 was *decided*: none of
-//! it has debited or ever will, whoever still waits for it (A1k). From outside, both moments are known from one side only,
-//! and the rule goes by what is sure:
+//! **What a 500 under a key covers.** It covers everything under the key that was *received* before the 500 was *decided*:
+//! none of it has debited or ever will, no matter who still waits for it (A1k). From outside, each moment is known only
+//! within a limit, and the rules use what is certain:
 //!
 //! - An attempt was received once its client has read `100 Continue`: the intake says that when its handler asks for the
 //!   body, so it has had the head by then. An attempt without it may never have been received, or late: its bytes can wait
 //!   in a kernel, in a proxy, behind another request, or in front of a frozen intake. Nobody can tell such a latecomer from
-//!   a retry, so the 500 does not speak for it.
-//! - A 500 was decided no earlier than `decided_at` of its own request's row, the start of the transaction that raised the
-//!   key (or of an earlier one, which had voided the row), and no earlier than its request was sent. When its client *read*
-//!   it is of no use: between the two, another attempt can be received, and rightly be applied.
+//!   a retry, so the 500 does not cover it.
+//! - A 500 was decided no earlier than its request was sent, and no earlier than `decided_at` of its request's row. That
+//!   is the start of the transaction that raised the key, or of an earlier one that had voided the row. The moment at which
+//!   the client *read* the 500 is of no use: between the decision and that moment, another attempt can be received and
+//!   rightly be applied.
 //!
-//! Attempts that no 500 speaks for are judged by their own answers: a 200 is the one that was applied (a replayed one is
-//! not), other answers deny their own attempt, and without an answer, or after a 504, it may have been.
+//! Attempts that no 500 covers are judged by their own answers. A 200 is the attempt that was applied, unless it is
+//! replayed. Any other answer denies its own attempt. Without an answer, or after a 504, the attempt may have been
+//! applied.
 
 use crate::harness::raw::Vanishing;
 use serde::Serialize;
@@ -25,7 +27,7 @@ pub struct Attempt {
     /// The intake's address.
     pub intake: String,
     pub sent: i64,
-    /// When its intake had surely received it.
+    /// When its intake had certainly received it.
     pub received: Option<i64>,
     pub ended: i64,
     /// How the client vanished, if it did not wait for the answer.
@@ -38,7 +40,7 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// Whether it can be the one that was applied, by its own answer.
+    /// Whether its own answer allows that this attempt was applied.
     fn may_have_debited(&self) -> bool {
         match self.status {
             None | Some(504) => true,
@@ -47,30 +49,30 @@ impl Attempt {
         }
     }
 
-    /// Whether it was surely received before `moment`.
+    /// Whether it was certainly received before `moment`.
     fn is_before(&self, moment: Option<i64>) -> bool {
         matches!((self.received, moment), (Some(received), Some(moment)) if received < moment)
     }
 }
 
-/// One thing that a client wanted done, for a payout user of its own, whose balance so tells how often it was done.
+/// One operation of a client. It has its own payout user, whose balance shows how often it was applied.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Operation {
     pub email: String,
     pub amount: i64,
     pub key: Option<String>,
-    /// In the order in which they were planned; some at the same time. Without a key there is one.
+    /// The attempts in the order in which they were planned. Some run at the same time. Without a key there is one.
     pub attempts: Vec<Attempt>,
 }
 
 impl Operation {
-    /// What was surely received before this moment, the last 500 under the key speaks for.
+    /// The last 500 under the key covers what was certainly received before this moment.
     fn denied_at(&self, ledger: &Ledger) -> Option<i64> {
         let denials = self.attempts.iter().filter(|attempt| attempt.status == Some(500));
         denials.map(|attempt| ledger.decided(attempt).unwrap_or(attempt.sent).max(attempt.sent)).max()
     }
 
-    /// Whether a client vanished unseen, and somebody was told then that its attempt never debits.
+    /// Whether a client vanished unnoticed, and somebody was then told that its attempt never debits.
     pub fn has_ghost(&self, ledger: &Ledger) -> bool {
         let denied_at = self.denied_at(ledger);
         let is_unseen = |how| Vanishing::UNSEEN.contains(&how);
@@ -124,9 +126,9 @@ pub struct Row {
 /// What the ledger says.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// Of every payout user there is.
+    /// The balance of every payout user.
     pub balances: HashMap<String, i64>,
-    /// By the request's id.
+    /// The decided requests by their ids.
     pub rows: HashMap<String, Row>,
 }
 
@@ -140,7 +142,7 @@ impl Ledger {
     }
 }
 
-/// Everything that is wrong, in words; nothing if the promise was kept.
+/// Describes everything that is wrong. Empty if the promise was kept.
 pub fn violations(operations: &[Operation], ledger: &Ledger) -> Vec<String> {
     let mut found = vec![];
     for operation in operations {
@@ -169,8 +171,8 @@ pub fn statuses(operations: &[Operation]) -> std::collections::BTreeMap<String, 
 mod tests {
     use super::*;
 
-    /// An attempt of this story: when it was sent, when it was received if that is known, and what it was told when. Told
-    /// 201 stands for a 200 that is replayed. The row of one that is told 500 was decided half a second before that.
+    /// An attempt in a test: when it was sent, when it was received if that is known, and what it was told when. Status
+    /// 201 stands for a replayed 200. The row of an attempt that is told 500 was decided half a second before that.
     #[derive(Clone, Copy)]
     struct Told(i64, Option<i64>, Option<(u16, i64)>);
 
@@ -225,12 +227,12 @@ mod tests {
             (vec![ghost, denied], 0),
             // It may have been received after the 500.
             (vec![latecomer, denied], 5),
-            // A 503 speaks for itself alone.
+            // A 503 covers its own attempt alone.
             (vec![ghost, Told(1_000, Some(1_010), refused)], 5),
             (vec![ghost, denied, Told(3_500, Some(3_510), Some((200, 3_600)))], 5),
             (vec![ghost, denied, Told(3_500, None, None)], 5),
             (vec![ghost, denied, Told(3_500, Some(3_510), unknown)], 5),
-            // Received between the decision and the answer.
+            // The second attempt is received between the decision and the answer.
             (vec![denied, Told(2_600, Some(2_610), Some((200, 2_700)))], 5),
         ] {
             assert!(!is_broken(&kept, balance));
@@ -240,11 +242,11 @@ mod tests {
             (vec![denied, ghost], 5),
             (vec![ghost, denied, Told(3_500, Some(3_510), Some((503, 3_600)))], 5),
             (vec![Told(0, Some(10), Some((504, 900))), denied], 5),
-            // It was revived, and the retry replays that.
+            // The ghost was applied after all, and the retry replays its success.
             (vec![ghost, denied, Told(3_500, Some(3_510), Some((201, 3_600)))], 5),
-            // Two at once: one is told 500, the other was received before.
+            // Two attempts run at once: one is told 500, and the other was received before.
             (vec![denied, Told(1_200, Some(1_210), Some((200, 4_000)))], 5),
-            // Decided after the 200 was told.
+            // The 500 is decided after the 200 was told.
             (vec![Told(0, Some(10), Some((200, 900))), denied], 5),
         ] {
             assert!(is_broken(&broken, balance));

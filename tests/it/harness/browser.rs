@@ -15,7 +15,7 @@ use std::time::Duration;
 /// How an element is named in the protocol.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// One browser with a profile of its own. Ended when it is dropped.
+/// A browser with its own profile. Dropping it ends it.
 pub struct Browser {
     driver: Child,
     http: reqwest::Client,
@@ -24,7 +24,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// `None`, with a word about it, if this machine has no Chromium.
+    /// `None`, with a message, if this machine has no Chromium.
     pub async fn open() -> Option<Self> {
         let (Ok(chromium), Ok(driver)) = (std::env::var("CHROMIUM"), std::env::var("CHROMEDRIVER")) else {
             eprintln!("skipped: there is no Chromium with its driver (see scripts/browser)");
@@ -89,12 +89,12 @@ impl Browser {
         self.call(Method::POST, "/url", json!({"url": url})).await;
     }
 
-    /// Runs a script in the page, and answers what it returns.
+    /// Runs a script in the page, and returns its result.
     pub async fn script(&self, body: &str) -> Value {
         self.call(Method::POST, "/execute/sync", json!({"script": body, "args": []})).await
     }
 
-    /// Waits until a script returns true. A page that is just being loaded is asked again.
+    /// Waits until a script returns true. While a page loads, it asks again.
     pub async fn until(&self, what: &str, script: &str) {
         eventually(what, async || {
             let asked = json!({"script": format!("return {script}"), "args": []});
@@ -117,12 +117,13 @@ impl Browser {
         self.click_on("css selector", css).await;
     }
 
-    /// Clicks the button that says so.
+    /// Clicks the button with this label.
     pub async fn press(&self, label: &str) {
         self.click_on("xpath", &format!("//button[normalize-space()='{label}']")).await;
     }
 
-    /// A page that changes by itself may replace what was found before it is clicked: then it is found anew.
+    /// Clicks an element. A page that updates itself may replace the element before the click; then this finds it
+    /// again.
     async fn click_on(&self, using: &str, value: &str) {
         eventually(&format!("{value} can be clicked"), async || {
             let (_, found) = self.try_call(Method::POST, "/element", json!({"using": using, "value": value})).await;
@@ -138,7 +139,7 @@ impl Browser {
         self.call(Method::POST, &format!("/element/{element}/value"), json!({"text": text})).await;
     }
 
-    /// What the browser complained about since it was last asked: scripts, styles and connections that it refused too.
+    /// The browser's complaints since the last call. They include scripts, styles and connections that it refused.
     pub async fn complaints(&self) -> Vec<String> {
         let log = self.call(Method::POST, "/se/log", json!({"type": "browser"})).await;
         let entries = log.as_array().expect("a log");
@@ -149,24 +150,24 @@ impl Browser {
         self.call(Method::POST, "/goog/cdp/execute", json!({"cmd": command, "params": parameters})).await
     }
 
-    /// As somebody sees it who works in the dark, or not.
+    /// Sets the colour scheme that the browser asks for: `light` or `dark`.
     pub async fn prefer(&self, scheme: &str) {
         let feature = json!({"name": "prefers-color-scheme", "value": scheme});
         self.tell("Emulation.setEmulatedMedia", json!({"features": [feature]})).await;
     }
 
-    /// The size of the window, in pixels; below 600 wide it is a phone.
+    /// Sets the size of the window in pixels. Below a width of 600 it counts as a phone.
     pub async fn resize(&self, width: u32, height: u32) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.tell("Emulation.setDeviceMetricsOverride", size).await;
     }
 
-    /// Nothing is wider than the window: nobody has to scroll sideways.
+    /// Whether the page fits the window, so that nobody has to scroll sideways.
     pub async fn fits(&self) -> bool {
         self.script("return document.documentElement.scrollWidth <= window.innerWidth").await == true
     }
 
-    /// A picture of the whole page, as `target/console/NAME.png`.
+    /// Takes a screenshot of the whole page, as `target/console/NAME.png`.
     pub async fn picture(&self, name: &str) {
         let taken = self.tell("Page.captureScreenshot", json!({"captureBeyondViewport": true})).await;
         let bytes = BASE64_STANDARD.decode(taken["data"].as_str().expect("a picture")).expect("base64");
@@ -188,7 +189,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // After a failed test too.
+        // This runs after a failed test too.
         let _ = self.end_session();
         let _ = self.driver.kill();
         let _ = self.driver.wait();

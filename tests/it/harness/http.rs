@@ -6,9 +6,9 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// For plain HTTP: it trusts no certificate, and so has none to load.
+/// Builds a client for plain HTTP. It trusts no certificate, so it loads none.
 pub fn http_builder() -> reqwest::ClientBuilder {
-    // The program's feature set leaves the choice to whoever builds a client. Harmless if it was made before.
+    // reqwest is built without a TLS provider, so one is chosen here. To choose it again does no harm.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().tls_certs_only([])
 }
@@ -25,7 +25,7 @@ pub struct Client {
     http: reqwest::Client,
 }
 
-/// An answer, whole.
+/// A complete answer.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -81,7 +81,7 @@ impl Client {
         self.authorized(Method::POST, "/payout/create").json(&json!({"email": email, "amount": amount}))
     }
 
-    /// `POST /payout/create`, whatever comes of it.
+    /// `POST /payout/create`, which may fail.
     pub async fn try_create(&self, email: &str, amount: i64) -> Result<Answer, reqwest::Error> {
         Self::send(self.create_request(email, amount)).await
     }

@@ -1,5 +1,5 @@
-//! A deployment of its own for each test: a database, a prefix for its queues, and real processes of the real program.
-//! The verbs here are what the tests are written in.
+//! Each test gets its own deployment: a database, a prefix for its queues, and processes of the real program. The tests
+//! are written with the functions here.
 
 pub mod browser;
 pub mod http;
@@ -20,7 +20,7 @@ use sqlx::{Connection, PgConnection};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long anything may take that is sure to happen. Far longer than it takes, also on a busy machine.
+/// How long a test waits for something that must happen. It is far longer than needed, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 pub const SECRET: &str = "5ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7";
 
@@ -50,12 +50,12 @@ pub struct App {
 }
 
 impl App {
-    /// A migrated database and a prefix, shared with nobody. Nothing runs yet.
+    /// A deployment with its own migrated database and its own prefix. No process runs yet.
     pub async fn new() -> Self {
         Self::on(Servers::shared().await).await
     }
 
-    /// The same on servers that the test has for itself, to stop and start them.
+    /// The same, on servers that this test alone uses and may stop.
     pub async fn on(servers: Servers) -> Self {
         let app = Self::empty(servers).await;
         app.run(&["migrate"]).expect_success();
@@ -111,7 +111,7 @@ impl App {
         Process::spawn(&[command], self.environment_with(settings))
     }
 
-    /// The same for a process that may never have more than so many files open.
+    /// The same, with a limit on the number of open files.
     pub fn spawn_limited(&self, files: u32, command: &str, settings: &[(&'static str, &str)]) -> Process {
         Process::spawn_limited(files, &[command], self.environment_with(settings))
     }
@@ -141,7 +141,7 @@ impl App {
         Client::new(process.url(), &business.secret_key)
     }
 
-    /// The audit, as the command says it; with its exit code checked against what it says.
+    /// Runs the audit command and returns its report. Checks that the exit code agrees with the report.
     pub fn audit(&self) -> Value {
         let run = self.run(&["audit", "--json"]);
         let shown = run.json();
@@ -159,7 +159,7 @@ impl App {
         PgConnection::connect(&self.database_url).await.expect("the test's database")
     }
 
-    /// Runs SQL in the test's database, as somebody else.
+    /// Runs SQL in the test's database, over a connection of its own.
     pub async fn execute(&self, sql: &str) {
         let executed = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut self.database().await).await;
         executed.unwrap_or_else(|error| panic!("{sql}: {error}"));
@@ -187,7 +187,7 @@ impl App {
         format!("{}.dead-letters", self.prefix)
     }
 
-    /// Messages in a queue that nobody has taken yet.
+    /// The number of messages in a queue that no consumer has taken yet.
     pub async fn ready_messages(&self, queue: &str) -> u32 {
         let broker = self.broker().await;
         let channel = broker.create_channel().await.expect("a channel");
@@ -201,7 +201,7 @@ impl App {
         eventually(&format!("{queue} holds {count}"), async || self.ready_messages(queue).await == count).await;
     }
 
-    /// Publishes a message, as nobody in particular.
+    /// Publishes a message from the test itself, over a connection of its own.
     pub async fn publish(&self, queue: &str, body: &[u8], properties: lapin::BasicProperties) {
         let broker = self.broker().await;
         let channel = broker.create_channel().await.expect("a channel");
@@ -213,7 +213,7 @@ impl App {
         broker.close(200, "done".into()).await.expect("closed");
     }
 
-    /// The same for many, over one connection.
+    /// Publishes many messages over one connection.
     pub async fn publish_all(&self, queue: &str, bodies: impl Iterator<Item = Vec<u8>>) {
         let broker = self.broker().await;
         let channel = broker.create_channel().await.expect("a channel");
@@ -238,13 +238,13 @@ impl App {
         self.dead_letters()
     }
 
-    /// Drops the open dead letters, which a test has brought about, for `finish` to find none.
+    /// Drops the open dead letters that the test has caused, because `finish` expects none.
     pub fn drop_dead_letters(&self) {
         self.run(&["dead-letters", "drop", "--all", "--yes"]).expect_success();
     }
 
-    /// Ends the deployment: every process that is given stops in good order, the books balance, nothing waits in any
-    /// queue, and nothing of the deployment is left on the servers.
+    /// Stops the processes, and checks that the books balance, that both queues are empty, and that no dead letter is
+    /// open. Then removes the deployment from the servers.
     pub async fn finish(self, processes: impl IntoIterator<Item = Process>) {
         for process in processes {
             process.terminate().await;
@@ -256,7 +256,8 @@ impl App {
         self.discard().await;
     }
 
-    /// The same for a deployment whose rows the test has made up, so that its books cannot balance.
+    /// Stops the processes and removes the deployment without these checks. For tests that write rows by hand, so that
+    /// the books cannot balance.
     pub async fn discard_running(self, processes: impl IntoIterator<Item = Process>) {
         for process in processes {
             process.terminate().await;
@@ -264,13 +265,13 @@ impl App {
         self.discard().await;
     }
 
-    /// Takes the deployment off the servers, whatever is in it.
+    /// Removes the deployment from the servers, whatever it contains.
     pub async fn discard(self) {
         self.delete_queues(&self.prefix).await;
         self.servers.drop_database(&self.prefix).await;
     }
 
-    /// Deletes what a process with this prefix has declared.
+    /// Deletes the queues and the exchange that processes with this prefix declare.
     pub async fn delete_queues(&self, prefix: &str) {
         let dead_letters = format!("{prefix}.dead-letters");
         self.delete_queue(&format!("{prefix}.allocations")).await;
@@ -289,14 +290,14 @@ impl App {
     }
 }
 
-/// The address in a URL: between `@` and the path.
+/// The host and port of a URL: what stands between `@` and the path.
 pub fn authority(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let rest = rest.split_once('/').map_or(rest, |(authority, _)| authority);
     rest.rsplit_once('@').map_or(rest, |(_, host)| host)
 }
 
-/// The one success that an allocation can have.
+/// Checks that an answer says that the amount was allocated and debited.
 pub fn assert_allocated(answer: &Answer) {
     assert_eq!((answer.status, answer.header("earmark-debited")), (200, Some("yes")), "{answer:?}");
 }

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// A pooler that runs. Ended when it is dropped.
+/// A running pooler. Dropping it ends it.
 pub struct Pooler {
     child: Child,
     folder: PathBuf,
@@ -14,14 +14,14 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// Starts one before the server of `database_url`, as people set it up for clients that send `options`: it ignores them.
-    /// `None` if there is no PgBouncer on this machine.
+    /// Starts a pooler in front of the server of `database_url`. It ignores `options`, as people set it up for clients
+    /// that send them. `None` if this machine has no PgBouncer.
     pub async fn start(database_url: &str, mode: &str) -> Option<Self> {
         if Command::new("pgbouncer").arg("--version").stdout(Stdio::null()).status().is_err() {
             eprintln!("skipped: pgbouncer is not installed (`make test` installs it if it runs as root)");
             return None;
         }
-        // Free a moment ago; the kernel gives it to nobody else so soon.
+        // The port was free a moment ago, and the kernel does not give it to another process so soon.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
         let (server, database) = database_url.rsplit_once('/').expect("a URL with a database");
         let folder = std::env::temp_dir().join(format!("earmark-pooler-{}", uuid::Uuid::new_v4()));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 fn program(arguments: &[&str], environment: Vec<(&'static str, String)>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_earmark"));
     command.args(arguments).stdin(Stdio::null());
-    // Whatever the shell has set is not what the test means.
+    // Variables that the shell has set must not change the test.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EARMARK_")) {
         command.env_remove(name);
     }
@@ -51,7 +51,7 @@ impl Run {
     }
 }
 
-/// A process that runs, with its log. Killed when it is dropped.
+/// A running process and its log. Dropping it kills the process.
 pub struct Process {
     child: Child,
     log: Arc<Mutex<Vec<Value>>>,
@@ -62,7 +62,7 @@ impl Process {
         Self::start(program(arguments, environment))
     }
 
-    /// The same for a process that may never have more than so many files open.
+    /// The same, with a limit on the number of open files.
     pub fn spawn_limited(files: u32, arguments: &[&str], environment: Vec<(&'static str, String)>) -> Self {
         let program = program(arguments, environment);
         let mut limited = Command::new("sh");
@@ -114,17 +114,17 @@ impl Process {
         self.address("EARMARK_LISTEN").is_some()
     }
 
-    /// Where the intake answers. To be called when it is ready.
+    /// The URL of the intake. Call this only once the process is ready.
     pub fn url(&self) -> String {
         format!("http://{}", self.address("EARMARK_LISTEN").expect("an intake that listens"))
     }
 
-    /// Where the side listener answers. To be called when the process is ready.
+    /// The URL of the side listener. Call this only once the process is ready.
     pub fn side_url(&self) -> String {
         format!("http://{}", self.address("EARMARK_OPS_LISTEN").expect("a side listener"))
     }
 
-    /// What the side listener answers: 200 or 503 and what is wrong; `None` if it does not answer.
+    /// The side listener's answer to `/readyz`: 200, or 503 and what is wrong. `None` if it does not answer.
     pub async fn readiness(&self) -> Option<(u16, String)> {
         self.side("/readyz").await
     }
@@ -143,7 +143,8 @@ impl Process {
         text
     }
 
-    /// The value of one series, by its name and labels as they are written there; `None` if there is no such series.
+    /// The value of one series. `series` is its name and labels as the text format writes them. `None` if there is no
+    /// such series.
     pub async fn metric(&self, series: &str) -> Option<f64> {
         let text = self.metrics().await;
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
@@ -168,7 +169,7 @@ impl Process {
         let _ = Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status().expect("a shell");
     }
 
-    /// The most memory that it has had so far, in MiB.
+    /// The most memory that the process has used so far, in MiB.
     pub fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("a status");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
@@ -179,7 +180,7 @@ impl Process {
         self.child.try_wait().expect("a child")
     }
 
-    /// Waits for the end of a process that is about to end.
+    /// Waits until the process has ended. Something else must have told it to end.
     pub async fn ended(&mut self) -> ExitStatus {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -191,7 +192,7 @@ impl Process {
         }
     }
 
-    /// Stops it in good order, and sees that it was one.
+    /// Stops the process with SIGTERM, checks that it exits with success, and returns its log.
     pub async fn terminate(mut self) -> Vec<Value> {
         self.signal("TERM");
         let status = self.ended().await;
@@ -199,7 +200,7 @@ impl Process {
         self.log()
     }
 
-    /// `kill -9`, and its end.
+    /// Kills the process with SIGKILL, and waits until it has ended.
     pub async fn kill(&mut self) {
         self.signal("KILL");
         self.ended().await;

@@ -1,4 +1,4 @@
-//! HTTP by hand, over a socket: for clients that fall silent, say too much, or vanish so that nobody notices.
+//! HTTP written by hand over a socket, for clients that go silent, send too much, or vanish unnoticed.
 
 use super::http::Answer;
 use super::proxy::{Mode, Protocol, Proxy};
@@ -38,25 +38,27 @@ impl Written {
     }
 }
 
-/// How a client vanishes. Only the first way is sure to be noticed.
+/// How a client vanishes. The intake is sure to notice only [`Vanishing::HangUp`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Vanishing {
     /// It closes its connection.
     HangUp,
-    /// It falls silent, and its connection stays open. To the intake a proxy that keeps its connection looks the same.
+    /// It goes silent and leaves its connection open. A proxy that keeps its connection open looks the same to the
+    /// intake.
     Silence,
-    /// It had sent a line break behind its request, and closes: the intake reads no further than that.
+    /// It sends a line break after its request and closes. The intake reads no further than the line break, so it does
+    /// not see the close.
     ByteBehind,
-    /// The same with a whole request behind the first.
+    /// It sends a second request after the first and closes. The intake does not see the close either.
     RequestBehind,
-    /// It has closed its half of the connection.
+    /// It closes its sending half of the connection.
     HalfClose,
-    /// Nothing gets through any more, either way, and nobody is told.
+    /// The network drops everything in both directions, and nobody is told.
     Partition,
 }
 
 impl Vanishing {
-    /// Those that an intake cannot be relied on to notice.
+    /// The ways that an intake may fail to notice.
     pub const UNSEEN: [Self; 5] =
         [Self::Silence, Self::ByteBehind, Self::RequestBehind, Self::HalfClose, Self::Partition];
 }
@@ -64,16 +66,16 @@ impl Vanishing {
 /// One connection to an intake.
 pub struct Line {
     stream: TcpStream,
-    /// What was read and not taken yet.
+    /// Bytes that were read and are not used yet.
     heard: Vec<u8>,
-    /// What lies between, if a partition is to come.
+    /// The proxy that stops all traffic, if this client is to vanish behind a partition.
     proxy: Option<Proxy>,
-    /// When the intake's handler had surely got the request's head, in milliseconds: it has asked for the body.
+    /// When the intake asked for the body, in milliseconds. By then its handler certainly has the request's head.
     pub received: Option<i64>,
 }
 
 impl Line {
-    /// Connects to where the request goes; through a proxy if the client is to vanish behind it.
+    /// Connects to the intake. A client that is to vanish behind a partition connects through a proxy.
     pub async fn open(request: &Written, vanishing: Option<Vanishing>) -> io::Result<Self> {
         let proxy = match vanishing {
             Some(Vanishing::Partition) => Some(Proxy::start(Protocol::Opaque, request.to).await?),
@@ -92,8 +94,8 @@ impl Line {
         self.say(&request.whole()).await
     }
 
-    /// Sends a request's head, and waits until the intake asks for the body: so its handler has the head. Or until it
-    /// answers, or `patience` is over.
+    /// Sends a request's head and waits until the intake asks for the body, which shows that its handler has the head.
+    /// Also returns when the intake answers or `patience` is over.
     pub async fn announce(&mut self, request: &Written, patience: Duration) -> io::Result<()> {
         self.say(format!("{}expect: 100-continue\r\n\r\n", request.head).as_bytes()).await?;
         let hearing = async {
@@ -109,7 +111,7 @@ impl Line {
         self.say(&request.body).await
     }
 
-    /// The next answer.
+    /// Waits for the next answer.
     pub async fn hear(&mut self) -> io::Result<Answer> {
         loop {
             if let Some(answer) = self.take_answer(true) {
@@ -127,7 +129,8 @@ impl Line {
         }
     }
 
-    /// The answer that has arrived, if it is whole; left where it is unless it is taken. What says "go on" is noted.
+    /// The next answer, if all of it has arrived. It stays in the buffer unless `is_taken`. A `100 Continue` is removed
+    /// and its time is noted.
     fn take_answer(&mut self, is_taken: bool) -> Option<Answer> {
         loop {
             let (answer, length) = parse(&self.heard)?;
@@ -144,7 +147,8 @@ impl Line {
         }
     }
 
-    /// Vanishes. What is left, if anything, is what the intake still takes for its client; once it is dropped, it knows.
+    /// Makes the client vanish. Returns the connection if the intake still takes it for a client. When that is dropped,
+    /// the intake learns that the client is gone.
     pub async fn vanish(mut self, how: Vanishing) -> Option<Self> {
         match how {
             Vanishing::HangUp => return None,
@@ -163,13 +167,13 @@ impl Line {
         Some(self)
     }
 
-    /// Keeps up the appearance of a client until the intake has done with it, or for as long as any intake waits.
+    /// Keeps the connection open until the intake answers, or for as long as any intake waits.
     pub async fn linger(mut self) {
         let _ = tokio::time::timeout(Duration::from_secs(10), self.hear()).await;
     }
 }
 
-/// The answer at the beginning of these bytes, with its length, if it is whole.
+/// Parses the answer at the beginning of these bytes, and returns it with its length. `None` if it is incomplete.
 pub fn parse(bytes: &[u8]) -> Option<(Answer, usize)> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let mut lines = std::str::from_utf8(&bytes[..end]).expect("a head in ASCII").lines();

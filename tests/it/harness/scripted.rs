@@ -1,11 +1,11 @@
-//! What stands between a client and the service, or in its place, and says what the service never would.
+//! A server that takes the place of the service and gives answers that the service never gives.
 
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
-/// A payment of a line or of an example.
+/// The answer to a request that was paid.
 pub const PAID: &str =
     "HTTP/1.1 200 OK\r\nEarmark-Debited: yes\r\nX-Request-Id: 0\r\nContent-Length: 13\r\n\r\n{\"hash\":\"00\"}";
 
@@ -38,13 +38,13 @@ impl Scripted {
         Self { url, heard }
     }
 
-    /// When each came, and what it said.
+    /// When each request came, and its text.
     pub fn requests(&self) -> Vec<(Instant, String)> {
         self.heard.lock().expect("requests").clone()
     }
 }
 
-/// Head and body, without regard to the case of the head.
+/// Reads the head and the body of a request, and makes the head lower case.
 pub async fn read_request(stream: &mut TcpStream) -> std::io::Result<String> {
     let (mut reader, mut head) = (BufReader::new(stream), String::new());
     while !head.ends_with("\r\n\r\n") {

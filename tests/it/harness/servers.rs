@@ -1,5 +1,5 @@
-//! The real Postgres and the real RabbitMQ that the tests share. Most tests use them side by side; one that stops a
-//! server has both for itself meanwhile.
+//! The real Postgres and the real RabbitMQ that the tests share. Most tests use them side by side. A test that stops a
+//! server has both for itself while it runs.
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
@@ -14,7 +14,7 @@ enum Hold {
     Alone(OwnedRwLockWriteGuard<()>),
 }
 
-/// The servers, for as long as this is held.
+/// The servers. The test may use them while it holds this.
 pub struct Servers {
     pub postgres_url: String,
     pub amqp_url: String,
@@ -35,7 +35,7 @@ impl Servers {
         Self::held(Hold::Shared(lock().read_owned().await))
     }
 
-    /// Both servers for the test alone; `None` if they are somebody else's, who would not like them to be stopped.
+    /// Both servers, for this test alone. `None` if they do not belong to the tests, because then nobody may stop them.
     pub async fn alone() -> Option<Self> {
         if std::env::var("EARMARK_SERVICES").is_err() {
             eprintln!("skipped: the servers were not started by this test run");
@@ -60,7 +60,7 @@ impl Servers {
             .unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
-    /// Creates a database and answers its URL.
+    /// Creates a database and returns its URL.
     pub async fn create_database(&self, name: &str) -> String {
         self.execute(format!("CREATE DATABASE \"{name}\"")).await;
         let (server, _) = self.postgres_url.rsplit_once('/').expect("a URL with a database");
@@ -81,7 +81,7 @@ impl Servers {
     }
 }
 
-/// A test that fails in the middle must not leave the others without a server.
+/// A test that fails halfway must not leave the other tests without a server.
 impl Drop for Servers {
     fn drop(&mut self) {
         if matches!(self.hold, Hold::Alone(_)) {

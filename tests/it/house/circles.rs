@@ -1,4 +1,5 @@
-//! Files that import each other, directly or through others, can only be understood together. This test refuses new ones.
+//! Files that import each other, directly or through others, can only be understood together. The test here allows no
+//! such circle.
 //!
 //! What a file imports is read from the names in it. A name is followed through re-exports to the file that defines it. So a
 //! `mod.rs` that only declares and re-exports imports nothing, and what a `mod.rs` takes from its own modules does not
@@ -14,13 +15,13 @@ type Name<'a> = Vec<&'a str>;
 #[derive(Default)]
 struct Module<'a> {
     file: &'a str,
-    /// What its imports call something, and what that is.
+    /// The names that its imports introduce, each with the full name that it stands for.
     imports: BTreeMap<&'a str, Name<'a>>,
-    /// What it uses, as it is written there.
+    /// The names that it uses, as they are written.
     names: Vec<Name<'a>>,
 }
 
-/// The words of a source in order: names, signs and brackets. What is in quotes is left out.
+/// The words of a source in order: names, punctuation and brackets. Literals are left empty.
 fn words(tokens: TokenStream, found: &mut Vec<String>) {
     for token in tokens {
         match token {
@@ -48,7 +49,7 @@ fn is_name(word: &str) -> bool {
     word.starts_with(|c: char| c.is_alphabetic() || c == '_')
 }
 
-/// How many words there are before the bracket that closes the one before them.
+/// The number of words before the brace that closes a block. The words begin after the opening brace.
 fn inside(words: &[&str]) -> usize {
     let mut depth = 0;
     let end = words.iter().position(|word| {
@@ -58,7 +59,7 @@ fn inside(words: &[&str]) -> usize {
     end.unwrap_or(words.len())
 }
 
-/// The parts of a list in braces.
+/// Splits the inside of a pair of braces at its outer commas.
 fn parts<'w, 'a>(words: &'w [&'a str]) -> Vec<&'w [&'a str]> {
     let mut depth = 0;
     let split = words.split(|word| {
@@ -68,7 +69,7 @@ fn parts<'w, 'a>(words: &'w [&'a str]) -> Vec<&'w [&'a str]> {
     split.collect()
 }
 
-/// What an import such as `a::{b, c as d}` calls what.
+/// The names that an import such as `a::{b, c as d}` introduces, each with its full name.
 fn imported<'a>(words: &[&'a str], before: &[&'a str]) -> Vec<(&'a str, Name<'a>)> {
     match words {
         [first, "::", rest @ ..] => imported(rest, &[before, &[*first]].concat()),
@@ -82,18 +83,18 @@ fn imported<'a>(words: &[&'a str], before: &[&'a str]) -> Vec<(&'a str, Name<'a>
 }
 
 impl<'a> Module<'a> {
-    /// Notes what comes after `use`, and says how many words that is.
+    /// Notes the import that follows `use`, and returns how many words it has.
     fn note_import(&mut self, words: &[&'a str], is_public: bool) -> usize {
         let count = words.iter().position(|word| *word == ";").unwrap_or(words.len());
         for (alias, name) in imported(&words[..count], &[]) {
-            // What is only handed on is not needed.
+            // A public import only passes a name on. The file does not need it.
             self.names.extend((!is_public).then(|| name.clone()));
             self.imports.insert(alias, name);
         }
         count
     }
 
-    /// Notes a name such as `a::b`, and says how many words it is.
+    /// Notes a name such as `a::b`, and returns how many words it has.
     fn note_name(&mut self, words: &[&'a str]) -> usize {
         let more = words[1..].chunks_exact(2).take_while(|pair| pair[0] == "::" && is_name(pair[1]));
         let name: Name = words.iter().copied().take(1).chain(more.map(|pair| pair[1])).collect();
@@ -105,7 +106,7 @@ impl<'a> Module<'a> {
 
 type Modules<'a> = BTreeMap<Name<'a>, Module<'a>>;
 
-/// Reads the source of a module, and of those that are written in it.
+/// Reads the source of a module, and of the modules that are written inside it.
 fn read<'a>(words: &[&'a str], at: &[&'a str], file: &'a str, modules: &mut Modules<'a>) {
     let mut module = Module { file, ..Module::default() };
     let (mut rest, mut last) = (words, "");
@@ -128,7 +129,8 @@ fn read<'a>(words: &[&'a str], at: &[&'a str], file: &'a str, modules: &mut Modu
     modules.insert(at.to_vec(), module);
 }
 
-/// The file that defines what is called so in a module. `None` if it is the module's own, or of a library.
+/// The file that defines `name`, as seen from inside the module `at`. `None` if that module itself or a library defines
+/// it.
 fn home<'a>(modules: &Modules<'a>, at: &[&'a str], name: &[&'a str]) -> Option<&'a str> {
     let (first, rest) = name.split_first()?;
     let child = [at, &[*first]].concat();
@@ -144,7 +146,7 @@ fn home<'a>(modules: &Modules<'a>, at: &[&'a str], name: &[&'a str]) -> Option<&
     }
 }
 
-/// The file that defines what is called so in a module, seen from another one. `None` if it is a module.
+/// The file that defines `name`, as seen from outside the module `at`. `None` if `name` is a module.
 fn below<'a>(modules: &Modules<'a>, at: &[&'a str], name: &[&'a str]) -> Option<&'a str> {
     let first = name.first()?;
     match home(modules, at, name) {
@@ -195,8 +197,8 @@ fn way<'a>(needs: &'a BTreeMap<String, BTreeSet<String>>, from: &'a str, to: &st
     None
 }
 
-/// For each need that is a part of a circle, the shortest circle that it is a part of; without those that a shorter one
-/// is in.
+/// For each file and each file that it needs, the shortest circle through both. A circle that contains all files of a
+/// shorter one is left out.
 fn circles(sources: &[(String, String)]) -> BTreeSet<String> {
     let needs = needs(sources);
     let mut all = BTreeSet::new();
@@ -234,5 +236,5 @@ fn a_circle_is_found_through_imports_full_names_and_re_exports() {
     let tests = ("a/b.rs", "pub struct B(super::A); mod tests { use super::super::d; fn b() { d::d(); } }");
     assert_eq!(circles_of(&[root, parent, d, tests, through]), Vec::<String>::new());
     let uses = ("a/mod.rs", "mod b; mod c; mod d; pub use b::B; pub struct A(B);");
-    assert_eq!(circles_of(&[root, uses, d, tests, through]), Vec::<String>::new(), "a front and what is behind it");
+    assert_eq!(circles_of(&[root, uses, d, tests, through]), Vec::<String>::new(), "a `mod.rs` and its own modules");
 }

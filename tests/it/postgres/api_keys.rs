@@ -1,4 +1,4 @@
-//! Look-ups of API keys while others make up keys.
+//! Look-ups of API keys while others send invented keys.
 
 use crate::faults::site::{Role, Site, Way};
 use crate::harness::assert_allocated;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Keys of a business that no intake has seen yet.
+/// Writes keys of a business. No intake has seen them yet.
 async fn write_keys(site: &Site, count: usize) -> Vec<String> {
     let keys: Vec<String> = (0..count).map(|_| api_key::generate(Kind::Secret)).collect();
     let digests: Vec<Vec<u8>> = keys.iter().map(|key| api_key::digest(key).to_vec()).collect();
@@ -28,7 +28,7 @@ async fn write_keys(site: &Site, count: usize) -> Vec<String> {
     keys
 }
 
-/// Asks with keys that are made up, until it is stopped; says how often it was told 401. It is told nothing else.
+/// Sends invented keys until it is stopped, and returns how often it was told 401. It must be told nothing else.
 async fn flood(url: String, stop: Arc<AtomicBool>) -> usize {
     let client = Client::new(url, "");
     for count in 0.. {
@@ -50,7 +50,7 @@ async fn keys_that_are_made_up_by_the_thousand_hold_up_nobody_who_has_one() {
     let (intake, worker) = (site.spawn(Role::Intake, None), site.spawn(Role::Worker, None));
     intake.ready().await;
     worker.ready().await;
-    // A database that is 20 ms away each way: what looks keys up one by one does a few dozen a second.
+    // The database is 20 ms away each way. One look-up at a time would give a few dozen a second.
     site.proxy(Way(Role::Intake, Protocol::Postgres)).set(Mode::Delay(Duration::from_millis(20)));
     let stop = Arc::new(AtomicBool::new(false));
     let floods: Vec<_> = (0..100).map(|_| tokio::spawn(flood(intake.url(), Arc::clone(&stop)))).collect();

@@ -1,4 +1,4 @@
-//! Tables that change under statements that are prepared, as by a migration of a later version, or by hand.
+//! Tables that change under prepared statements, through a migration of a later version or by hand.
 
 use crate::harness::http::Client;
 use crate::harness::process::Process;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Every kind of change that leaves the data what they are, and back.
+/// Every kind of change that leaves the data as they are, and the change back.
 const CHANGES: [&str; 9] = [
     "ALTER TABLE allocations ADD COLUMN extra text",
     "ALTER TABLE allocations ALTER COLUMN email TYPE varchar(300)",
@@ -77,7 +77,7 @@ async fn a_row_that_does_not_fit_is_no_refusal() {
         let count = process.metric(&format!(r#"earmark_postgres_errors_total{{kind="{kind}"}}"#)).await;
         assert_eq!(count.unwrap_or_default(), expected, "{kind}");
     }
-    assert_eq!(client.get("/balance").await.status, 200, "nobody else is concerned");
+    assert_eq!(client.get("/balance").await.status, 200, "requests of other kinds are not affected");
     app.finish([process]).await;
 }
 
@@ -86,7 +86,7 @@ fn fund(app: &App, business: &Business) {
     app.run(&["business", "fund", &business.id, "--amount", "1000"]).expect_success();
 }
 
-/// Each way that a request can go.
+/// Allocates in each way that a request can be settled.
 async fn allocate_each_way(app: &App, business: &Business, client: &Client, key: &str) {
     assert_allocated(&client.create("ann@example.com", 1).await);
     assert_allocated(&client.create_with_key(key, "ann@example.com", 1).await);
@@ -110,7 +110,7 @@ async fn a_request_that_comes_alone_is_settled_when_a_table_changes() {
     }
     assert_eq!(app.dead_letters(), Vec::<Value>::new());
     let refusals = process.metric(r#"earmark_postgres_errors_total{kind="refused"}"#).await;
-    assert!(refusals > Some(0.0), "no change was in the way of anything: {refusals:?}");
+    assert!(refusals > Some(0.0), "no change made a statement fail: {refusals:?}");
     app.finish([process]).await;
 }
 
@@ -127,7 +127,7 @@ async fn everything_is_settled_while_tables_change_under_load() {
             let before = settled(&process).await;
             app.execute(change).await;
             fund(&app, &business);
-            // Something is settled between two changes.
+            // Some requests must be settled between two changes.
             crate::harness::eventually("it goes on", async || settled(&process).await > before + 100.0).await;
         }
     }
@@ -145,7 +145,7 @@ async fn settled(process: &Process) -> f64 {
     process.metric(r#"earmark_outcomes_total{outcome="allocated"}"#).await.expect("a count")
 }
 
-/// Allocates, every fourth time under a key, and says how often.
+/// Allocates until it is stopped, every fourth time under a key. Returns how often.
 async fn load(client: Client, number: usize, stop: Arc<AtomicBool>) -> usize {
     let email = format!("user{number}@example.com");
     for count in 0.. {

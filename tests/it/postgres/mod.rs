@@ -1,8 +1,8 @@
-//! What the program needs of Postgres, and what it makes of each kind of trouble there.
+//! What the program needs of Postgres, and how it handles each kind of trouble there.
 //!
-//! [`settings`]: sessions that are not what they were set to. [`trouble`]: who is concerned when something takes long, is
-//! gone, or takes no writes. [`changes`]: tables that change under statements that are prepared. [`api_keys`]: look-ups of
-//! keys while others make up keys.
+//! [`settings`]: sessions that do not have the settings that the program asked for. [`trouble`]: Postgres is slow,
+//! unreachable or read-only. [`changes`]: tables change under prepared statements. [`api_keys`]: keys are looked up
+//! while others send invented keys.
 
 mod api_keys;
 mod changes;
@@ -11,7 +11,7 @@ mod trouble;
 
 use crate::harness::App;
 
-/// Ends the connections that the processes of a deployment have to its database, as an administrator can.
+/// Ends all connections of a deployment's processes to its database, as an administrator can.
 async fn end_sessions(app: &App) {
     app.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity

@@ -1,10 +1,10 @@
-//! Sessions prove what they were set to.
+//! Each session checks that it has the settings that the program asked for.
 
 use crate::harness::pooler::Pooler;
 use crate::harness::servers::Servers;
 use crate::harness::{App, assert_allocated, eventually};
 
-/// Lets each row of the ledger say how its session was set.
+/// Makes each row of the ledger record the settings of the session that wrote it.
 async fn note_settings(app: &App) {
     app.execute(
         "CREATE TABLE noted (synchronous_commit text, lock_timeout text, isolation text, seqscan text);
@@ -25,7 +25,7 @@ async fn noted(app: &App) -> Vec<(String, String, String, String)> {
     reading.fetch_all(&mut app.database().await).await.expect("rows")
 }
 
-/// The server's own settings are the worst there are.
+/// Gives the database the worst settings as its defaults.
 async fn mistune(app: &App) {
     app.execute(&format!(
         "ALTER DATABASE \"{0}\" SET synchronous_commit = off;
@@ -47,7 +47,7 @@ async fn behind_a_pooler_that_drops_settings_every_session_has_them_all_the_same
     let client = app.client(&intake, &business);
     assert_allocated(&client.create("ann@example.com", 1).await);
     assert_allocated(&client.create_with_key("k", "ann@example.com", 1).await);
-    // A void is as final as a debit.
+    // A void must be as durable as a debit.
     worker.terminate().await;
     assert_eq!(client.create("ann@example.com", 1).await.status, 500);
     let expected = ["on", "3s", "read committed", "off"].map(str::to_owned);
@@ -126,7 +126,7 @@ async fn a_certificate_that_cannot_be_read_stops_the_start_and_the_error_says_wh
     for said in [said, log] {
         assert!(said.contains("X.509 version 1") && said.contains("sslmode=disable"), "{said}");
     }
-    assert!(!ended.success(), "it is no trouble that passes");
+    assert!(!ended.success(), "the process ends, because this trouble does not pass");
     app.run(&["business", "list"]).expect_success();
     app.discard().await;
 }

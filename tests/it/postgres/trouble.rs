@@ -1,4 +1,4 @@
-//! Who is concerned when something takes long, is gone, or takes no writes.
+//! Which requests suffer when Postgres is slow, unreachable or read-only.
 
 use super::end_sessions;
 use crate::harness::http::{Answer, Client};
@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Makes the search by address slow, and nothing else: it waits for as long as somebody holds the lock.
+/// Makes only the search by email slow: it waits while somebody holds an advisory lock.
 async fn make_searches_wait(app: &App) {
     app.execute(&format!(
         "ALTER DATABASE \"{}\" SET search_path = public, pg_catalog;
@@ -26,7 +26,7 @@ async fn make_searches_wait(app: &App) {
     .await;
 }
 
-/// Lets searches wait from now on, until the connection is dropped.
+/// Holds the lock that searches wait for. Dropping the connection releases it.
 async fn hold_searches(app: &App) -> PgConnection {
     let mut holding = app.database().await;
     sqlx::query("SELECT pg_advisory_lock(7)").execute(&mut holding).await.expect("locked");
@@ -35,7 +35,7 @@ async fn hold_searches(app: &App) -> PgConnection {
 
 const SEARCH: &str = "/payout/requests?email=ann@example.com";
 
-/// Waits until so many searches wait.
+/// Waits until `count` searches are waiting.
 async fn until_searches_wait(app: &App, count: i64) {
     eventually(&format!("{count} searches wait"), async || {
         let counting = sqlx::query_scalar::<_, i64>(
@@ -67,20 +67,24 @@ async fn slow_reads_refuse_nobody_else() {
     let (slow, client) = (app.client(&process, &slow), app.client(&process, &business));
     assert_allocated(&slow.create("ann@example.com", 1).await);
     let holding = hold_searches(&app).await;
-    // As many as there are connections for reads, and as many again that wait for one of these.
+    // Four of the eight searches take all connections for reads. The other four wait for a connection.
     let searches = (0..8).map(|_| {
         let slow = slow.clone();
         tokio::spawn(async move { slow.get(SEARCH).await })
     });
     let searches: Vec<_> = searches.collect();
     until_searches_wait(&app, 4).await;
-    // All the while they wait, and when they are given up.
+    // Other requests succeed while the searches wait, and also when the searches time out.
     while !searches.iter().all(tokio::task::JoinHandle::is_finished) {
         let (new, since) = (new_key(&app, &business, &process), Instant::now());
         assert_allocated(&client.create("bob@example.com", 1).await);
         assert_allocated(&new.create("bob@example.com", 1).await);
         assert!(process.is_ready().await);
-        assert!(since.elapsed() < Duration::from_secs(2), "nobody waits for them: {:?}", since.elapsed());
+        assert!(
+            since.elapsed() < Duration::from_secs(2),
+            "other requests wait for the searches: {:?}",
+            since.elapsed()
+        );
     }
     for search in searches {
         assert_unavailable(&search.await.expect("joined"));
@@ -115,8 +119,8 @@ async fn no_key_has_more_pages_read_at_once_than_it_may() {
         assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")), "{refused:?}");
         assert_eq!(refused.json(), json!({"error": "Too many requests. No funds were debited by this request."}));
     }
-    assert_eq!(client.get("/balance").await.status, 200, "what is no page of the history is not counted");
-    assert_eq!(other.get("/payout/requests").await.status, 200, "nor are others");
+    assert_eq!(client.get("/balance").await.status, 200, "only pages of the history count");
+    assert_eq!(other.get("/payout/requests").await.status, 200, "other keys are not limited");
     drop(holding);
     for search in searches {
         assert_eq!(search.await.expect("joined").status, 200);
@@ -132,7 +136,7 @@ async fn an_export_that_nobody_takes_holds_nothing() {
     let settings = [("EARMARK_MAX_READS_PER_KEY", "1"), ("EARMARK_READ_CONNECTIONS", "1")];
     let process = app.start_with("serve", &settings).await;
     let client = app.client(&process, &business);
-    // Far more than what the sockets between take.
+    // The export is much larger than the socket buffers.
     app.execute(&format!(
         "INSERT INTO allocations (business_id, request_id, email, amount, outcome)
          SELECT '{}', (lpad(to_hex(1700000000000 + n), 12, '0') || '700080000000' || lpad(to_hex(n), 8, '0'))::uuid,
@@ -169,7 +173,7 @@ async fn a_server_that_takes_no_writes_is_not_ready_and_named_at_once() {
     let (intake, worker) = (app.start_with("intake", &settings).await, app.start_with("worker", &settings).await);
     let client = app.client(&intake, &business);
     assert_allocated(&client.create("ann@example.com", 1).await);
-    // A batch that a worker has in hand meanwhile is settled when it is over.
+    // The lock keeps one batch unsettled while the server becomes read-only. The worker settles it afterwards.
     let mut holding = app.database().await;
     sqlx::raw_sql("BEGIN; LOCK TABLE businesses IN EXCLUSIVE MODE").execute(&mut holding).await.expect("locked");
     let asking = {
@@ -187,11 +191,11 @@ async fn a_server_that_takes_no_writes_is_not_ready_and_named_at_once() {
         assert_eq!(process.logged("postgres is read-only"), 1);
     }
     let refused = client.create("bob@example.com", 1).await;
-    // A few milliseconds, where others let it run.
+    // The refusal takes a few milliseconds. The limit is generous because the machine may be busy.
     assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
     assert_unavailable(&refused);
     sqlx::raw_sql("ROLLBACK").execute(&mut holding).await.expect("released");
-    // One that starts now says the same.
+    // A process that starts now reports the same.
     let starting = app.spawn("serve", &settings);
     let expected = (503, "intake: postgres is read-only");
     eventually("it says why", async || {
@@ -201,7 +205,7 @@ async fn a_server_that_takes_no_writes_is_not_ready_and_named_at_once() {
             .is_some_and(|(status, said)| (status, said.lines().next().unwrap_or_default()) == expected)
     })
     .await;
-    // By somebody who may write all the same.
+    // This session may write although the default is read-only, so it can switch the default off.
     let mut writing = app.database().await;
     sqlx::raw_sql("SET default_transaction_read_only = off").execute(&mut writing).await.expect("set");
     sqlx::raw_sql(sqlx::AssertSqlSafe(switch("off"))).execute(&mut writing).await.expect("switched");
@@ -211,11 +215,11 @@ async fn a_server_that_takes_no_writes_is_not_ready_and_named_at_once() {
     assert_allocated(&asking.await.expect("joined"));
     assert_allocated(&client.create("ann@example.com", 1).await);
     assert_eq!(client.user_balance("ann@example.com").await, 3);
-    assert_eq!(app.count("voided").await, 0, "nothing was published in vain");
+    assert_eq!(app.count("voided").await, 0, "no request was published and then voided");
     app.finish([intake, worker, starting]).await;
 }
 
-/// Lets writes of decisions fail, `times` times, as if Postgres said `code`.
+/// Makes the next `times` writes of decisions fail with the Postgres error `code`.
 async fn fail_with(app: &App, code: &str, times: u32) {
     app.execute(&format!(
         "CREATE SEQUENCE IF NOT EXISTS failures;
@@ -239,7 +243,7 @@ async fn only_what_the_data_are_to_blame_for_costs_a_request() {
     let business = app.create_business(1_000);
     let (intake, worker) = (app.start("intake").await, app.start("worker").await);
     let client = app.client(&intake, &business);
-    // Of each a plain request and one under a key: they go different ways.
+    // Each code is tried with a plain request and with a keyed one, because they take different code paths.
     let innocent = [
         "0A000", "26000", "42703", "42P01", "42501", "P0001", "HV000", "21000", "XX000", "XX001", "53200", "53100",
         "25001", "25006", "25P03", "40001", "40P01", "55P03", "55006", "57014", "57P01", "58030", "08006",
@@ -255,9 +259,9 @@ async fn only_what_the_data_are_to_blame_for_costs_a_request() {
     let refusals = worker.metric(r#"earmark_postgres_errors_total{kind="refused"}"#).await;
     assert!(refusals >= Some(12.0), "{refusals:?}");
     let alarms = worker.logged("postgres refuses a statement; it is tried again over a new connection");
-    assert!((1..=3).contains(&alarms), "once a minute: {alarms}");
+    assert!((1..=3).contains(&alarms), "it is logged at most once a minute: {alarms}");
     for code in ["22000", "23514", "54000"] {
-        // The third write of a batch that stands alone is the void.
+        // The request fails twice. The third write is its void, which succeeds.
         fail_with(&app, code, 2).await;
         assert_eq!(client.create("bob@example.com", 1).await.status, 500, "{code}");
     }
@@ -302,16 +306,16 @@ async fn sessions_that_are_ended_by_hand_refuse_nobody() {
     app.finish([process]).await;
 }
 
-/// Backends of Postgres that stand still. They go on when this is dropped.
+/// Postgres backends that are stopped with SIGSTOP. Dropping this lets them continue.
 struct Stopped(Vec<i32>);
 
 impl Stopped {
-    /// All that serve the processes of a deployment; `None` if they are not processes of this machine.
+    /// Stops all backends that serve this deployment. `None` if Postgres does not run on this machine.
     async fn all_of(app: &App) -> Option<Self> {
         let mut stopped = Self(vec![]);
         let mut database = app.database().await;
         loop {
-            // Idle ones: another would keep the locks that it has at this moment.
+            // Only idle backends are stopped. A busy one would keep its locks while it is stopped.
             let idle = sqlx::query_scalar::<_, i32>(
                 "SELECT pid FROM pg_stat_activity
                  WHERE datname = current_database() AND application_name = 'earmark' AND state = 'idle' AND pid <> ALL ($1)",
@@ -353,9 +357,10 @@ async fn connections_of_before_an_outage_are_not_waited_for_after_it() {
     let client = app.client(&intake, &business);
     assert_allocated(&client.create("ann@example.com", 1).await);
     assert_eq!(client.get("/balance").await.status, 200);
-    // As if the server's machine were gone: nobody closes these connections.
+    // This looks as if the server's machine had vanished: nobody closes these connections.
     let Some(stopped) = Stopped::all_of(&app).await else { return app.discard_running([intake, worker]).await };
-    eventually("both notice", async || !intake.is_ready().await && !worker.is_ready().await).await;
+    eventually("both notice that the server is gone", async || !intake.is_ready().await && !worker.is_ready().await)
+        .await;
     for process in [&intake, &worker] {
         process.ready().await;
     }
@@ -385,7 +390,7 @@ async fn a_server_that_has_no_room_for_another_connection_is_not_ready_until_it_
     let client = app.client(&intake, &business);
     assert_eq!(client.get("/balance").await.status, 200);
     app.execute(&format!("ALTER ROLE \"{role}\" CONNECTION LIMIT 0")).await;
-    // Those that are open go on. It shows as soon as somebody needs another one.
+    // Open connections keep working. The problem shows when the intake needs a new connection.
     assert!(intake.is_ready().await);
     let expected = Some((503, "intake: postgres is not reachable\n".to_owned()));
     eventually("it says why", async || {

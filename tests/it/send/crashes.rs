@@ -1,4 +1,4 @@
-//! A file is sent while everything it depends on is killed, and the client itself twice.
+//! A file is sent while everything it depends on is killed. The client itself is killed twice.
 
 use super::{Payer, assert_each_paid_once, sum};
 use crate::harness::process::Process;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 const FILE: &str = "payouts.csv";
 
-/// A deployment of which everything may go and come back, at the same addresses.
+/// A deployment whose parts are killed and come back at the same addresses.
 struct Scene {
     app: App,
     intake: Process,
@@ -25,7 +25,7 @@ struct Scene {
 impl Scene {
     async fn set(servers: Servers, lines: usize, settings: &[(&'static str, &'static str)]) -> (Self, Payer) {
         let app = App::on(servers).await;
-        // The probe's cent, and not one more than all lines ask for: to pay one twice is to leave another unpaid.
+        // The balance covers all lines and the probe exactly. If a line were paid twice, another would stay unpaid.
         let business = app.create_business(sum(lines) + 1);
         let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
         let listen = format!("127.0.0.1:{port}");
@@ -81,7 +81,8 @@ fn with_listen<'a>(settings: &[(&'static str, &'a str)], listen: &'a str) -> Vec
     [settings, &[("EARMARK_LISTEN", listen)]].concat()
 }
 
-/// Sends so many lines, `concurrency` at a time. `rabbitmq`: how that is stopped, and whether it was restarted before.
+/// Sends a file with `concurrency` lines at a time, while each part is killed in turn. `rabbitmq` holds the arguments
+/// that stop RabbitMQ.
 async fn survive(mut scene: Scene, payer: Payer, concurrency: &str, rabbitmq: &[&str]) {
     let habits = ["--concurrency", concurrency];
     payer.write_payouts(FILE, scene.lines);
@@ -134,7 +135,7 @@ async fn a_file_is_paid_once_while_the_client_and_the_service_are_killed() {
 async fn ten_thousand_lines_are_paid_once_while_everything_is_killed() {
     let Some(servers) = Servers::alone().await else { return };
     let (scene, payer) = Scene::set(servers, 10_000, &[]).await;
-    // RabbitMQ forgets the leader of a queue that was created moments before a crash: a clean restart comes first.
+    // A crash can make RabbitMQ lose the leader of a new queue. A clean restart first prevents that.
     scene.stop(&["rabbitmq"]).await;
     scene.start("rabbitmq").await;
     scene.intake.ready().await;

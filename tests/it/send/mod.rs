@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-/// Somebody who has files to pay, in a folder of its own.
+/// A payer with a folder of files to send.
 struct Payer {
     folder: PathBuf,
     url: String,
@@ -36,7 +36,7 @@ impl Payer {
         Self::new(url, &business.secret_key)
     }
 
-    /// The same files, in somebody else's name.
+    /// The same files with another API key.
     fn with_key(&self, key: &str) -> Self {
         Self { folder: self.folder.clone(), url: self.url.clone(), key: key.to_owned() }
     }
@@ -49,7 +49,7 @@ impl Payer {
         fs::write(self.path(file), text).expect("written");
     }
 
-    /// A file with a line for each payout, under numbers from 0.
+    /// Writes a file with `count` payouts, numbered from 0.
     fn write_payouts(&self, file: &str, count: usize) {
         let lines: String = (0..count).map(|at| format!("{},{}\n", email(at), amount(at))).collect();
         self.write(file, &format!("email,amount\n{lines}"));
@@ -63,7 +63,7 @@ impl Payer {
         [&["send", path], more].concat()
     }
 
-    /// Sends a file to the end.
+    /// Sends a file, and waits until the command ends.
     async fn run(&self, file: &str, more: &[&str]) -> Run {
         let (path, environment) = (self.path(file).to_string_lossy().into_owned(), self.environment());
         let more: Vec<String> = more.iter().map(|text| (*text).to_owned()).collect();
@@ -74,7 +74,7 @@ impl Payer {
         running.await.expect("joined")
     }
 
-    /// Sends a file without a question; its summary. The exit code says the same.
+    /// Sends a file without asking for consent, and returns the summary. Checks that the exit code agrees with it.
     async fn send(&self, file: &str) -> Value {
         let run = self.run(file, &["--yes", "--json"]).await;
         let summary = run.json();
@@ -87,13 +87,13 @@ impl Payer {
         summary
     }
 
-    /// Begins to send.
+    /// Starts to send a file.
     fn start(&self, file: &str, more: &[&str]) -> Process {
         let path = self.path(file).to_string_lossy().into_owned();
         Process::spawn(&Self::arguments(&path, &[&["--yes"], more].concat()), self.environment())
     }
 
-    /// Sends a file at a terminal, where somebody types this: what is to be seen, and the exit code.
+    /// Sends a file at a terminal where somebody types `typed`. Returns the terminal's text and the exit code.
     async fn run_at_a_terminal(&self, file: &str, typed: &'static str) -> (String, Option<i32>) {
         let call = format!("'{}' send '{}'", env!("CARGO_BIN_EXE_earmark"), self.path(file).display());
         let mut command = Command::new("script");
@@ -137,7 +137,8 @@ fn sum(count: usize) -> i64 {
     (0..count).map(amount).sum()
 }
 
-/// From outside: each of so many payout users has been paid once, and nobody else anything but what is said.
+/// Checks in the database that the first `count` users were each paid once, and that nobody else but `others` has a
+/// balance.
 async fn assert_each_paid_once(app: &App, count: usize, others: impl IntoIterator<Item = (String, i64)>) {
     let rows: Vec<(String, i64)> = sqlx::query_as("SELECT email, balance FROM payout_users")
         .fetch_all(&mut app.database().await)
@@ -150,7 +151,7 @@ async fn assert_each_paid_once(app: &App, count: usize, others: impl IntoIterato
     assert_eq!(app.count("allocated").await, expected.len() as i64);
 }
 
-/// Requests that were decided in any way.
+/// The number of requests that were decided in any way.
 async fn decided(app: &App) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM allocations").fetch_one(&mut app.database().await).await.expect("a count")
 }
@@ -232,7 +233,8 @@ async fn a_file_is_paid_once_however_often_it_is_sent() {
             assert_eq!((&shown["state"], &shown["email"]), (&json!("allocated"), &json!(email(at))));
         }
     }
-    // With the journal nobody is asked. Without it the service says what it did.
+    // A second run finds everything in the journal and asks the service nothing. Without the journal the service
+    // repeats its answers.
     let before = decided(&app).await;
     assert_eq!(payer.send("payouts.csv").await["paid"], all);
     assert_eq!(decided(&app).await, before);
@@ -240,7 +242,7 @@ async fn a_file_is_paid_once_however_often_it_is_sent() {
     let summary = payer.send("payouts.csv").await;
     assert_eq!((&summary["paid"], &summary["replayed_lines"]), (&all, &json!(200)));
     assert_each_paid_once(&app, 200, []).await;
-    // People read sums and what to do, and a log has no address in it.
+    // The output for people has the sums. Neither the output nor the journal contains an email address.
     let run = payer.run("payouts.csv", &[]).await;
     assert_eq!(run.code(), 0, "nothing is left to ask about: {}", run.stderr());
     assert!(run.stdout().contains("paid             200 lines"), "{}", run.stdout());
@@ -267,7 +269,7 @@ async fn a_file_that_was_changed_after_it_was_begun_is_refused_with_the_line_nam
         assert!(run.stderr().contains("could be paid twice") && run.stderr().contains(named), "{}", run.stderr());
     }
     assert_each_paid_once(&app, 3, []).await;
-    // Nor is another business told that its lines are paid.
+    // With another business's key the run is refused. It must not report that business's lines as paid.
     payer.write("payouts.csv", &text);
     let stranger = payer.with_key(&app.create_business(1_000).secret_key);
     let run = stranger.run("payouts.csv", &["--yes"]).await;
@@ -285,14 +287,14 @@ async fn lines_with_references_may_move_and_be_corrected_and_are_paid_once() {
     let lines = |range: &mut dyn Iterator<Item = usize>| range.map(|at| line(at) + "\n").collect::<String>();
     payer.write("payouts.jsonl", &lines(&mut (0..20)));
     assert_eq!(payer.send("payouts.jsonl").await["paid"]["lines"], 20);
-    // In another order, with new ones among them, and in another file.
+    // The lines come in another order with new ones among them, and then in another file.
     payer.write("payouts.jsonl", &lines(&mut (0..30).rev()));
     let summary = payer.send("payouts.jsonl").await;
     assert_eq!((&summary["paid"]["lines"], &summary["replayed_lines"]), (&json!(30), &json!(0)));
     payer.write("again.jsonl", &lines(&mut (0..30)));
     let summary = payer.send("again.jsonl").await;
     assert_eq!((&summary["paid"]["lines"], &summary["replayed_lines"]), (&json!(30), &json!(30)));
-    // What was paid cannot be corrected any more: the service says so, and the others stand.
+    // A paid line cannot be corrected any more: the service refuses it. The other lines stay paid.
     payer.write("payouts.jsonl", &lines(&mut (0..30)).replace(r#""amount":1,"#, r#""amount":1000,"#));
     let summary = payer.send("payouts.jsonl").await;
     let shown = app.client(&process, &business).get("/payout/requests?state=allocated&reference=r-0").await.json();
@@ -317,18 +319,19 @@ async fn a_run_that_is_killed_at_any_moment_is_gone_on_with_and_pays_each_line_o
         let mut run = payer.start("payouts.csv", &["--concurrency", "2"]);
         let some_more = tenth * (LINES as i64 / 10);
         eventually("it has paid some more", async || app.count("allocated").await > some_more).await;
-        // Any moment: before a line is noted, in the middle of a group, after it.
+        // The kill comes at a random moment: before, during or after a write to the journal.
         tokio::time::sleep(Duration::from_micros(rand::random_range(0..20_000))).await;
         kills += usize::from(run.has_ended().is_none());
         run.kill().await;
-        // As if the machine had gone down in the middle of a write.
+        // The journal ends in half a line, as if the machine had crashed during a write.
         let torn = format!("{}{{\"line\":3,\"dige", payer.journal("payouts.csv"));
         payer.write("payouts.csv.journal", &torn);
     }
     assert!(kills >= 3, "too quick to be killed: {kills}");
     let summary = payer.send("payouts.csv").await;
     assert_eq!(summary["paid"], json!({"lines": LINES, "cents": sum(LINES)}), "{summary}");
-    // What is asked again is at most what was in flight, and what had come of that many others.
+    // Two lines can be in flight at a kill, and the results of two more can be missing in the journal. So the run asks
+    // again about four lines at most.
     assert!(summary["replayed_lines"].as_u64() <= Some(4), "{summary}");
     assert_each_paid_once(&app, LINES, []).await;
     app.finish([process]).await;
@@ -338,7 +341,7 @@ async fn a_run_that_is_killed_at_any_moment_is_gone_on_with_and_pays_each_line_o
 async fn an_interrupted_run_finishes_what_is_in_flight_and_says_how_to_go_on() {
     let app = App::new().await;
     let business = app.create_business(1_000_000);
-    // The third answer is held back.
+    // The intake holds the third answer back.
     let process = app.start_with("serve", &[("EARMARK_FAILPOINT", "before-answer=hold:3s@3")]).await;
     let payer = Payer::for_business(&business, &process.url());
     payer.write_payouts("payouts.csv", 50);
@@ -356,7 +359,7 @@ async fn an_interrupted_run_finishes_what_is_in_flight_and_says_how_to_go_on() {
     let rows = payer.results("payouts.results.csv");
     let count = |status: &str| rows.iter().filter(|row| row["status"] == status).count();
     assert_eq!((count("paid"), count("undecided")), (3, 47));
-    assert_eq!(app.count("allocated").await, 3, "what is not paid was not sent");
+    assert_eq!(app.count("allocated").await, 3, "only the paid lines were sent");
     assert_eq!(payer.send("payouts.csv").await["paid"]["lines"], 50);
     assert_each_paid_once(&app, 50, []).await;
     app.finish([process]).await;
@@ -372,7 +375,7 @@ async fn a_key_that_is_refused_stops_everything() {
     assert_eq!((run.code(), &run.json()["undecided"]["lines"]), (2, &json!(500)));
     assert!(run.stderr().contains("EARMARK_API_KEY"), "{}", run.stderr());
     assert_eq!(decided(&app).await, 0);
-    // With the right one it goes on.
+    // With the right key the run continues.
     assert_eq!(payer.with_key(&business.secret_key).send("payouts.csv").await["paid"]["lines"], 500);
     app.finish([process]).await;
 }
@@ -407,7 +410,7 @@ async fn a_service_that_is_busy_is_given_the_time_it_asks_for() {
 
 #[tokio::test]
 async fn an_answer_that_decides_nothing_is_followed_by_the_same_request() {
-    // A date is as exact as its second.
+    // An HTTP date is exact to the second.
     let (earliest, date) = (Instant::now() + Duration::from_secs(2), clock::now() + Duration::from_secs(3));
     let (two_seconds, until, past, nonsense) =
         (busy("2"), busy(&httpdate::fmt_http_date(date)), busy("Wed, 21 Oct 2015 07:28:00 GMT"), busy("inf"));
@@ -418,7 +421,7 @@ async fn an_answer_that_decides_nothing_is_followed_by_the_same_request() {
         &nonsense,
         "HTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 504 x\r\nContent-Length: 0\r\n\r\n",
-        // Broken off before, and within, the answer.
+        // The connection breaks before the answer, and in the middle of it.
         "",
         "HTTP/1.1 200 OK\r\nEarmark-Debited: yes\r\nContent-Length: 100\r\n\r\n{",
         "HTTP/1.1 429 x\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n",
@@ -489,7 +492,8 @@ async fn answers_that_are_lost_after_the_debit_make_nobody_paid_twice() {
     payer.write_payouts("payouts.csv", 300);
     let mut run = payer.start("payouts.csv", &["--concurrency", "8"]);
     for lost in 1..=LOST {
-        // The service has answered; the client never hears it. Now and then all connections go at once.
+        // The service answers, but the answer never reaches the client. Every fourth time all connections are reset
+        // too.
         proxy.arm(Trap { at: Moment::Said, side: Side::Before });
         proxy.sprung(lost).await;
         if lost % 4 == 0 {

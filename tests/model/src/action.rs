@@ -44,7 +44,7 @@ pub enum Action {
     /// The intake starts again or has a new connection to the database: `intake::raises::forget`. What it had in hand is
     /// left where it is. That it ends there is one of the things that can happen to it.
     Forget { intake: u8 },
-    /// A reply arrives: an answer, or the news that the key is in another epoch. Then the request is published anew, if
+    /// A reply arrives: an answer, or the news that the key is in another epoch. Then the request is published again, if
     /// `ledger::request::may_use` allows it: `intake::submit::submit`.
     Hear { attempt: u8 },
     /// The intake gives up, as the time is up, the connection lost, or the reply said `voided`: `intake::submit::resolve`,

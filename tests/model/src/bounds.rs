@@ -21,7 +21,7 @@ pub struct Bounds {
     pub other_raises: u8,
     pub clients: Clients,
     pub promise: Promise,
-    /// Take down what happens, for the properties that say that something does.
+    /// Record what happens, for the properties which say that something must happen.
     pub events: bool,
     pub states: States,
 }
@@ -38,8 +38,8 @@ pub enum Clients {
 /// From when on no attempt under the key that was received before may be applied (A1k).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Promise {
-    /// From the commit of any raise of the key, and of any void of a keyed request by which somebody gives up on it; also if
-    /// nobody is ever told. It holds more than A1k asks for.
+    /// From the commit of any raise of the key, and of any void by which somebody gives up on a keyed request, even if
+    /// nobody is told. This is more than A1k asks for.
     AtEveryVoid,
     /// From the commit of the void that proves a 500.
     AtTheProof,
@@ -50,11 +50,11 @@ pub enum Promise {
 /// Which states count as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum States {
-    /// Those that behave alike: see `reduce`.
+    /// States that behave alike count as one: see `reduce`.
     Reduced,
     /// The same, but attempts, intakes and workers keep their names, for steps that people can follow.
     Named,
-    /// None. As epochs have no end then, nobody raises a key that was raised so often.
+    /// No two states. Epochs would then grow without end, so nobody raises a key that was raised `most_raises` times.
     AsTheyAre { most_raises: u8 },
 }
 

@@ -1,8 +1,8 @@
-//! The decision on a batch, as `ledger::decide` takes it: a test compares the two for every small batch.
+//! The decision on a batch. It copies `ledger::decide`, and a test compares the two for every small batch.
 
 use crate::Mutant;
 
-/// A request for one cent.
+/// What a message asks for. The amount is always one cent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CentRequest {
     /// The epoch that it claims, if it has a key.

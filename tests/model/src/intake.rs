@@ -45,7 +45,7 @@ impl Protocol {
     }
 
     fn waiting_actions(&self, state: &State, index: u8, attempt: &Attempt, actions: &mut Vec<Action>) {
-        // A reply that says `voided` makes the intake give up, as it may at any time.
+        // A reply `voided` makes the intake give up, which it may do at any time anyway.
         if !matches!(attempt.reply, Reply::None | Reply::Voided) {
             actions.push(Action::Hear { attempt: index });
         }
@@ -216,7 +216,7 @@ impl Protocol {
         }
     }
 
-    /// Hands an answer over. The promise of a 500 is due from here on at the latest.
+    /// Hands an answer to the client. The promise of a 500 is due from here on at the latest.
     pub(crate) fn tell(&self, state: &mut State, index: usize, answer: Answer) {
         let attempt = &mut state.attempts[index];
         attempt.stage = Stage::Answered(answer);
@@ -239,7 +239,7 @@ impl Protocol {
     }
 }
 
-/// What the row says; `if_void` if it is void.
+/// The answer that the row leads to. `if_void` if the row is a void.
 fn by_row(row: Row, if_void: Answer) -> Answer {
     match row {
         Row::Allocated => Answer::Success,

@@ -1,31 +1,38 @@
 //! The protocol as a model: two intakes, two workers, one business, and up to five attempts, with and without one key. Every
 //! state that it can reach is looked at, and must keep every promise ([`property`]). `docs/model.md` says what came out.
 //!
-//! **What can happen** is in [`Action`], a step each, with the functions of the code that take it. Between any two steps
-//! anything else can happen, and anybody can be frozen, or stop for good: a step that can be taken need not be.
+//! **What can happen** is in [`Action`]: one step each, with the functions of the code that take it. Between any two steps
+//! anything else can happen. Anybody can be frozen or stop permanently, so a step that can be taken need not be taken.
 //!
 //! | in the world | in the model |
 //! |---|---|
-//! | a message or a reply is lost, late, overtaken by another | it can arrive at any time, or never |
+//! | a message or a reply is lost, late, overtaken by another | it can arrive at any time or never |
 //! | a message is repeated or delivered again | it can arrive any number of times |
 //! | an intake is frozen, crashes, starts again | each attempt may stop at any step; `Forget` |
 //! | a worker crashes, starts again | `RollBack`, `ForgetBalance`, or `doubt` in the middle of a commit; its messages come again |
 //! | the answer to a worker's COMMIT is lost | `doubt`, then `LateCommit` or `LateRollBack` at any time. Until then it holds its locks |
-//! | the answer to a void's COMMIT is lost | `Resolve` that is not `heard`. While it holds its locks it only makes others wait, and whoever waits might as well come later: so it takes effect at once |
+//! | the answer to a void's COMMIT is lost | `Resolve` that is not `heard`. While it holds its locks it only makes others wait, and to wait is the same as to come later. So it takes effect at once |
 //! | a client vanishes | `Vanish`. No step of an intake asks for it |
 //! | a deadline passes | any message can be late or not, whenever a worker decides it: no clock is trusted |
 //!
-//! **What is one step**, because nobody can see the difference: a request is sent and received (until then only its client
-//! knows of it, so one that is held up on the way is one that is sent later); a reply arrives and the request is published
-//! anew (both by one task, from what it has); a worker takes messages and locks; it writes and commits (what it wrote is
-//! locked, and waiting for that is coming later); it commits and replies (a reply can be late or lost anyway).
-//! A batch is chosen when it is decided and not when the locks are taken: so it may hold more than it could, and never less.
-//! Acknowledgements are no step: a message can come again whether it was acknowledged or not.
+//! **What is one step.** Some things happen in one step here, because nobody can see the difference:
 //!
-//! **What is bounded**: the attempts, the messages of a batch (two), the cents that are paid in. Crashes, repeats, commits in
-//! doubt, raises, look-ups are not, unless `States::AsTheyAre` says so.
+//! - A request is sent and received. Until it is received, only its client knows of it, so a request that is held up on the
+//!   way is the same as one that is sent later.
+//! - A reply arrives and the request is published again. One task does both, from what it has.
+//! - A worker takes messages and locks.
+//! - A worker writes and commits. What it wrote is locked, and waiting for a lock is the same as coming later.
+//! - A worker commits and replies. A reply can be late or lost anyway.
 //!
-//! **What counts as one state** is in `reduce`. A test walks with and without that and reaches the same.
+//! A batch is chosen when it is decided, not when the locks are taken. So the model also has batches that the code cannot
+//! form, and misses none. Acknowledgements are not steps, because a message can come again whether it was acknowledged or
+//! not.
+//!
+//! **What is bounded**: the attempts, the messages of a batch (two), and the cents that are paid in. Crashes, repeats,
+//! commits in doubt, raises and look-ups are not bounded, unless `States::AsTheyAre` says so.
+//!
+//! **What counts as one state** is in `reduce`. A test walks with and without the reductions, and reaches the same
+//! states.
 
 mod action;
 mod bounds;
@@ -48,7 +55,7 @@ pub use walk::{Compared, Walked};
 
 use stateright::{Model, Property};
 
-/// The protocol within bounds, and perhaps with a mistake in it. Each attempt asks for a cent.
+/// The protocol within bounds, possibly with a mistake in it. Each attempt asks for one cent.
 #[derive(Clone, Copy, Debug)]
 pub struct Protocol {
     pub bounds: Bounds,
@@ -66,7 +73,7 @@ impl Protocol {
         State {
             attempts: std::array::from_fn(|index| Attempt::new(kind(index))),
             intakes: [Intake { held: None }; INTAKES],
-            // They have settled something before.
+            // The workers have settled something before.
             workers: [Worker { remembered: Some(self.bounds.balance) }; WORKERS],
             key: Key { exists: false, epoch: 0, raise_count: 0, allocated: false },
             raises: 0,
@@ -81,7 +88,7 @@ impl Protocol {
         }
     }
 
-    /// What an action makes of a state.
+    /// The state that an action leads to.
     pub fn step(&self, state: &State, action: Action) -> State {
         let mut next = *state;
         next.seen.event = None;

@@ -1,8 +1,8 @@
-//! The protocol with one mistake in it. The walk must find what each breaks.
+//! Mutants: the protocol with one mistake in it. The walk must find the promise that each mutant breaks.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mutant {
-    /// A stale attempt is published anew under whatever epoch it is told: the first version of the rule.
+    /// A stale attempt is published again under any epoch that it is told. The first version of the rule did that.
     StaleTakesAnyEpoch,
     /// An attempt goes by the count that its intake holds when it publishes, not by the one that was held at receipt.
     CountIsTakenAtPublication,

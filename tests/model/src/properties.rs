@@ -87,7 +87,7 @@ pub(crate) fn all(protocol: &Protocol) -> Vec<Property<Protocol>> {
     all
 }
 
-/// How often those were debited who were answered so.
+/// How many debits the attempts with one of these answers have together.
 fn told(state: &State, answers: &[Answer]) -> u8 {
     let told =
         state.attempts.iter().filter(|it| matches!(it.stage, Stage::Answered(answer) if answers.contains(&answer)));

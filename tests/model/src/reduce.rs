@@ -1,15 +1,15 @@
-//! Which states count as one, because nothing that can come tells them apart.
+//! The reductions. States that behave alike from here on count as one state.
 //!
 //! | what is left out | why it makes no difference |
 //! |---|---|
-//! | the numbers of epochs | a claim is only compared with the key's epoch, and every raise gives a new one: a claim is the current epoch or it is dead |
-//! | the numbers of raises | a count is only compared with that of the key's last raise, and every raise gets a larger one: a count is as large as that one or too small, and no count is too small |
-//! | a reply that repeats the row | any message can be delivered once more, and is answered from its row |
+//! | the numbers of epochs | a claim is only compared with the key's epoch, and every raise gives a new epoch. So a claim is either current or never valid again |
+//! | the numbers of raises | a count is only compared with the count of the key's last raise, and every raise gets a larger one. So a count is either large enough or too small, and no count at all is too small too |
+//! | a reply that repeats the row | any message can be delivered again, and is then answered from its row |
 //! | a reply `voided` | it makes the intake give up, which it may do at any time |
-//! | a remembered balance that is wrong | the statement checks it, and does nothing; without deposits it never gets right again |
-//! | whether a client is still there, and when its answer is handed over | only what clients do, and a promise that begins with the answer, depend on that; where neither is walked it is left out |
-//! | what was answered, once its rows say the same | rows do not change, which is a property of its own |
-//! | which attempt is which, likewise intakes, workers | they are alike |
+//! | a remembered balance that is wrong | the statement checks the balance, and does nothing if it is wrong. Without further deposits it stays wrong |
+//! | whether a client is still there, and when its answer is handed over | only the steps of clients and a promise that begins with the answer depend on it. Walks with neither leave it out |
+//! | what was answered, once its rows say the same | rows do not change, and a property of its own checks that |
+//! | which attempt, intake or worker is which | they are alike |
 
 use crate::Protocol;
 use crate::bounds::{Clients, Promise, States};
@@ -25,7 +25,7 @@ impl Protocol {
         }
     }
 
-    /// One of the states that behave as this one does, always the same of them; but with the names that it has.
+    /// Maps all states that behave alike to the same state. Attempts, intakes and workers keep their names.
     fn representative(&self, mut state: State) -> State {
         let raised = state.key.raise_count;
         let is_fresh = |held: Option<u8>| held.filter(|held| raised > 0 && *held >= raised).map(|_| 1);
@@ -99,7 +99,7 @@ impl Protocol {
         }
     }
 
-    /// Whether it makes a difference if a client is still there, and when its answer is handed over.
+    /// Whether the walk depends on which clients are still there, and on when answers are handed over.
     pub(crate) fn clients_matter(&self) -> bool {
         matches!(self.bounds.states, States::AsTheyAre { .. })
             || self.bounds.clients != Clients::Hedge
@@ -108,7 +108,7 @@ impl Protocol {
     }
 }
 
-/// Whether the rows say what was answered, and nothing of it is undecided.
+/// Whether the rows agree with the answer, and none of them is undecided.
 fn is_true(attempt: &Attempt, answer: Answer, key_is_allocated: bool) -> bool {
     let rows = || attempt.sent().iter().map(|message| message.row);
     let success = if attempt.is_keyed() { key_is_allocated } else { attempt.debits() == 1 };
@@ -119,7 +119,7 @@ fn is_true(attempt: &Attempt, answer: Answer, key_is_allocated: bool) -> bool {
     agrees && rows().all(|row| row != Row::None)
 }
 
-/// What is left of an attempt when it is over: whether it was applied.
+/// What is kept of an attempt that is over: whether it was applied.
 fn done(attempt: &Attempt) -> Attempt {
     let mut done = Attempt::new(attempt.kind);
     (done.stage, done.published) = (Stage::Done, 1);

@@ -4,7 +4,7 @@
 pub const MOST_ATTEMPTS: usize = 5;
 pub const INTAKES: usize = 2;
 pub const WORKERS: usize = 2;
-/// How often an attempt can be published. That twice is enough is a property that is checked.
+/// How often an attempt can be published. A property checks that twice is enough.
 pub const PUBLICATIONS: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,7 +18,7 @@ pub struct State {
     pub raises: u8,
     /// The committed payout balance of the one business.
     pub balance: i8,
-    /// What was paid in since the start.
+    /// The cents that were paid in since the start.
     pub deposited: u8,
     /// How often another key was raised.
     pub other_raises: u8,
@@ -34,7 +34,7 @@ pub struct State {
     pub seen: Seen,
 }
 
-/// One HTTP request: of its client, of the intake that received it, its messages and their rows.
+/// One HTTP request: its client, the intake that received it, its messages and their rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt {
     pub kind: Kind,
@@ -49,7 +49,7 @@ pub struct Attempt {
     pub messages: [Message; PUBLICATIONS],
     /// The reply that is on its way to it.
     pub reply: Reply,
-    /// Somebody has been promised that it is never applied.
+    /// Somebody was promised that this attempt is never applied.
     pub fenced: bool,
     /// Its void waits for a transaction in doubt.
     pub waits: bool,
@@ -62,7 +62,7 @@ pub struct Attempt {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Fills the array.
+    /// An unused place in the array.
     Nobody,
     Plain,
     Keyed,
@@ -163,16 +163,16 @@ pub enum Transaction {
         worker: u8,
         keyed: bool,
     },
-    /// COMMIT was sent and not answered. It holds its locks until it takes effect or is undone. What it would write stands
-    /// in `Message::late`; `raises`: it would raise the key too.
+    /// COMMIT was sent and not answered. The transaction holds its locks until it takes effect or is undone.
+    /// `Message::late` has what it would write. `raises`: it would raise the key too.
     InDoubt {
         keyed: bool,
         raises: bool,
     },
 }
 
-/// What the last step has done, and what has ever been told. Only filled in walks that ask for it, as it multiplies the
-/// states.
+/// What the last step has done, and which answers were ever given. Only walks that ask for it fill this in, because it
+/// multiplies the states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Seen {
     pub told_500: bool,

@@ -1,4 +1,4 @@
-//! Looking at every state.
+//! Walks through every state that the protocol can reach, and collects the properties that break.
 
 use crate::state::State;
 use crate::{Action, Bounds, Protocol, States, property};
@@ -12,13 +12,13 @@ use std::time::Duration;
 /// What a walk found.
 #[derive(Debug)]
 pub struct Walked {
-    /// Different states.
+    /// The number of different states.
     pub states: usize,
-    /// Steps between states, those that lead to a known state among them.
+    /// The number of steps between states. Steps to a known state count too.
     pub steps: usize,
-    /// Most steps from the start to a state.
+    /// The largest number of steps from the start to a state.
     pub depth: usize,
-    /// Properties that do not hold, and examples of what must happen, with the steps that lead there.
+    /// The properties that do not hold, and examples of what must happen. Each has the steps that lead there.
     pub found: BTreeMap<&'static str, Vec<String>>,
 }
 
@@ -45,7 +45,7 @@ impl Protocol {
         walked(&self.checker().threads(threads).spawn_bfs().join())
     }
 
-    /// The same, and tells on the way how far it is.
+    /// The same, and prints its progress.
     pub fn walk_aloud(self, threads: usize) -> Walked {
         walked(&self.checker().threads(threads).spawn_bfs().join_and_report(&mut Aloud))
     }
@@ -56,17 +56,18 @@ impl Protocol {
         walked(&self.checker().threads(threads).finish_when(all).spawn_bfs().join())
     }
 
-    /// Looks for a shortest way to `property`, at most so many steps from the start.
+    /// Looks for a shortest way to `property`, with at most `most_steps` steps from the start.
     pub fn search(self, property: &'static str, most_steps: usize) -> Option<Walked> {
         let search = |steps| {
             let found = HasDiscoveries::AllOf([property].into());
-            // The checker counts states where we count steps, and does not look at the last of them.
+            // The checker counts states and this function counts steps. The checker does not look at the last state
+            // either.
             walked(&self.checker().finish_when(found).target_max_depth(steps + 2).spawn_bfs().join())
         };
         (1..=most_steps).map(search).find(|walked| walked.found.contains_key(property))
     }
 
-    /// Reaches the states once more, without the checker.
+    /// Reaches the states again without the checker, for comparison.
     fn reach(&self) -> Reached {
         let mut reached: Reached = self.init_states().into_iter().collect();
         let mut to_do: Vec<State> = reached.iter().copied().collect();
@@ -81,8 +82,8 @@ impl Protocol {
         reached
     }
 
-    /// How the states that are reached with the reductions differ from those that are reached without them and count as
-    /// one only afterwards.
+    /// Compares two sets of states: those that are reached with the reductions, and those that are reached without them
+    /// and reduced afterwards.
     pub fn compare(bounds: Bounds, most_raises: u8) -> Compared {
         let reduced = Self { bounds, mutant: None };
         let detailed = Self { bounds: Bounds { states: States::AsTheyAre { most_raises }, ..bounds }, mutant: None };
@@ -102,9 +103,9 @@ impl Protocol {
 pub struct Compared {
     pub states: usize,
     pub in_detail: usize,
-    /// Reached only without the reductions.
+    /// States that are reached only without the reductions.
     pub missed: Vec<State>,
-    /// Reached only with them.
+    /// States that are reached only with the reductions.
     pub invented: Vec<State>,
 }
 

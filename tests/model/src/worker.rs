@@ -1,4 +1,4 @@
-//! The steps of the workers.
+//! The steps of the workers: they settle batches at once or step by step, and commits can be in doubt.
 
 use crate::Protocol;
 use crate::action::{Action, Batch, Pick};
@@ -7,7 +7,7 @@ use crate::decide::{CentRequest, KeyState, Verdict, WorkingCopy};
 use crate::mutant::Mutant;
 use crate::state::{Event, Key, Message, Reply, Row, Stage, State, Transaction};
 
-/// A message that can be taken.
+/// Names a message: the number of its attempt, and its place among that attempt's messages.
 type Name = (u8, u8);
 
 impl Protocol {
@@ -35,7 +35,7 @@ impl Protocol {
         }
     }
 
-    /// While nobody has locked the business.
+    /// The steps that are possible while nobody has locked the business.
     fn idle_actions(&self, state: &State, actions: &mut Vec<Action>) {
         let batches = self.batches(state, self.mutant == Some(Mutant::AtOnceIgnoresTheRows));
         for (index, worker) in (0..).zip(&state.workers) {
@@ -69,8 +69,8 @@ impl Protocol {
         [false, true].into_iter().take(if self.bounds.doubts { 2 } else { 1 })
     }
 
-    /// Every batch of undecided messages: a batch with a decided one is rolled back, that one answered from its row, and the
-    /// rest done again without it.
+    /// Every batch of undecided messages. If a batch has a decided message, the real worker rolls back, answers that
+    /// message from its row, and settles the rest again. So such batches are left out here.
     fn batches(&self, state: &State, decided_too: bool) -> Vec<Batch> {
         let mut names: Vec<Name> = vec![];
         for (attempt, content) in (0..).zip(&state.attempts) {
@@ -92,7 +92,8 @@ impl Protocol {
         batches
     }
 
-    /// Whether `at_once` sends this: each key would get its row by it, so that a row that is there already is noticed.
+    /// Whether `at_once` settles this batch. A keyed batch must create the row of its key, so that an existing row is
+    /// noticed.
     fn fits_at_once(&self, state: &State, remembered: i8, batch: Batch) -> bool {
         if !has_key(state, batch) {
             return true;
@@ -162,7 +163,7 @@ impl Protocol {
         self.notice_verdicts(state, verdicts);
     }
 
-    /// What a commit makes true.
+    /// Does what a commit does to the state.
     fn write(&self, state: &mut State, rows: impl Iterator<Item = (Pick, Row)>, keyed: bool, raises: bool) {
         state.key.exists |= keyed;
         for (pick, row) in rows {
@@ -182,7 +183,7 @@ impl Protocol {
         }
     }
 
-    /// The worker's reply reaches only whom waits for this message, and only once.
+    /// Delivers a worker's reply. Only an attempt that waits for this message receives it, and only once.
     fn reply(&self, state: &mut State, pick: Pick, reply: Reply) {
         let attempt = &mut state.attempts[usize::from(pick.attempt)];
         let waits_for_it = attempt.stage == Stage::Waiting && attempt.published == pick.message + 1;
@@ -239,7 +240,7 @@ impl Protocol {
     }
 }
 
-/// The message in time, and past its deadline.
+/// The message before its deadline and past it.
 fn picks((attempt, message): Name) -> [Pick; 2] {
     [false, true].map(|late| Pick { attempt, message, late })
 }
@@ -271,7 +272,7 @@ fn reply_of(verdict: Verdict) -> Reply {
     }
 }
 
-/// The rows that the transaction in doubt would write. It is over now.
+/// Takes the rows that the transaction in doubt would write. The transaction is over then.
 fn take_late(state: &mut State) -> Vec<(Pick, Row)> {
     let mut late = vec![];
     for (index, attempt) in (0..).zip(&mut state.attempts) {

@@ -54,7 +54,7 @@ pub fn method(frame: &[u8]) -> Option<(u16, u16)> {
     }
 }
 
-/// The routing key of a basic.publish, which stands after two reserved bytes and the exchange.
+/// The routing key of a basic.publish. It comes after two reserved bytes and the exchange.
 pub fn routing_key(frame: &[u8]) -> Option<&[u8]> {
     if method(frame) != Some(BASIC_PUBLISH) {
         return None;

@@ -1,4 +1,5 @@
-//! Finds the decisive message in one stream of a connection, and the answer that says that it was dealt with.
+//! Finds the decisive message in one stream of a connection, and the answer which shows that the receiver has handled
+//! it.
 
 use super::amqp::{
     BASIC_ACK, BASIC_DELIVER, CHANNEL_CLOSE, CHANNEL_CLOSE_OK, CHANNEL_OPEN_OK, CONNECTION_CLOSE, METHOD, channel,
@@ -39,7 +40,8 @@ impl Framing {
         }
     }
 
-    /// The server's stream of Postgres follows the client's.
+    /// Whether the stream is still in its opening after this message. A Postgres server's stream leaves its opening
+    /// only through [`Ear::follow`].
     fn stays_opening(&self, message: &[u8]) -> bool {
         match (self.protocol, self.peer) {
             (Protocol::Postgres, Peer::Client) => postgres::asks_for_encryption(message),
@@ -49,7 +51,7 @@ impl Framing {
     }
 }
 
-/// How much of what was read may go on, and on which side of a trap the connection is to be cut then.
+/// How many of the bytes may be forwarded, and on which side of a trap the connection is then cut.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub forward: usize,
@@ -58,8 +60,9 @@ pub struct Verdict {
 
 /// Listens to one stream of a connection.
 ///
-/// Messages are told apart by their first byte alone. That is enough: an AMQP frame begins with a small number or, for
-/// the protocol header, an `A`; a Postgres start-up begins with the 0 of its length; all else of Postgres has a letter.
+/// It tells messages apart by their first byte alone. That is enough: an AMQP frame begins with a small number or, for
+/// the protocol header, an `A`. A Postgres start-up begins with the 0 of its length. All other messages of Postgres
+/// begin with a letter.
 pub struct Ear {
     framing: Framing,
     /// The texts of the statements the client has prepared, by name.
@@ -83,7 +86,7 @@ impl Ear {
         }
     }
 
-    /// Whether the stream has come to its typed messages.
+    /// Whether the stream is past its opening and has typed messages.
     pub fn has_started(&self) -> bool {
         !self.framing.opening
     }
@@ -93,12 +96,12 @@ impl Ear {
         self.ending.is_some()
     }
 
-    /// Puts the server's stream where the client's is.
+    /// Tells the server's stream whether the client's stream is past its opening.
     pub fn follow(&mut self, started: bool) {
         self.framing.opening = self.framing.protocol == Protocol::Postgres && !started;
     }
 
-    /// Goes through the whole messages in these bytes, up to one that ends the connection.
+    /// Looks at each whole message in these bytes, up to one that ends the connection.
     pub fn judge(&mut self, bytes: &[u8], armed: &Armed) -> Verdict {
         let mut rest = bytes;
         loop {
@@ -173,7 +176,7 @@ impl Ear {
         }
     }
 
-    /// What the server says once it has dealt with the message that sprang the trap. Of the client's stream.
+    /// The answer that the server sends when it has handled the message of the trap. Only the client's stream knows it.
     pub fn answer(&self) -> Option<Answer> {
         match self.ending.as_ref()? {
             Ending::Query | Ending::Sync => Some(Answer::Ready(self.exchanges)),
@@ -181,7 +184,7 @@ impl Ear {
         }
     }
 
-    /// Whether the server's stream has come to this answer.
+    /// Whether the server's stream has contained this answer.
     pub fn has_heard(&self, answer: Answer) -> bool {
         match answer {
             Answer::Ready(exchanges) => self.exchanges >= exchanges,
@@ -200,12 +203,12 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// What the proxy itself has to say to get the answer.
+    /// The bytes that the proxy itself must send to get the answer.
     ///
-    /// AMQP has no answer to an ack, nor to a publish without confirms, and RabbitMQ may drop what it has read but not
-    /// handled when the connection ends. It handles a channel's methods in order, so once a channel.close of ours is
-    /// answered, all before it has been handled. To the broker, the rest is as if the connection had been lost: what
-    /// the channel had not acknowledged goes back to its queue.
+    /// AMQP has no answer to an ack, nor to a publish without confirms. When the connection ends, RabbitMQ may drop
+    /// what it has read but not handled. It handles the methods of a channel in order. So the proxy sends a
+    /// channel.close, and once that is answered, all before it has been handled. To the broker, the rest is as if the
+    /// connection had been lost: what the channel had not acknowledged goes back to its queue.
     pub fn fence(self) -> Vec<u8> {
         match self {
             Answer::Ready(_) => Vec::new(),
@@ -214,7 +217,7 @@ impl Answer {
     }
 }
 
-/// Where a decisive message ends, with all that has to follow it for the receiver to act on it.
+/// Where a decisive message ends. The receiver acts on it only when everything up to there has arrived.
 #[derive(Debug, PartialEq, Eq)]
 enum Ending {
     /// A simple query: at once.

@@ -68,7 +68,7 @@ pub enum Moment {
     Ack,
     /// A basic.deliver from the server (AMQP).
     Deliver,
-    /// Whatever the server says first or next (opaque).
+    /// The next bytes that the server sends (opaque).
     Said,
 }
 
@@ -104,7 +104,7 @@ impl Proxy {
     pub fn set(&self, mode: Mode) {
         self.shared.mode.send_replace(mode);
         if mode == Mode::Refuse {
-            // Not left to the watching connections: they would miss a refusal that is over quickly.
+            // Connections that watch the mode would miss a refusal that is over quickly, so all are reset here.
             self.reset_all();
         }
     }
@@ -115,7 +115,7 @@ impl Proxy {
         mem::replace(&mut *hold(&self.shared.kill), fresh).cancel();
     }
 
-    /// Sets a trap for whichever connection walks into it first, in place of one that was armed.
+    /// Arms a trap for the first connection that meets it. It replaces a trap that is still armed.
     pub fn arm(&self, trap: Trap) {
         *hold(&self.shared.armed.0) = Some(trap);
     }
@@ -130,9 +130,10 @@ impl Proxy {
 
     /// Waits until at least this many traps have fired since the start, each with its cut made.
     ///
-    /// For a message to the server, the server has closed its end by then: a Postgres backend has let go of its locks.
+    /// If the message went to the server, the server has closed its end by then: a Postgres backend has released its
+    /// locks.
     pub async fn sprung(&self, count: u64) {
-        // Fails only when the sender is gone, and `self` owns it.
+        // This fails only when the sender is gone, and `self` owns the sender.
         self.shared.fired.subscribe().wait_for(|fired| *fired >= count).await.ok();
     }
 }
@@ -151,7 +152,7 @@ struct Shared {
     armed: Armed,
     fired: watch::Sender<u64>,
     stop: CancellationToken,
-    /// Ends the connections of today; replaced when it does. A child of `stop`.
+    /// Resets the connections that are open now, and is then replaced. A child of `stop`.
     kill: Mutex<CancellationToken>,
     tasks: TaskTracker,
 }
@@ -176,7 +177,8 @@ impl Shared {
     }
 
     fn admit(self: &Arc<Self>, client: TcpStream) {
-        // The token before the mode: whoever still sees a mode that lets it in is reached by the refusal's reset.
+        // The token is read before the mode. So a connection that still sees an open mode is reset when the mode
+        // becomes a refusal.
         let kill = hold(&self.kill).clone();
         match self.mode() {
             Mode::Refuse => reset(client),
@@ -185,7 +187,7 @@ impl Shared {
     }
 }
 
-/// The trap that waits, if any.
+/// The armed trap, if any.
 struct Armed(Mutex<Option<Trap>>);
 
 impl Armed {
@@ -195,7 +197,7 @@ impl Armed {
     }
 }
 
-/// A lock without poisoning: a failed test must not bring the next panic with it.
+/// Locks, and ignores poisoning: a test that fails must not cause a second panic.
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -43,9 +43,10 @@ pub fn reset(stream: TcpStream) {
     stream.set_zero_linger().ok();
 }
 
-/// Closes so that the other end still reads everything: says goodbye, then waits for the same.
+/// Closes so that the other end still reads everything: sends the end of the stream, then waits for the other end to
+/// close.
 ///
-/// Dropping a socket with unread bytes in it would send an RST after the goodbye, hence the reading.
+/// It reads meanwhile, because dropping a socket with unread bytes sends an RST.
 async fn drain(mut stream: TcpStream) {
     let mut scratch = vec![0; CHUNK];
     if stream.shutdown().await.is_ok() {
@@ -80,21 +81,21 @@ struct Link {
     talk: Mutex<Talk>,
 }
 
-/// What one direction has to know of the other.
+/// What the two directions of a connection tell each other.
 #[derive(Default)]
 struct Talk {
-    /// The client's stream has come to its typed messages, so the server's is about to.
+    /// The client has finished its start-up and sends typed messages. The server is about to do the same.
     started: bool,
-    /// A trap was sprung here and is not counted yet.
+    /// A trap has fired on this connection and is not counted yet.
     sprung: bool,
-    /// A message to the server has sprung its trap: from now on the client hears nothing.
+    /// A trap has fired on a message to the server. From now on nothing is forwarded to the client.
     muted: bool,
-    /// The answer after which the connection ends.
+    /// The connection ends when the server has sent this answer.
     awaited: Option<Answer>,
 }
 
 impl Link {
-    /// Connects to the server, but not through a black hole.
+    /// Connects to the server. Waits while the mode is a black hole.
     async fn connect(&self, client: &TcpStream) -> io::Result<TcpStream> {
         opened(&mut self.shared.mode.subscribe()).await;
         let server = TcpStream::connect(self.shared.upstream).await?;
@@ -115,7 +116,8 @@ impl Link {
         }
     }
 
-    /// After a trap, the side the message went to gets an orderly close, or bytes on their way there could be lost.
+    /// Closes both sockets. After a trap, the receiver of the message gets an orderly close, because a reset could lose
+    /// bytes that are still on their way.
     async fn close(&self, end: End, client: TcpStream, server: TcpStream) {
         match end {
             End::Closed | End::Broken => {}
@@ -129,21 +131,22 @@ impl Link {
             }
             End::Downward => {
                 reset(server);
-                // Counted first: when the client closes its end is the client's business.
+                // The trap is counted first, because the client may take long to close its end.
                 self.count();
                 drain(client).await;
             }
         }
     }
 
-    /// Counts the trap sprung here, once.
+    /// Counts the trap that has fired on this connection, once.
     fn count(&self) {
         if mem::take(&mut hold(&self.talk).sprung) {
             self.shared.fired.send_modify(|fired| *fired += 1);
         }
     }
 
-    /// Notes what the client said, before it is forwarded: no answer to it can be read earlier.
+    /// Notes what the client has sent. This happens before it is forwarded, so that the answer to it cannot be read
+    /// first.
     fn note_client(&self, ear: &Ear, cut: Option<Side>) {
         let mut talk = hold(&self.talk);
         talk.started = ear.has_started();
@@ -187,7 +190,7 @@ struct Pipe<'a> {
     to: WriteHalf<'a>,
     mode: watch::Receiver<Mode>,
     ear: Ear,
-    /// What was read and not forwarded yet. Begins at the beginning of a message.
+    /// Bytes that were read and are not forwarded yet. They begin at the start of a message.
     buffer: Vec<u8>,
 }
 
@@ -213,14 +216,14 @@ impl<'a> Pipe<'a> {
         Ok(self.finish().await?)
     }
 
-    /// Leaves the end of the connection to the other direction, which sees the answer.
+    /// Makes sure that the server answers, and then waits. The other direction sees the answer and ends the connection.
     async fn await_answer(&mut self) -> Result<(), End> {
         let fence = self.link.awaited().map(Answer::fence).unwrap_or_default();
         self.to.write_all(&fence).await?;
         std::future::pending().await
     }
 
-    /// Forwards the server's messages until the server closes, a trap fires, or a fired one has its answer.
+    /// Forwards the server's messages until the server closes, a trap fires, or the answer to a fired trap has come.
     async fn downward(mut self) -> Result<(), End> {
         while self.read().await? > 0 {
             self.ear.follow(self.link.is_started());
@@ -238,7 +241,8 @@ impl<'a> Pipe<'a> {
         self.server_closed().await
     }
 
-    /// Keeps an answer from the client, and ends the connection if it is the awaited one.
+    /// Discards `count` bytes from the server instead of forwarding them. Ends the connection if the awaited answer is
+    /// among them.
     fn swallow(&mut self, count: usize) -> Result<(), End> {
         self.buffer.drain(..count);
         match self.link.awaited() {
@@ -247,7 +251,7 @@ impl<'a> Pipe<'a> {
         }
     }
 
-    /// Neither server half-closes: when it has nothing more to say, it does not listen either.
+    /// Neither Postgres nor RabbitMQ closes only one half. When the server closes, the whole connection is over.
     async fn server_closed(&mut self) -> Result<(), End> {
         if self.link.is_muted() {
             return Err(End::Upward);
@@ -260,7 +264,7 @@ impl<'a> Pipe<'a> {
         self.ear.judge(&self.buffer, &self.link.shared.armed)
     }
 
-    /// Reads a chunk onto the buffer, unless the mode changes first: then it starts again under the new mode.
+    /// Appends a chunk to the buffer. If the mode changes first, it starts again under the new mode.
     async fn read(&mut self) -> io::Result<usize> {
         self.buffer.reserve(CHUNK);
         loop {
@@ -273,7 +277,7 @@ impl<'a> Pipe<'a> {
         }
     }
 
-    /// Writes the first bytes of the buffer, all in one, when the mode allows.
+    /// Forwards the first `count` bytes of the buffer in one write, once the mode allows it.
     async fn forward(&mut self, count: usize) -> io::Result<()> {
         if count == 0 {
             return Ok(());
@@ -293,7 +297,7 @@ impl<'a> Pipe<'a> {
         }
     }
 
-    /// Passes an end of stream on, after what is left, be it half a message.
+    /// Forwards what is left in the buffer, even half a message, and then the end of the stream.
     async fn finish(&mut self) -> io::Result<()> {
         self.pass_gate().await;
         self.to.write_all(&self.buffer).await?;

@@ -40,7 +40,7 @@ pub fn parsed(message: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((name, text))
 }
 
-/// The name of the statement in a Bind, which stands after the portal's.
+/// The name of the statement in a Bind. It comes after the portal's name.
 pub fn bound(message: &[u8]) -> Option<&[u8]> {
     let (_, rest) = split_nul(message.get(MESSAGE_HEAD..)?)?;
     split_nul(rest).map(|(name, _)| name)
@@ -79,7 +79,7 @@ pub mod tests {
         typed(b'Z', b"I")
     }
 
-    /// A client's stream after the start: a prepared statement, run twice in one go, and what comes behind it.
+    /// A client's stream after the start: a prepared statement that runs twice in one go, and the messages after it.
     pub fn prepared() -> Vec<Vec<u8>> {
         vec![
             startup(),
