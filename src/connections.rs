@@ -177,25 +177,30 @@ async fn serve_one(stream: TcpStream, peer: SocketAddr, router: Router, limits: 
         has_answer
     };
     if serving.await {
-        tokio::select! { () = linger(stream) => {}, () = last_moment(&ending) => {} }
+        linger(stream, &ending).await;
     }
 }
 
-/// Returns when `ending.now` is cancelled and [`LAST_MOMENT`] has passed.
-async fn last_moment(ending: &Ending) {
-    ending.now.cancelled().await;
-    sleep(LAST_MOMENT).await;
+/// Returns once a client has sent nothing for as long as it may between two pieces. While the service stops that is
+/// shorter, so that a silent client does not hold it up; one that still sends does not lose its answer by it.
+async fn silence(ending: &Ending) {
+    let stopped = async {
+        ending.now.cancelled().await;
+        sleep(LAST_MOMENT).await;
+    };
+    tokio::select! { () = sleep(LINGER_SILENCE) => {}, () = stopped => {} }
 }
 
 /// Closes the server's half of the connection, then reads until the client closes its half or a bound is reached.
-async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin, ending: &Ending) {
     let _ = stream.shutdown().await;
     let reading = async {
         let (mut thrown_away, mut bytes) = (vec![0; 8 * 1024], 0);
         while bytes < LINGERING {
-            match timeout(LINGER_SILENCE, stream.read(&mut thrown_away)).await {
-                Ok(Ok(read)) if read > 0 => bytes += read,
-                _ => break,
+            let read = tokio::select! { read = stream.read(&mut thrown_away) => read, () = silence(ending) => break };
+            match read {
+                Ok(read) if read > 0 => bytes += read,
+                Ok(_) | Err(_) => break,
             }
         }
     };

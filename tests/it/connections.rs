@@ -296,6 +296,48 @@ async fn a_process_that_stops_refuses_in_words_and_ends_each_connection_after_th
     app.finish([]).await;
 }
 
+/// The process goes on to refuse meanwhile, so it does not close the connection because it ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_asks_nothing_is_let_go_while_others_are_still_refused() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let mut process = app.start_with("serve", &[("EARMARK_SHUTDOWN_GRACE", "300s")]).await;
+    let (mut silent, mut half) = (Line::open(&process.url()).await, Line::open(&process.url()).await);
+    half.say(HALF_A_HEAD).await;
+    process.signal("TERM");
+    process.until_logged("intake drains").await;
+    let client = app.client(&process, &business);
+    let coming = tokio::spawn(async move { while client.try_create("ann@example.com", 1).await.is_ok() {} });
+    silent.closed().await;
+    half.closed().await;
+    assert_eq!(app.client(&process, &business).create("ann@example.com", 1).await.status, 503, "it still refuses");
+    coming.abort();
+    assert!(process.ended().await.success());
+    app.finish([]).await;
+}
+
+/// A body that comes in pieces, each in less than the time for which a silent client is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_still_sends_when_the_service_stops_gets_its_answer() {
+    let app = App::new().await;
+    let mut process = app.start("serve").await;
+    let mut line = Line::open(&process.url()).await;
+    let asked = Asked::new("POST /nowhere", "", &vec![b'x'; 400_000], false).bytes();
+    let (first, rest) = asked.split_at(1_000);
+    line.say(first).await;
+    process.signal("TERM");
+    process.until_logged("intake drains").await;
+    for piece in rest.chunks(20_000) {
+        line.say(piece).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let answer = line.answer().await;
+    assert_eq!((answer.status, says_close(&answer)), (404, true), "{answer:?}");
+    drop(line);
+    assert!(process.ended().await.success());
+    app.finish([]).await;
+}
+
 #[tokio::test]
 async fn the_side_listener_ends_its_connections_as_well() {
     let app = App::new().await;
