@@ -301,7 +301,9 @@ async fn a_process_that_stops_refuses_in_words_and_ends_each_connection_after_th
 async fn a_client_that_asks_nothing_is_let_go_while_others_are_still_refused() {
     let app = App::new().await;
     let business = app.create_business(1_000);
-    let mut process = app.start_with("serve", &[("EARMARK_SHUTDOWN_GRACE", "300s")]).await;
+    // Neither the idle timeout nor the end of the grace period closes them.
+    let settings = [("EARMARK_SHUTDOWN_GRACE", "300s"), ("EARMARK_IDLE_TIMEOUT", "1h")];
+    let mut process = app.start_with("serve", &settings).await;
     let (mut silent, mut half) = (Line::open(&process.url()).await, Line::open(&process.url()).await);
     half.say(HALF_A_HEAD).await;
     process.signal("TERM");
