@@ -5,8 +5,7 @@
 //! together are done in one statement, and unknown keys are cached apart from known ones.
 
 use crate::api_key;
-use crate::ledger::BusinessId;
-use crate::ledger::Refusal;
+use crate::ledger::{BusinessId, Refusal};
 use crate::postgres::{Error, Health, Postgres, api_keys};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;

@@ -10,8 +10,7 @@
 
 use super::page;
 use super::publication::NeverPublished;
-use crate::ledger::Refusal;
-use crate::ledger::{RequestId, UserHash};
+use crate::ledger::{Refusal, RequestId, UserHash};
 use crate::metrics::METRICS;
 use crate::postgres::allocations::{Voided, VoidedAttempt};
 use crate::wire;

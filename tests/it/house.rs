@@ -251,6 +251,7 @@ fn only_a_proof_makes_an_answer_that_says_no_funds_were_debited() {
     // The intake notes the raises that it knows of when a request comes in, before it does anything else.
     assert_eq!(files_with("Receipt::new("), ["intake/raises.rs", "ledger/request.rs"]);
     assert_eq!(files_with("raises().receive()"), ["intake/routes.rs"]);
+    assert_eq!(files_with(".raises()"), ["intake/mod.rs", "intake/routes.rs"]);
     let routes = std::fs::read_to_string(source_root().join("intake/routes.rs")).expect("the routes");
     for handler in ["async fn create(", "async fn create_bulk("] {
         let (_, body) = routes.split_once(handler).expect(handler);

@@ -7,7 +7,6 @@
 use super::load::{Habits, Load, Plan};
 use super::site::{Role, Site, Way};
 use super::told::{Attempt, Ledger, Operation, statuses};
-use crate::harness::PATIENCE;
 use crate::harness::process::Process;
 use crate::harness::proxy::{Mode, Moment, Protocol, Side, Trap};
 use crate::harness::raw::Vanishing;
@@ -37,9 +36,11 @@ const HABITS: Habits = Habits {
     operations: usize::MAX,
 };
 const CLIENTS: u64 = 24;
-/// L1: how soon the first success must come after the last fault has ended. `make chaos` has the machine to itself; a test
-/// of the suite may share it with a build.
+/// L1: how soon the first success must come after the last fault has ended. `make chaos` has the machine to itself.
 const RECOVERY: Duration = Duration::from_secs(10);
+/// The same for a test of the suite, which may share the machine with a build. Shorter than a minute: a broker may keep a
+/// consumer that is gone for so long, and that must be noticed.
+const RECOVERY_ON_A_BUSY_MACHINE: Duration = Duration::from_secs(40);
 /// How many intakes and how many workers.
 const EACH: usize = 2;
 /// The last intake waits longer than the first. So an attempt can still be open at the last one when the first one
@@ -629,7 +630,7 @@ async fn a_short_campaign_of_faults_breaks_no_promise() {
         }
         _ => true,
     });
-    run(20_261_123, Duration::ZERO, faults, Duration::from_secs(2), PATIENCE).await;
+    run(20_261_123, Duration::ZERO, faults, Duration::from_secs(2), RECOVERY_ON_A_BUSY_MACHINE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
