@@ -19,7 +19,7 @@ async fn says(process: &Process, words: &str) {
 
 #[tokio::test]
 async fn a_process_says_which_server_it_lacks_and_is_ready_again_by_itself() {
-    let site = Site::new(Servers::shared().await).await;
+    let site = Site::new(Servers::shared()).await;
     let (intake, worker) = (site.spawn(Role::Intake, None), site.spawn(Role::Worker, None));
     intake.ready().await;
     worker.ready().await;

@@ -104,7 +104,7 @@ async fn a_key_that_somebody_holds_locked_holds_up_no_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_the_broker_is_lost_every_keyed_request_in_flight_is_answered_and_none_with_a_504() {
     const IN_FLIGHT: usize = 4_096;
-    let site = Site::new(Servers::shared().await).await;
+    let site = Site::new(Servers::shared()).await;
     site.app.start("worker").await.terminate().await;
     // No request times out here. The loss of the broker ends the wait. The resolve timeout is the default.
     let settings = [

@@ -52,7 +52,7 @@ pub struct App {
 impl App {
     /// A deployment with its own migrated database and its own prefix. No process runs yet.
     pub async fn new() -> Self {
-        Self::on(Servers::shared().await).await
+        Self::on(Servers::shared()).await
     }
 
     /// The same, on servers that this test alone uses and may stop.
@@ -64,7 +64,7 @@ impl App {
 
     /// The same with a database that has no tables yet.
     pub async fn without_schema() -> Self {
-        Self::empty(Servers::shared().await).await
+        Self::empty(Servers::shared()).await
     }
 
     async fn empty(servers: Servers) -> Self {
@@ -265,19 +265,21 @@ impl App {
         self.discard().await;
     }
 
-    /// Removes the deployment from the servers, whatever it contains.
+    /// Removes the deployment from the broker, whatever it contains. Its database stays until the servers are stopped: to
+    /// remove it takes as long as many a test.
     pub async fn discard(self) {
         self.delete_queues(&self.prefix).await;
-        self.servers.drop_database(&self.prefix).await;
     }
 
     /// Deletes the queues and the exchange that processes with this prefix declare.
     pub async fn delete_queues(&self, prefix: &str) {
-        let dead_letters = format!("{prefix}.dead-letters");
-        self.delete_queue(&format!("{prefix}.allocations")).await;
-        self.delete_queue(&dead_letters).await;
+        let (work, dead_letters) = (format!("{prefix}.allocations"), format!("{prefix}.dead-letters"));
         let broker = self.broker().await;
         let channel = broker.create_channel().await.expect("a channel");
+        for queue in [&work, &dead_letters] {
+            let deleting = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default());
+            deleting.await.expect("deleted");
+        }
         channel.exchange_delete(dead_letters.into(), ExchangeDeleteOptions::default()).await.expect("deleted");
         let _ = broker.close(200, "done".into()).await;
     }

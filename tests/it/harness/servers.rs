@@ -1,28 +1,23 @@
-//! The real Postgres and the real RabbitMQ that the tests share. Most tests use them side by side. A test that stops a
-//! server has both for itself while it runs.
+//! The real Postgres and the real RabbitMQ of the tests. There are two pairs: most tests use the first one side by side.
+//! The second one is for tests that stop a server, one test at a time.
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
 use std::process::Command;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
-
-#[expect(dead_code, reason = "held, not read")]
-enum Hold {
-    Shared(OwnedRwLockReadGuard<()>),
-    Alone(OwnedRwLockWriteGuard<()>),
-}
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// The servers. The test may use them while it holds this.
 pub struct Servers {
     pub postgres_url: String,
     pub amqp_url: String,
-    hold: Hold,
+    /// Set if these are the servers that may be stopped.
+    alone: Option<OwnedMutexGuard<()>>,
 }
 
-fn lock() -> Arc<RwLock<()>> {
-    static LOCK: OnceLock<Arc<RwLock<()>>> = OnceLock::new();
+fn lock() -> Arc<Mutex<()>> {
+    static LOCK: OnceLock<Arc<Mutex<()>>> = OnceLock::new();
     Arc::clone(LOCK.get_or_init(Arc::default))
 }
 
@@ -30,22 +25,34 @@ fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`"))
 }
 
+/// `scripts/services`, for the servers that may be stopped.
+fn services() -> Command {
+    let mut command = Command::new(setting("EARMARK_SERVICES"));
+    // The URLs in the environment are those of the other pair.
+    command.env("EARMARK_LOCAL", setting("EARMARK_STOPPABLE")).env_remove("DATABASE_URL").env_remove("AMQP_URL");
+    command
+}
+
 impl Servers {
-    pub async fn shared() -> Self {
-        Self::held(Hold::Shared(lock().read_owned().await))
+    /// The servers that most tests use side by side.
+    pub fn shared() -> Self {
+        Self { postgres_url: setting("DATABASE_URL"), amqp_url: setting("AMQP_URL"), alone: None }
     }
 
-    /// Both servers, for this test alone. `None` if they do not belong to the tests, because then nobody may stop them.
+    /// The servers that may be stopped, for this test alone. `None` if this test run has not started any.
     pub async fn alone() -> Option<Self> {
-        if std::env::var("EARMARK_SERVICES").is_err() {
-            eprintln!("skipped: the servers were not started by this test run");
+        let Ok(folder) = std::env::var("EARMARK_STOPPABLE") else {
+            eprintln!("skipped: this test run has started no servers");
             return None;
-        }
-        Some(Self::held(Hold::Alone(lock().write_owned().await)))
-    }
-
-    fn held(hold: Hold) -> Self {
-        Self { postgres_url: setting("DATABASE_URL"), amqp_url: setting("AMQP_URL"), hold }
+        };
+        let alone = lock().lock_owned().await;
+        let path = format!("{folder}/services.env");
+        let lines = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let url = |name: &str| {
+            let value = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            value.unwrap_or_else(|| panic!("{path} has no {name}")).to_owned()
+        };
+        Some(Self { postgres_url: url("DATABASE_URL"), amqp_url: url("AMQP_URL"), alone: Some(alone) })
     }
 
     fn options(&self) -> PgConnectOptions {
@@ -73,19 +80,19 @@ impl Servers {
 
     /// `stop postgres`, `stop rabbitmq --immediate`, `start postgres`, as `scripts/services` understands it.
     pub async fn control(&self, arguments: &[&str]) {
-        assert!(matches!(self.hold, Hold::Alone(_)), "only a test that has the servers for itself may stop them");
-        let mut command = Command::new(setting("EARMARK_SERVICES"));
+        assert!(self.alone.is_some(), "only a test that has the servers for itself may stop them");
+        let mut command = services();
         command.args(arguments);
         let output = tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it runs");
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 
-/// A test that fails halfway must not leave the other tests without a server.
+/// A test that fails halfway must not leave the next one without a server.
 impl Drop for Servers {
     fn drop(&mut self) {
-        if matches!(self.hold, Hold::Alone(_)) {
-            let _ = Command::new(setting("EARMARK_SERVICES")).arg("up").output();
+        if self.alone.is_some() {
+            let _ = services().arg("up").output();
         }
     }
 }

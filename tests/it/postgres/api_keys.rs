@@ -45,7 +45,7 @@ async fn flood(url: String, stop: Arc<AtomicBool>) -> usize {
 
 #[tokio::test]
 async fn keys_that_are_made_up_by_the_thousand_hold_up_nobody_who_has_one() {
-    let site = Site::new(Servers::shared().await).await;
+    let site = Site::new(Servers::shared()).await;
     let keys = write_keys(&site, 100).await;
     let (intake, worker) = (site.spawn(Role::Intake, None), site.spawn(Role::Worker, None));
     intake.ready().await;
