@@ -56,13 +56,14 @@ async fn two_workers_on_one_business_apply_every_request_once() {
     // A queue has one active worker, so each worker here has its own queue. Both work on one ledger. With one request
     // per batch they compete for the business's row as often as possible.
     let other = format!("{}-other", app.prefix);
-    let settings = [("EARMARK_BATCH", "1"), ("EARMARK_PREFETCH", "1")];
-    let at_other = [settings[0], settings[1], ("EARMARK_QUEUE_PREFIX", other.as_str())];
+    let single = [("EARMARK_BATCH", "1"), ("EARMARK_PREFETCH", "1")];
+    let patient = [("EARMARK_REPLY_TIMEOUT", "40s"), ("EARMARK_SHUTDOWN_GRACE", "60s")];
+    let at_other = [("EARMARK_QUEUE_PREFIX", other.as_str())];
     let processes = [
-        app.start_with("worker", &settings).await,
-        app.start_with("worker", &at_other).await,
-        app.start("intake").await,
-        app.start_with("intake", &[("EARMARK_QUEUE_PREFIX", &other)]).await,
+        app.start_with("worker", &single).await,
+        app.start_with("worker", &[&single[..], &at_other].concat()).await,
+        app.start_with("intake", &patient).await,
+        app.start_with("intake", &[&patient[..], &at_other].concat()).await,
     ];
     let clients = [app.client(&processes[2], &business), app.client(&processes[3], &business)];
     let sending = (0..200).map(|number| {

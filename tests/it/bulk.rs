@@ -214,13 +214,13 @@ async fn many_callers_share_what_little_may_be_in_flight() {
     for most in ["1", "20"] {
         let process = app.start_with("serve", &[&PATIENT[..], &[("EARMARK_MAX_IN_FLIGHT", most)]].concat()).await;
         let client = app.client(&process, &business);
-        let calls: Vec<_> = (0..16).map(|caller| call(&client, payouts(&format!("{caller}-"), 50))).collect();
+        let calls: Vec<_> = (0..16).map(|caller| call(&client, payouts(&format!("{caller}-"), 20))).collect();
         for answer in calls {
             assert_outer(&answer.await.expect("joined"), 200, "yes");
         }
         process.terminate().await;
     }
-    assert_eq!(app.count("allocated").await, 2 * 16 * 50);
+    assert_eq!(app.count("allocated").await, 2 * 16 * 20);
     app.finish([]).await;
 }
 
@@ -230,12 +230,12 @@ async fn a_small_call_is_answered_while_the_large_ones_before_it_go_on() {
     let business = app.create_business(1_000_000);
     let process = app.start_with("serve", &[&PATIENT[..], &[("EARMARK_MAX_IN_FLIGHT", "16")]].concat()).await;
     let client = app.client(&process, &business);
-    let large: Vec<_> = (0..5).map(|caller| call(&client, payouts(&format!("{caller}-"), 1_000))).collect();
+    let large: Vec<_> = (0..5).map(|caller| call(&client, payouts(&format!("{caller}-"), 300))).collect();
     eventually("the large ones are at work", async || app.count("allocated").await > 50).await;
     assert_outer(&client.create_all(&payouts("small", 5)).await, 200, "yes");
     assert!(
         large.iter().all(|call| !call.is_finished()),
-        "the large calls came first, and each has 200 times as many items"
+        "the large calls came first, and each has 60 times as many items"
     );
     for answer in large {
         assert_outer(&answer.await.expect("joined"), 200, "yes");

@@ -136,11 +136,16 @@ impl Process {
         Some((response.status().as_u16(), response.text().await.ok()?))
     }
 
-    /// All metrics, in Prometheus' text format.
+    /// All metrics, in Prometheus' text format. A process under load on a busy machine may need several tries to answer.
     pub async fn metrics(&self) -> String {
-        let (status, text) = self.side("/metrics").await.expect("an answer");
-        assert_eq!(status, 200, "{text}");
-        text
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some((status, text)) = self.side("/metrics").await {
+                assert_eq!(status, 200, "{text}");
+                return text;
+            }
+            assert!(Instant::now() < end, "no answer: {:#?}", self.log());
+        }
     }
 
     /// The value of one series. `series` is its name and labels as the text format writes them. `None` if there is no
