@@ -7,12 +7,12 @@ use crate::intake::Budgets;
 use crate::intake::admission;
 use crate::intake::limits::Bounds;
 use crate::ops::console::auth::{Access, MIN_TOKEN_LEN};
-use crate::postgres::{self, Postgres};
+use crate::postgres::{self, Shards};
 use crate::rabbit::Broker;
 use crate::rabbit::publisher::Limits as Packing;
 use crate::secret::HashSecret;
 use crate::worker::Limits;
-use anyhow::{anyhow, ensure};
+use anyhow::{Context, anyhow, ensure};
 use clap::Args;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -26,21 +26,30 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens the database for a command, with one connection. A person waits for the answer, so each step has 3 s.
-    pub fn open(&self) -> anyhow::Result<Postgres> {
-        self.open_with(1, Duration::from_secs(3))
+    /// Opens the ledger for a command, and reads which shards there are.
+    pub async fn open(&self) -> anyhow::Result<Shards> {
+        let shards = self.way()?;
+        shards.look().await.context("the ledger cannot be read; if it is new, run `earmark migrate`")?;
+        Ok(shards)
     }
 
-    fn open_with(&self, pool_size: u32, timeout: Duration) -> anyhow::Result<Postgres> {
+    /// The way to the database for a command, with one connection for each schema. A person waits for the answer, so each
+    /// step has 3 s.
+    pub fn way(&self) -> anyhow::Result<Shards> {
+        self.way_with(1, Duration::from_secs(3))
+    }
+
+    fn way_with(&self, pool_size: u32, timeout: Duration) -> anyhow::Result<Shards> {
         let settings = postgres::Settings { url: self.database_url.clone(), pool_size, timeout };
-        Ok(Postgres::new(&settings, "earmark")?)
+        Ok(Shards::new(&settings, "earmark")?)
     }
 }
 
 /// Where the broker is, and which of its queues are ours.
 #[derive(Args)]
 pub struct Queues {
-    /// The broker: `amqp://user:password@host:port/vhost`
+    /// The broker: `amqp://user:password@host:port/vhost`. Several nodes of a cluster are named with commas between their
+    /// URLs; each connection goes to one of them, and to another when that one is away
     #[arg(long, env = "AMQP_URL", hide_env_values = true)]
     amqp_url: String,
     /// The prefix of all queues.
@@ -95,11 +104,6 @@ pub struct Process {
     /// hashes of another kind, and the ids of earlier requests are no longer recognised
     #[arg(long, env = "EARMARK_HASH_SECRET", hide_env_values = true)]
     hash_secret: String,
-    /// The number of work queues that the businesses are spread over. One worker at a time takes from each queue. The
-    /// number must be the same in every process. To raise it, restart the workers before the intakes. It can be
-    /// lowered: workers also empty the queues of the largest number that was ever set
-    #[arg(long, env = "EARMARK_PARTITIONS", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub partitions: u16,
     /// Where /livez, /readyz, /metrics and the console are served: address:port. Without it there is no side listener.
     /// An address other than loopback needs a token (EARMARK_OPS_TOKEN or EARMARK_OPS_READ_TOKEN)
     #[arg(long, env = "EARMARK_OPS_LISTEN")]
@@ -224,10 +228,10 @@ impl Process {
         Ok(Access::new(&self.secret()?, full, read))
     }
 
-    /// Opens the database. `pool_size`: the number of connections that reads share. Workers settle over connections of
-    /// their own.
-    pub fn postgres(&self, pool_size: u32) -> anyhow::Result<Postgres> {
-        self.database.open_with(pool_size, self.settle_timeout)
+    /// The way to the database. `pool_size`: the number of connections to each schema that reads share. Workers settle over
+    /// connections of their own.
+    pub fn shards(&self, pool_size: u32) -> anyhow::Result<Shards> {
+        self.database.way_with(pool_size, self.settle_timeout)
     }
 
     /// The way to RabbitMQ; an error if the URL is wrong.
@@ -269,7 +273,7 @@ pub struct IntakeSettings {
     /// intake has no TLS of its own
     #[arg(long, env = "EARMARK_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// The largest number of requests between admission and decision; further ones are refused with 503 at once. Bulk
+    /// The largest number of requests of a shard between admission and decision; further ones are refused with 503 at once. Bulk
     /// calls use at most half of it, and wait for room. The default is about four times what is in flight at full
     /// throughput, so that a short stall refuses nobody
     #[arg(long, env = "EARMARK_MAX_IN_FLIGHT", default_value = "4096", value_parser = clap::value_parser!(u32).range(1..))]

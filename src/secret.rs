@@ -54,26 +54,29 @@ impl HashSecret {
         mac.finalize().into_bytes().into()
     }
 
-    /// Whether this service issued the id to this business. One in 2³² made-up ids passes.
+    /// Whether this service issued the id to this business. One in 2²⁴ made-up ids passes.
     pub fn issued(&self, business: BusinessId, id: RequestId) -> bool {
-        let upper = (id.as_u128() >> 32).to_be_bytes();
-        let seal = id.as_u128() as u32;
-        self.seal(business, &upper).to_be_bytes().ct_eq(&seal.to_be_bytes()).into()
+        let seal = self.seal(business, id.as_u128() >> SEAL);
+        (id.as_u128() & ((1 << SEAL) - 1)).to_be_bytes().ct_eq(&seal.to_be_bytes()).into()
     }
 
-    fn seal(&self, business: BusinessId, upper: &[u8]) -> u32 {
-        let [a, b, c, d, ..] = self.mac(b"request-id", business, upper);
-        u32::from_be_bytes([a, b, c, d])
+    fn seal(&self, business: BusinessId, upper: u128) -> u128 {
+        let [a, b, c, ..] = self.mac(b"request-id", business, &upper.to_be_bytes());
+        u128::from(u32::from_be_bytes([0, a, b, c]))
     }
 }
 
-/// Mints request ids: UUIDs of version 7, whose last 32 bits are a MAC over the rest and the business.
+/// How many bits of a request id are its MAC.
+const SEAL: u32 = 24;
+
+/// Mints request ids: UUIDs of version 7, whose last 24 bits are a MAC over the rest and the business.
 ///
 /// ```text
 /// 48 bits  milliseconds since 1970      ┐ strictly rising within a process,
 /// 12 bits  4096ths of a millisecond     ┘ so no process makes one twice
 /// 30 bits  drawn at random at start     tells processes apart
-/// 32 bits  MAC                          tells issued ids from made-up ones, without a query to the database
+///  8 bits  the shard of the business    tells where its row is
+/// 24 bits  MAC                          tells issued ids from made-up ones, without a query to the database
 /// ```
 /// If two processes draw the same 30 bits and mint in the same 244 ns for the same business, both requests have the
 /// same id. The second one then finds a row that is not its own, and is treated as voided.
@@ -95,9 +98,10 @@ impl RequestIds {
         let now = u64::try_from(clock::now_nanos() * 4096 / 1_000_000).unwrap_or(u64::MAX);
         let ticks = self.next_tick(now);
         let (millis, fraction) = (u128::from(ticks >> 12), u128::from(ticks & 0xFFF));
-        let id = (millis & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | self.process << 32;
-        let seal = self.secret.seal(business, &(id >> 32).to_be_bytes());
-        RequestId::from_u128(id | u128::from(seal))
+        let time = (millis & 0xFFFF_FFFF_FFFF) << 80 | 0x7 << 76 | fraction << 64;
+        let shard = u128::from(business.shard().number());
+        let id = time | 0b10 << 62 | self.process << 32 | shard << SEAL;
+        RequestId::from_u128(id | self.secret.seal(business, id >> SEAL))
     }
 
     /// The next tick, in 4096ths of a millisecond: `now`, or one more than the last tick, whichever is later.
@@ -122,6 +126,7 @@ pub fn first_minted_at(moment: Millis) -> RequestId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::ShardId;
 
     fn secret(byte: &str) -> HashSecret {
         byte.repeat(32).parse().unwrap()
@@ -155,6 +160,7 @@ mod tests {
         let business = BusinessId::from_u128(7);
         let minted: Vec<_> = (0..10_000).map(|_| ids.mint(business)).collect();
         assert!(minted.windows(2).all(|pair| pair[0].as_u128() >> 64 < pair[1].as_u128() >> 64));
+        assert_eq!(ids.mint(BusinessId::new(ShardId::new(200), 7)).shard(), ShardId::new(200));
         let uuid = uuid::Uuid::from_u128(minted[0].as_u128());
         assert_eq!((uuid.get_version_num(), uuid.get_variant()), (7, uuid::Variant::RFC4122));
         assert!((clock::now_millis() - minted_at(minted[0])).abs() < 60_000);

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Router, serve};
 use earmark::intake::validate::{NewAllocation, read_allocation};
-use earmark::ledger::{Outcome, UserHash, Verdict};
+use earmark::ledger::{Outcome, ShardId, UserHash, Verdict};
 use earmark::metrics::labels::Role;
 use earmark::rabbit::Broker;
 use earmark::rabbit::consumer::Consumer;
@@ -182,11 +182,10 @@ fn respond(result: Result<Option<Vec<u8>>, sqlx::Error>) -> Response {
 
 /// Earmark's own worker without a database. It allocates every request that arrives.
 async fn echo(settings: Settings) {
-    let (broker, topology) =
-        (Broker::parse(&settings.amqp_url).expect("a URL"), Topology::new(&settings.queue_prefix, 1));
+    let (broker, topology) = (Broker::parse(&settings.amqp_url).expect("a URL"), Topology::new(&settings.queue_prefix));
     let (consuming, publishing) =
         broker.connect_twice(Role::WorkerRequests, Role::WorkerReplies).await.expect("the broker");
-    topology.declare(&publishing).await.expect("queues");
+    topology.declare(&publishing, &[0]).await.expect("queues");
     let replies = ReplySender::open(&publishing).await.expect("a channel");
     let dead_letters =
         DeadLetterSender::open(&publishing, &topology, &topology.work_queue(0)).await.expect("a channel");
@@ -194,7 +193,7 @@ async fn echo(settings: Settings) {
     let acknowledger = consumer.acknowledger();
     let (decoded, messages) = mpsc::channel(128);
     let (settled, dispositions) = mpsc::channel(2);
-    tokio::spawn(gather::decode(consumer, decoded, 8_192, false, CancellationToken::new()));
+    tokio::spawn(gather::decode(ShardId::FIRST, consumer, decoded, 8_192, false, CancellationToken::new()));
     tokio::spawn(async move {
         disposition::perform_all(dispositions, &replies, &dead_letters, &acknowledger, &consuming).await;
     });

@@ -141,6 +141,9 @@ impl Place {
         let (server, _) = self.database_url.rsplit_once('/').expect("a URL with a database");
         let url = format!("{server}/{name}");
         run_earmark(&["migrate"], &url);
+        // For the contenders, which use the tables of the first shard.
+        let sql = format!("ALTER DATABASE {name} SET search_path = shard_0");
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("a search path");
         url
     }
 

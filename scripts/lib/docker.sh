@@ -50,7 +50,7 @@ docker_create() { # NAME
     case $1 in
     postgres)
         docker_run postgres 5432 0 /var/lib/postgresql/data --shm-size=256m "$postgres_image" \
-            -c max_connections=200 -c shared_buffers=256MB -c max_wal_size=4GB \
+            -c max_connections=500 -c shared_buffers=256MB -c max_wal_size=4GB \
             -c shared_preload_libraries=pg_stat_statements
         ;;
     # RabbitMQ names its data after the host.

@@ -101,7 +101,7 @@ init_postgres() {
 postgres_options() { # PORT
     local library
     printf %s "-p $1 -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
-    printf %s " -c max_connections=200 -c shared_buffers=256MB -c max_wal_size=4GB"
+    printf %s " -c max_connections=500 -c shared_buffers=256MB -c max_wal_size=4GB"
     library=$("$PG_BIN/pg_config" --pkglibdir 2>/dev/null || true)/pg_stat_statements.so
     [[ ! -f $library ]] || printf %s " -c shared_preload_libraries=pg_stat_statements"
 }

@@ -2,6 +2,7 @@
 
 use super::print_json;
 use crate::config::{Database, Operator};
+use crate::ops;
 use crate::postgres::audits;
 use crate::wire::operator;
 use clap::Args;
@@ -20,11 +21,9 @@ pub struct Arguments {
 
 /// Audits the ledger, records and prints the result. Returns exit code 1 if there are differences.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let postgres = arguments.database.open()?;
-    let audit = audits::audit(&postgres).await?;
-    let who = &arguments.operator.by;
-    let noting = postgres.write(async |connection| audits::write_audit(connection, &audit, who).await);
-    if let Err(error) = noting.await {
+    let shards = arguments.database.open().await?;
+    let (audit, noted) = ops::audits::audit_all(&shards, &arguments.operator.by).await?;
+    if let Err(error) = noted {
         // The result is still valid, so it is printed and decides the exit code.
         eprintln!("the audit's result was not recorded: {error}");
     }
@@ -69,10 +68,10 @@ impl From<&audits::Audit> for operator::Audit {
             businesses: audit.businesses,
             payout_users: audit.payout_users,
             allocations: audit.allocations,
-            deposited: audit.deposited,
-            allocated: audit.allocated,
-            payout_balances: audit.payout_balances,
-            user_balances: audit.user_balances,
+            deposited: audit.deposited.to_string(),
+            allocated: audit.allocated.to_string(),
+            payout_balances: audit.payout_balances.to_string(),
+            user_balances: audit.user_balances.to_string(),
             differences: audit.differences.into_iter().map(operator::Difference::from).collect(),
         }
     }

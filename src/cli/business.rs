@@ -4,8 +4,10 @@ use super::{key, print_json};
 use crate::api_key::{self, Kind};
 use crate::clock;
 use crate::config::Database;
-use crate::ledger::BusinessId;
-use crate::postgres::{self, Error, Postgres, api_keys, businesses};
+use crate::ledger::{BusinessId, ShardId};
+use crate::ops;
+use crate::ops::businesses::{id_of, shard_of};
+use crate::postgres::{self, Error, Shards, api_keys, businesses};
 use crate::wire::operator;
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
@@ -49,6 +51,9 @@ struct New {
     /// The name of the business
     #[arg(long)]
     name: String,
+    /// The number of its shard, permanently. Without it, the open shard with the fewest businesses is taken
+    #[arg(long)]
+    shard: Option<u8>,
     /// The first deposit, in cents
     #[arg(long, default_value = "0", value_parser = clap::value_parser!(i64).range(0..))]
     payout_balance: i64,
@@ -59,28 +64,29 @@ struct New {
 
 /// Runs the subcommand.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let postgres = arguments.database.open()?;
+    let shards = arguments.database.open().await?;
     let json = arguments.json;
     match arguments.command {
-        Command::Create(new) => create(&postgres, new, json).await,
-        Command::List => list(&postgres, json).await,
-        Command::Fund { business, amount, note } => fund(&postgres, business, amount, &note, json).await,
-        Command::EnablePayouts { business } => switch(&postgres, business, true).await,
-        Command::DisablePayouts { business } => switch(&postgres, business, false).await,
+        Command::Create(new) => create(&shards, new, json).await,
+        Command::List => list(&shards, json).await,
+        Command::Fund { business, amount, note } => fund(&shards, business, amount, &note, json).await,
+        Command::EnablePayouts { business } => switch(&shards, business, true).await,
+        Command::DisablePayouts { business } => switch(&shards, business, false).await,
     }
 }
 
-async fn create(postgres: &Postgres, new: New, json: bool) -> anyhow::Result<()> {
+async fn create(shards: &Shards, new: New, json: bool) -> anyhow::Result<()> {
     let (secret, public) = (api_key::generate(Kind::Secret), api_key::generate(Kind::Public));
+    let id = BusinessId::new(shard_for(shards, new.shard).await?, rand::random());
     let business = businesses::Business {
-        business_id: Uuid::new_v4(),
+        business_id: Uuid::from_u128(id.as_u128()),
         name: new.name,
         balance: 0,
         payout_balance: new.payout_balance,
         payouts_enabled: new.enable_payouts,
         created_at: clock::now_utc(),
     };
-    match write(postgres, &business, &secret, &public).await {
+    match write(shards, &business, &secret, &public).await {
         Err(Error::Constraint { name }) if name == "businesses_name_not_blank" => bail!("--name must not be blank"),
         written => written?,
     }
@@ -102,25 +108,45 @@ async fn create(postgres: &Postgres, new: New, json: bool) -> anyhow::Result<()>
     Ok(())
 }
 
-async fn write(postgres: &Postgres, business: &businesses::Business, secret: &str, public: &str) -> Result<(), Error> {
+/// The shard for a new business.
+async fn shard_for(shards: &Shards, wanted: Option<u8>) -> anyhow::Result<ShardId> {
+    let Some(wanted) = wanted.map(ShardId::new) else {
+        let chosen = ops::businesses::choose_shard(shards).await?;
+        return chosen.context("no shard is open: run `earmark shards add`");
+    };
+    let known = shards.known();
+    let state = known.get(&wanted).map(|open| open.state);
+    let state = state.with_context(|| format!("there is no shard {wanted}: see `earmark shards list`"))?;
+    ensure!(state.takes_businesses(), "shard {wanted} is {}: it takes no new business", state.as_str());
+    Ok(wanted)
+}
+
+/// Writes the business to its shard, then its keys to the directory. If it breaks off in between, there is a business that
+/// nobody can call with, and `earmark key create` makes it a key.
+async fn write(shards: &Shards, business: &businesses::Business, secret: &str, public: &str) -> Result<(), Error> {
+    let id = id_of(business.business_id);
     let writing = async |connection: &mut postgres::PgConnection| {
         let mut transaction = postgres::begin(connection).await?;
         businesses::write_new(&mut transaction, business).await?;
         if business.payout_balance != 0 {
-            let (id, amount) = (id_of(business.business_id), business.payout_balance);
-            businesses::write_deposit(&mut transaction, id, Uuid::new_v4(), amount, "opening").await?;
+            businesses::write_deposit(&mut transaction, id, Uuid::new_v4(), business.payout_balance, "opening").await?;
         }
+        postgres::commit(transaction).await
+    };
+    shards.of(id)?.write(writing).await?;
+    let writing = async |connection: &mut postgres::PgConnection| {
+        let mut transaction = postgres::begin(connection).await?;
         for (kind, key) in [(Kind::Secret, secret), (Kind::Public, public)] {
             let row = key::new_row(business.business_id, kind, key);
             api_keys::write_new(&mut transaction, &row, &api_key::digest(key)).await?;
         }
         postgres::commit(transaction).await
     };
-    postgres.write(writing).await
+    shards.directory().write(writing).await
 }
 
-async fn list(postgres: &Postgres, json: bool) -> anyhow::Result<()> {
-    let rows = postgres.read(async |connection| businesses::read_all(connection).await).await?;
+async fn list(shards: &Shards, json: bool) -> anyhow::Result<()> {
+    let rows = ops::businesses::list(shards).await?;
     if json {
         return print_json(&rows.into_iter().map(operator::Business::from).collect::<Vec<_>>());
     }
@@ -132,9 +158,10 @@ async fn list(postgres: &Postgres, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn fund(postgres: &Postgres, business: Uuid, amount: i64, note: &str, json: bool) -> anyhow::Result<()> {
+async fn fund(shards: &Shards, business: Uuid, amount: i64, note: &str, json: bool) -> anyhow::Result<()> {
     ensure!(amount != 0, "--amount must not be 0");
-    let balance = match businesses::deposit(postgres, id_of(business), Uuid::new_v4(), amount, note).await {
+    let postgres = shard_of(shards, business).with_context(|| super::no_business(business))?;
+    let balance = match businesses::deposit(&postgres, id_of(business), Uuid::new_v4(), amount, note).await {
         Err(Error::Constraint { name }) if name == "businesses_payout_balance_not_negative" => {
             bail!("the payout balance does not cover {} cents: see `earmark business list`", amount.unsigned_abs())
         }
@@ -147,11 +174,8 @@ async fn fund(postgres: &Postgres, business: Uuid, amount: i64, note: &str, json
     Ok(())
 }
 
-fn id_of(business: Uuid) -> BusinessId {
-    BusinessId::from_u128(business.as_u128())
-}
-
-async fn switch(postgres: &Postgres, business: Uuid, enabled: bool) -> anyhow::Result<()> {
+async fn switch(shards: &Shards, business: Uuid, enabled: bool) -> anyhow::Result<()> {
+    let postgres = shard_of(shards, business).with_context(|| super::no_business(business))?;
     let writing =
         postgres.write(async |connection| businesses::write_payouts_enabled(connection, business, enabled).await);
     ensure!(writing.await?, super::no_business(business));

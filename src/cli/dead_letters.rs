@@ -31,7 +31,7 @@ pub struct Arguments {
 enum Command {
     /// List open dead letters, newest first, with what a replay would do
     List {
-        /// Only dead letters with this cause: unreadable, rejected, delivery_limit, other
+        /// Only dead letters with this cause: unreadable, rejected, wrong_shard, delivery_limit, other
         #[arg(long, value_parser = parse_cause)]
         reason: Option<Cause>,
         /// Only dead letters with this text in their reason, or with a request of this id
@@ -77,7 +77,7 @@ struct Selection {
     /// All open dead letters
     #[arg(long)]
     all: bool,
-    /// All open dead letters with this cause: unreadable, rejected, delivery_limit, other
+    /// All open dead letters with this cause: unreadable, rejected, wrong_shard, delivery_limit, other
     #[arg(long, value_parser = parse_cause)]
     reason: Option<Cause>,
 }
@@ -99,30 +99,30 @@ impl Selection {
 /// Runs the subcommand. Returns exit code 1 if some of the chosen dead letters could not be replayed or dropped.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { database, json, reveal, command } = arguments;
-    let postgres = database.open()?;
+    let shards = database.open().await?;
     match command {
         Command::List { reason, text, after, limit } => {
             let filter = DeadLetterFilter { cause: reason, text, until: None, after };
-            let dead_letters = dead_letters::list(&postgres, &filter, limit, reveal).await?;
+            let dead_letters = dead_letters::list(&shards, &filter, limit, reveal).await?;
             if json { print_json(&dead_letters)? } else { print_list(&dead_letters) }
         }
         Command::Show { dead_letter } => {
-            let shown = dead_letters::show(&postgres, dead_letter, reveal).await?;
+            let shown = dead_letters::show(&shards, dead_letter, reveal).await?;
             let shown = shown.with_context(|| format!("there is no dead letter {dead_letter}"))?;
             if json { print_json(&shown)? } else { print_one(&shown) }
         }
         Command::Replay { selection, queues, operator } => {
-            let chosen = selection.find(&postgres).await?;
-            let (broker, topology) = (queues.broker()?, Topology::new(queues.prefix.name()?, 1));
-            let done = dead_letters::replay(&postgres, &broker, &topology, &chosen, &operator.by).await?;
+            let chosen = selection.find(shards.directory()).await?;
+            let (broker, topology) = (queues.broker()?, Topology::new(queues.prefix.name()?));
+            let done = dead_letters::replay(&shards, &broker, &topology, &chosen, &operator.by).await?;
             return report("replayed", &chosen, &done, json);
         }
         Command::Drop { selection, operator, yes } => {
-            let chosen = selection.find(&postgres).await?;
+            let chosen = selection.find(shards.directory()).await?;
             if !yes && !chosen.is_empty() {
                 confirm(chosen.len())?;
             }
-            let done = dead_letters::drop(&postgres, &chosen, &operator.by).await?;
+            let done = dead_letters::drop(&shards, &chosen, &operator.by).await?;
             return report("dropped", &chosen, &done, json);
         }
     }

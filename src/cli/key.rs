@@ -4,9 +4,10 @@ use super::print_json;
 use crate::api_key::{self, Kind};
 use crate::clock;
 use crate::config::Database;
-use crate::postgres::{Error, Postgres, api_keys};
+use crate::ops;
+use crate::postgres::{Postgres, Shards, api_keys};
 use crate::wire::operator;
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
@@ -38,25 +39,21 @@ enum Command {
 
 /// Runs the subcommand.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let postgres = arguments.database.open()?;
+    let shards = arguments.database.open().await?;
     match arguments.command {
-        Command::Create { business, kind } => create(&postgres, business, kind, arguments.json).await,
-        Command::List { business } => list(&postgres, business, arguments.json).await,
-        Command::Revoke { key } => revoke(&postgres, key).await,
+        Command::Create { business, kind } => create(&shards, business, kind, arguments.json).await,
+        Command::List { business } => list(shards.directory(), business, arguments.json).await,
+        Command::Revoke { key } => revoke(shards.directory(), key).await,
     }
 }
 
-async fn create(postgres: &Postgres, business: Uuid, kind: Kind, json: bool) -> anyhow::Result<()> {
+async fn create(shards: &Shards, business: Uuid, kind: Kind, json: bool) -> anyhow::Result<()> {
+    // A business is never deleted, so it is still there when the key is written.
+    ensure!(ops::businesses::find(shards, business).await?.is_some(), super::no_business(business));
     let key = api_key::generate(kind);
     let row = new_row(business, kind, &key);
-    let writing =
-        postgres.write(async |connection| api_keys::write_new(connection, &row, &api_key::digest(&key)).await);
-    match writing.await {
-        Err(Error::Constraint { name }) if name == "api_keys_business" => {
-            bail!(super::no_business(business))
-        }
-        written => written?,
-    }
+    let directory = shards.directory();
+    directory.write(async |connection| api_keys::write_new(connection, &row, &api_key::digest(&key)).await).await?;
     if json {
         let api_keys::ApiKey { key_id, kind, .. } = row;
         return print_json(&operator::NewApiKey { key_id, business_id: business, kind, key });

@@ -1,10 +1,11 @@
 //! `earmark migrate`: brings the schema up to date.
 
 use crate::config::Database;
+use crate::postgres::shards;
 
-/// Applies all migrations that the schema lacks.
+/// Applies all migrations that the directory and the shards lack.
 pub(super) async fn run(database: &Database) -> anyhow::Result<()> {
-    database.open()?.migrate().await?;
+    shards::migrate(&database.way()?).await?;
     eprintln!("the schema is up to date");
     Ok(())
 }

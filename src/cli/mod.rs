@@ -15,6 +15,7 @@ mod ready;
 mod request;
 mod send;
 mod serve;
+mod shards;
 mod workers;
 
 use crate::config::Database;
@@ -58,6 +59,8 @@ pub enum Command {
     Queues(queues::Arguments),
     /// List, pause and resume all workers
     Workers(workers::Arguments),
+    /// List, add, open and close shards
+    Shards(shards::Arguments),
     /// Look up a request by its id: what was asked for, what was decided, and when
     Request(request::Arguments),
     /// Check settings, servers, queues, clocks and processes, and say how to fix what is wrong; exits with 1 on a
@@ -105,6 +108,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Queues(arguments) => queues::run(arguments).await?,
         Command::Request(arguments) => request::run(arguments).await?,
         Command::Doctor(arguments) => return doctor::run(arguments).await,
+        Command::Shards(arguments) => shards::run(arguments).await?,
         Command::Workers(arguments) => workers::run(arguments).await?,
         Command::Send(arguments) => return Ok(send::run(arguments).await),
         Command::Ready(arguments) => return ready::run(&arguments).await,

@@ -3,7 +3,7 @@
 use super::print_json;
 use crate::config::{Database, Queues as QueueSettings};
 use crate::ops::deployment::{self, join_queues};
-use crate::postgres::{PgConnection, Postgres, partitions};
+use crate::postgres::{PgConnection, Shards};
 use crate::rabbit::Broker;
 use crate::rabbit::topology::Topology;
 use crate::wire::operator::Queues;
@@ -31,10 +31,10 @@ const REDRAW: &str = "\x1b[H\x1b[J";
 
 /// Prints the queues, once or every second.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let (postgres, broker) = (arguments.database.open()?, arguments.queues.broker()?);
+    let (shards, broker) = (arguments.database.open().await?, arguments.queues.broker()?);
     let prefix = arguments.queues.prefix.name()?;
     loop {
-        let shown = look(&postgres, &broker, prefix).await?;
+        let shown = look(&shards, &broker, prefix).await?;
         if arguments.json {
             print_json(&shown)?;
         } else {
@@ -50,15 +50,15 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
 }
 
-async fn look(postgres: &Postgres, broker: &Broker, prefix: &str) -> anyhow::Result<Queues> {
+async fn look(shards: &Shards, broker: &Broker, prefix: &str) -> anyhow::Result<Queues> {
+    shards.look().await?;
     let reading = async |connection: &mut PgConnection| {
-        let most = partitions::find_most(connection, prefix).await?;
         let standing = deployment::find_standing(connection, prefix).await?;
-        Ok((most, standing, deployment::find_processes(connection).await?))
+        Ok((standing, deployment::find_processes(connection).await?))
     };
-    let (most, standing, mut processes) = postgres.read(reading).await?;
+    let (standing, mut processes) = shards.directory().read(reading).await?;
     processes.retain(|process| !process.is_silent());
-    let names = Topology::new(prefix, most).all_queues();
+    let names = Topology::new(prefix).all_queues(&shards.numbers());
     let depths = broker.find_queues(&names).await?;
     let depths = depths.into_iter().map(|depth| depth.map(|depth| (depth.ready, depth.consumers)));
     let queues = join_queues(names.into_iter().zip(depths), processes.iter());

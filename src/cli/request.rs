@@ -32,7 +32,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { database, request, reply_timeout, reveal, json } = arguments;
     ensure!(request.get_version_num() == 7, "{request} is not the id of a request: request ids are UUIDs of version 7");
     let id = RequestId::from_u128(request.as_u128());
-    let timeline = requests::timeline(&database.open()?, id, reply_timeout, reveal).await?;
+    let timeline = requests::timeline(&database.open().await?, id, reply_timeout, reveal).await?;
     if json {
         return print_json(&timeline);
     }

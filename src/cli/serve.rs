@@ -6,7 +6,7 @@ use crate::intake::{self, Intake};
 use crate::ops::console::Console;
 use crate::ops::queues::Depths;
 use crate::ops::{self, console};
-use crate::postgres::{Error, Postgres, partitions};
+use crate::postgres::{Error, Shards, deployments, shards};
 use crate::rabbit::topology::Topology;
 use crate::retry::Backoff;
 use crate::worker::{self, Worker};
@@ -78,11 +78,11 @@ async fn run(
             .context("EARMARK_OTLP_ENDPOINT")?;
     }
     let stop = shutdown::on_signal()?;
-    let postgres = process.postgres(intake_settings.as_ref().map_or(1, |settings| settings.read_connections))?;
-    let topology = Topology::new(process.queue_prefix()?, process.partitions);
-    let intake = intake_settings.map(|settings| open_intake(&process, settings, topology, &postgres)).transpose()?;
-    // Intake and worker each watch the health of their own `Postgres`.
-    let for_worker = if intake.is_some() { process.postgres(1)? } else { postgres.clone() };
+    let shards = process.shards(intake_settings.as_ref().map_or(1, |settings| settings.read_connections))?;
+    let topology = Topology::new(process.queue_prefix()?);
+    let intake = intake_settings.map(|settings| open_intake(&process, settings, &topology, &shards)).transpose()?;
+    // Intake and worker each watch the health of their own `Shards`.
+    let for_worker = if intake.is_some() { process.shards(1)? } else { shards.clone() };
     let worker = worker_settings.map(|settings| open_worker(&process, settings, &for_worker)).transpose()?;
     let depths = Depths::default();
     let describe =
@@ -95,16 +95,18 @@ async fn run(
         let limits = process.connections(ops::CONNECTIONS);
         tokio::spawn(ops::serve(listener, Arc::clone(&describe), console, limits, stopped.clone()));
     }
-    let Some(all_queues) = wait_for_ledger(&process, [&postgres, &for_worker], &stop).await? else { return Ok(()) };
-    let watching = tokio::spawn(depths.watch(process.broker()?, all_queues.clone(), stopped.clone()));
-    let present =
-        tokio::spawn(ops::presence::keep(postgres.clone(), describe::presence(kind), describe, stopped.clone()));
+    if !wait_for_ledger(&process, [&shards, &for_worker], &stop).await? {
+        return Ok(());
+    }
+    let watching = tokio::spawn(depths.watch(process.broker()?, topology.clone(), shards.clone(), stopped.clone()));
+    let directory = shards.directory().clone();
+    let present = tokio::spawn(ops::presence::keep(directory, describe::presence(kind), describe, stopped.clone()));
     let listener = match &intake {
         Some((_, settings)) => Some(bind(settings.listen, "EARMARK_LISTEN")?),
         None => None,
     };
     let worker_stop = CancellationToken::new();
-    let working = worker.map(|worker| tokio::spawn(worker.run(all_queues, worker_stop.clone())));
+    let working = worker.map(|worker| tokio::spawn(worker.run(topology, worker_stop.clone())));
     if let (Some((intake, _)), Some(listener)) = (intake, listener) {
         intake.run(listener, stop.clone(), process.shutdown_grace).await?;
     }
@@ -140,13 +142,13 @@ fn bind(address: std::net::SocketAddr, name: &'static str) -> anyhow::Result<Tcp
 fn open_intake(
     process: &Process,
     settings: IntakeSettings,
-    topology: Topology,
-    postgres: &Postgres,
+    topology: &Topology,
+    shards: &Shards,
 ) -> anyhow::Result<(Arc<Intake>, IntakeSettings)> {
     let intake = Intake::start(intake::Settings {
         broker: process.broker()?,
-        topology,
-        postgres: postgres.clone(),
+        topology: topology.clone(),
+        shards: shards.clone(),
         secret: process.secret()?,
         budgets: process.budgets(),
         admission: settings.admission(),
@@ -172,10 +174,10 @@ fn most_connections(settings: &IntakeSettings) -> anyhow::Result<usize> {
 /// The number of files kept for other uses than clients: the side listener, Postgres and RabbitMQ.
 const OTHER_FILES: usize = 512;
 
-fn open_worker(process: &Process, settings: WorkerSettings, postgres: &Postgres) -> anyhow::Result<Arc<Worker>> {
+fn open_worker(process: &Process, settings: WorkerSettings, shards: &Shards) -> anyhow::Result<Arc<Worker>> {
     Ok(Worker::new(worker::Settings {
         broker: process.broker()?,
-        postgres: postgres.clone(),
+        shards: shards.clone(),
         secret: process.secret()?,
         limits: settings.limits(),
         audit_interval: settings.audit_interval,
@@ -185,9 +187,9 @@ fn open_worker(process: &Process, settings: WorkerSettings, postgres: &Postgres)
 /// Creates the console. It has its own connections to Postgres, so that it takes none from requests.
 fn open_console(process: &Process) -> anyhow::Result<Arc<Console>> {
     Ok(Console::new(console::Settings {
-        postgres: process.postgres(CONSOLE_CONNECTIONS)?,
+        shards: process.shards(CONSOLE_CONNECTIONS)?,
         broker: process.broker()?,
-        topology: Topology::new(process.queue_prefix()?, process.partitions),
+        topology: Topology::new(process.queue_prefix()?),
         reply_timeout: process.budgets().reply,
         access: process.access()?,
     }))
@@ -196,42 +198,35 @@ fn open_console(process: &Process) -> anyhow::Result<Arc<Console>> {
 /// The console's connections to Postgres: enough for a few people at the same time.
 const CONSOLE_CONNECTIONS: u32 = 2;
 
-/// Waits until Postgres answers, and records the number of partitions there. Fails if the schema lacks a migration.
-///
-/// Returns all work queues that may contain messages: those of the current number of partitions, and those of a larger
-/// number in the past. Returns `None` if `stop` comes first. `ways`: the handles whose health is updated here, because
-/// nothing else watches them yet.
-async fn wait_for_ledger(
-    process: &Process,
-    ways: [&Postgres; 2],
-    stop: &CancellationToken,
-) -> anyhow::Result<Option<Topology>> {
+/// Waits until the ledger can be read, and notes the deployment there. Fails if a schema lacks a migration. False if `stop`
+/// comes first. `ways`: the handles whose health is updated here, because nothing else watches them yet.
+async fn wait_for_ledger(process: &Process, ways: [&Shards; 2], stop: &CancellationToken) -> anyhow::Result<bool> {
     let prefix = process.queue_prefix()?;
     let mut backoff = Backoff::for_connections();
     while !stop.is_cancelled() {
-        match read_ledger(prefix, process.partitions, ways[0]).await {
-            Ok((0, most)) => return Ok(Some(Topology::new(prefix, most))),
-            Ok((missing, _)) => bail!("the schema lacks {missing} migrations of this program: run `earmark migrate`"),
+        match read_ledger(prefix, ways).await {
+            Ok(0) => return Ok(true),
+            Ok(missing) => bail!("the schema lacks {missing} migrations of this program: run `earmark migrate`"),
             Err(error @ (Error::Refused(_) | Error::Constraint { .. } | Error::Data(_) | Error::Fatal(_))) => {
                 return Err(error.into());
             }
             Err(error) => {
                 tracing::warn!(%error, "waiting for postgres");
-                ways.iter().for_each(|way| way.health().heard(&error));
+                ways.iter().for_each(|way| way.directory().health().heard(&error));
             }
         }
         tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }
     }
-    Ok(None)
+    Ok(false)
 }
 
-/// Returns how many migrations the schema lacks and, if none, the largest number of partitions that was ever set.
-async fn read_ledger(prefix: &str, partitions: u16, postgres: &Postgres) -> Result<(usize, u16), Error> {
-    postgres.refuse_shared_sessions().await?;
-    let missing = postgres.missing_migrations().await?;
-    if missing > 0 {
-        return Ok((missing, partitions));
+/// Returns how many migrations the ledger lacks. If none, the deployment is noted, and both ways know the shards.
+async fn read_ledger(prefix: &str, [one, other]: [&Shards; 2]) -> Result<usize, Error> {
+    one.directory().refuse_shared_sessions().await?;
+    let missing = shards::missing_migrations(one).await?;
+    if missing == 0 {
+        one.directory().write(async |connection| deployments::write_new(connection, prefix).await).await?;
+        other.look().await?;
     }
-    let noting = async |connection: &mut _| partitions::write_most(connection, prefix, partitions).await;
-    Ok((0, postgres.write(noting).await?))
+    Ok(missing)
 }

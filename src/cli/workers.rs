@@ -4,7 +4,7 @@ use super::print_json;
 use crate::config::{Database, Operator, Prefix};
 use crate::ops::deployment;
 use crate::postgres::processes::Present;
-use crate::postgres::{PgConnection, Postgres, partitions};
+use crate::postgres::{PgConnection, Postgres, deployments};
 use crate::wire::operator;
 use anyhow::ensure;
 use clap::{Args, Subcommand};
@@ -42,25 +42,26 @@ enum Command {
 /// Runs the subcommand, then prints the workers. Fails if no process ever ran with this queue prefix.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { database, prefix, json, command } = arguments;
-    let (postgres, prefix) = (database.open()?, prefix.name()?);
+    let (shards, prefix) = (database.open().await?, prefix.name()?);
+    let postgres = shards.directory();
     let known = match &command {
         Command::List => true,
         Command::Pause { operator } => {
             tracing::info!(who = operator.by, prefix, "pausing all workers");
-            postgres.write(async |connection| partitions::write_paused(connection, prefix, &operator.by).await).await?
+            postgres.write(async |connection| deployments::write_paused(connection, prefix, &operator.by).await).await?
         }
         Command::Resume { operator } => {
             tracing::info!(who = operator.by, prefix, "resuming all workers");
-            postgres.write(async |connection| partitions::write_resumed(connection, prefix).await).await?
+            postgres.write(async |connection| deployments::write_resumed(connection, prefix).await).await?
         }
     };
     ensure!(known, "no process has ever run with EARMARK_QUEUE_PREFIX={prefix}");
-    show(&postgres, prefix, json).await
+    show(postgres, prefix, json).await
 }
 
 async fn show(postgres: &Postgres, prefix: &str, json: bool) -> anyhow::Result<()> {
     let reading = async |connection: &mut PgConnection| {
-        Ok((partitions::find_pause(connection, prefix).await?, deployment::find_processes(connection).await?))
+        Ok((deployments::find_pause(connection, prefix).await?, deployment::find_processes(connection).await?))
     };
     let (paused, mut workers) = postgres.read(reading).await?;
     workers.retain(|process| process.state.worker.is_some());

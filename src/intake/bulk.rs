@@ -50,16 +50,16 @@ pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answe
         Ok(call) => call,
         Err(why) => return problem::unavailable(unpublished.never(why)),
     };
-    let key = bulk.caller.key;
+    let caller = bulk.caller;
     let (allocations, mut answers) = sort_out(std::mem::take(&mut bulk.items));
-    if let Err(wait) = intake.admission().of_keys().pass(key, allocations.len()) {
+    if let Err(wait) = intake.admission().of_keys().pass(caller.key, allocations.len()) {
         return problem::too_many(unpublished.never(Refusal::KeyRate), wait);
     }
-    let mut allocations = from_anywhere(allocations, intake.admission().left_for_bulk(key)).into_iter();
+    let mut allocations = from_anywhere(allocations, intake.admission().left_for_bulk(caller)).into_iter();
     let mut running = FuturesUnordered::new();
     while allocations.len() > 0 {
-        let share = allocations.len().min(intake.admission().share(key));
-        let mut admitting = pin!(intake.admission().admit_when_there_is_room(key, share as u32, end));
+        let share = allocations.len().min(intake.admission().share(caller));
+        let mut admitting = pin!(intake.admission().admit_when_there_is_room(caller, share as u32, end));
         let mut admitted = loop {
             tokio::select! {
                 biased;

@@ -168,7 +168,7 @@ async fn read_first(intake: &Intake, caller: Caller, filter: &HistoryFilter, lim
 }
 
 async fn read(intake: &Intake, business: BusinessId, filter: &HistoryFilter, limit: usize) -> Result<Page, Failure> {
-    intake.read(async |connection| read_page(connection, business, filter, limit).await).await
+    intake.read(business, async |connection| read_page(connection, business, filter, limit).await).await
 }
 
 /// An export as CSV, for as long as its caller takes pages.

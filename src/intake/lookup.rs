@@ -20,7 +20,7 @@ pub const PAYOUT_HASH: &str = "x-payout-hash";
 /// Answers with the balances of the calling business.
 pub async fn balance(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Failure> {
     let business = intake.business(headers).await?;
-    let reading = intake.read(async |connection| businesses::read_balances(connection, business).await);
+    let reading = intake.read(business, async |connection| businesses::read_balances(connection, business).await);
     let (balance, payout_balance) = reading.await?;
     Ok(problem::found(&BalanceBody { balance, payout_balance }))
 }
@@ -34,7 +34,7 @@ pub async fn user_by_email(intake: &Intake, headers: &HeaderMap, email: Option<&
             return Ok(problem::invalid_fields(FieldErrors { email: Some([message]), ..FieldErrors::default() }));
         }
     };
-    let reading = intake.read(async |connection| users::find_by_email(connection, business, &email).await);
+    let reading = intake.read(business, async |connection| users::find_by_email(connection, business, &email).await);
     let user = reading.await?;
     Ok(user.map_or_else(problem::not_found, show_user))
 }
@@ -45,8 +45,9 @@ pub async fn user_by_hash(intake: &Intake, headers: &HeaderMap) -> Result<Answer
     let mut values = headers.get_all(PAYOUT_HASH).iter();
     let hash = values.next().filter(|_| values.next().is_none()).and_then(|value| parse_hash(value.as_bytes()));
     let hash = hash.ok_or(Failure::Unauthorized)?;
-    let reading = intake.read(async |connection| users::find_by_hash(connection, hash).await);
-    let user = reading.await?;
+    let shards = intake.shards().known().keys().copied().collect();
+    let asking = |shard| intake.read_shard(shard, async move |connection| users::find_by_hash(connection, hash).await);
+    let user = intake.finder().find(hash, shards, asking).await?;
     user.filter(|user| user.status == "active").map(show_user).ok_or(Failure::Unauthorized)
 }
 
@@ -70,10 +71,10 @@ pub async fn request_by_id(intake: &Intake, headers: &HeaderMap, id: Option<Requ
     let Some(id) = id.filter(|&id| intake.secret().issued(business, id)) else { return Ok(problem::not_found()) };
     let wait = i64::try_from(intake.budgets().reply.as_millis()).unwrap_or(i64::MAX);
     let is_past = clock::now_millis() > secret::minted_at(id).saturating_add(wait);
-    let finding = intake.read(async |connection| allocations::find_one(connection, business, id).await);
+    let finding = intake.read(business, async |connection| allocations::find_one(connection, business, id).await);
     let mut found = finding.await?;
     if found.is_none() && is_past {
-        let deciding = intake.write_idempotent(async |connection| {
+        let deciding = intake.write_idempotent(business, async |connection| {
             allocations::void_by_id(connection, business, id).await?;
             allocations::find_one(connection, business, id).await
         });
@@ -84,7 +85,7 @@ pub async fn request_by_id(intake: &Intake, headers: &HeaderMap, id: Option<Requ
 
 /// Answers with the allocation under a key; 404 if there is none.
 pub async fn request_by_key(intake: &Intake, business: BusinessId, key: IdempotencyKey) -> Result<Answer, Failure> {
-    let finding = intake.read(async |connection| {
+    let finding = intake.read(business, async |connection| {
         let Some(id) = keys::find_allocated(connection, business, &key).await? else { return Ok(None) };
         Ok(Some((id, allocations::find_one(connection, business, id).await?)))
     });

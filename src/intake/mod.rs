@@ -5,13 +5,14 @@
 //! every answer. [`publication`] has the proof that nothing was published, and [`raises`] knows which epochs a request
 //! may use. [`bulk`] does all this for many allocations in one call. [`room`] has the places in flight, and [`limits`]
 //! those of each API key. [`auth`] finds the caller, and [`validate`] reads the body. [`lookup`] and [`history`] answer
-//! reads, over [`reads`]. [`detached`] keeps work going when its client hangs up. [`openapi`] describes the API, and
+//! reads, over [`reads`]; [`finder`] finds payout users by their hashes. [`detached`] keeps work going when its client hangs up. [`openapi`] describes the API, and
 //! [`page`] shows that to people.
 
 pub mod admission;
 pub mod auth;
 pub mod bulk;
 mod detached;
+mod finder;
 pub mod history;
 pub mod limits;
 pub mod lookup;
@@ -72,8 +73,11 @@ impl Intake {
     ) -> std::io::Result<()> {
         let links = Arc::clone(self.sessions()).start(self.abandon().clone())?;
         let raises = Arc::clone(self.raises());
-        let tell = move |count: Option<_>| count.map_or_else(|| raises.forget(), |count| raises.saw(count));
-        let pings = tokio::spawn(self.postgres().clone().watch(self.abandon().clone(), tell));
+        let tell = move |shard, count: Option<_>| match count {
+            Some(count) => raises.saw(shard, count),
+            None => raises.forget(shard),
+        };
+        let watching = tokio::spawn(self.shards().clone().watch(self.abandon().clone(), tell));
         let ending = connections::Ending { soon: self.admission().draining().clone(), now: CancellationToken::new() };
         let router = routes::router(Arc::clone(&self));
         let serving = tokio::spawn(connections::serve(listener, router, self.connections(), ending.clone()));
@@ -94,7 +98,7 @@ impl Intake {
             Err(_) => tracing::warn!("grace period over: whatever is left is decided by its deadline"),
         }
         self.abandon().cancel();
-        let _ = tokio::join!(links, pings);
+        let _ = tokio::join!(links, watching);
         tracing::info!("intake stopped");
         Ok(())
     }
@@ -103,11 +107,11 @@ impl Intake {
     pub fn status(&self) -> Status {
         let session = self.sessions().current();
         let waiting = session.as_ref().and_then(|session| session.waiters().oldest());
-        let oldest = [waiting, self.resolver().oldest()].into_iter().flatten().min();
+        let oldest = [waiting, self.resolvers().oldest()].into_iter().flatten().min();
         let age = |id| clock::now_millis().saturating_sub(secret::minted_at(id)).max(0);
         Status {
             draining: self.admission().draining().is_cancelled(),
-            postgres_up: self.health().is_up(),
+            postgres_up: self.shards().impediments().is_empty(),
             broker_up: session.as_ref().is_some_and(|session| !session.is_lost()),
             broker_blocked: session.is_some_and(|session| session.is_blocked()),
             in_flight: self.admission().in_flight(),

@@ -2,11 +2,12 @@
 
 use super::admission::{self, Admission};
 use super::auth::{self, Authenticator};
+use super::finder::UserFinder;
 use super::raises::Raises;
-use super::resolve::Resolver;
+use super::resolve::Resolvers;
 use super::session::BrokerSessions;
 use crate::connections;
-use crate::postgres::{Health, Postgres};
+use crate::postgres::Shards;
 use crate::rabbit::Broker;
 use crate::rabbit::publisher;
 use crate::rabbit::topology::Topology;
@@ -31,8 +32,8 @@ pub struct Settings {
     pub broker: Broker,
     /// The names of the queues.
     pub topology: Topology,
-    /// The way to Postgres.
-    pub postgres: Postgres,
+    /// The way to Postgres: to the directory, and to each shard.
+    pub shards: Shards,
     /// The hash secret.
     pub secret: HashSecret,
     /// How long a request may take.
@@ -51,8 +52,9 @@ pub struct Intake {
     admission: Admission,
     authenticator: Authenticator,
     raises: Arc<Raises>,
-    resolver: Resolver,
-    postgres: Postgres,
+    resolvers: Resolvers,
+    shards: Shards,
+    finder: UserFinder,
     secret: HashSecret,
     ids: RequestIds,
     budgets: Budgets,
@@ -67,17 +69,18 @@ pub struct Intake {
 impl Intake {
     /// Makes an intake, and starts the tasks that look up API keys and resolve requests. [`Self::run`] does the rest.
     pub fn start(settings: Settings) -> Arc<Self> {
-        let Settings { broker, topology, postgres, secret, budgets, admission, packing, connections } = settings;
+        let Settings { broker, topology, shards, secret, budgets, admission, packing, connections } = settings;
         let (tracker, abandon) = (TaskTracker::new(), CancellationToken::new());
-        let raises = Arc::new(Raises::unknown());
-        let sessions = BrokerSessions::new(broker, topology, packing);
+        let raises = Arc::new(Raises::default());
+        let sessions = BrokerSessions::new(broker, topology, packing, shards.clone());
         Arc::new(Self {
-            admission: Admission::new(admission, Arc::clone(&sessions), postgres.health().clone()),
+            admission: Admission::new(admission, Arc::clone(&sessions), shards.clone()),
             sessions,
-            authenticator: Authenticator::start(postgres.apart(auth::CONNECTIONS)),
-            resolver: Resolver::start(&postgres, tracker.clone(), &abandon, &raises),
+            authenticator: Authenticator::start(shards.directory().apart(auth::CONNECTIONS)),
+            resolvers: Resolvers::new(shards.clone(), tracker.clone(), abandon.clone(), Arc::clone(&raises)),
             raises,
-            postgres,
+            finder: UserFinder::new(),
+            shards,
             ids: RequestIds::new(secret.clone()),
             secret,
             budgets,
@@ -102,24 +105,24 @@ impl Intake {
         &self.authenticator
     }
 
-    /// What knows the count of the last raise.
+    /// What knows the count of the last raise of each shard.
     pub(super) fn raises(&self) -> &Arc<Raises> {
         &self.raises
     }
 
     /// What decides the requests that nobody answered.
-    pub(super) fn resolver(&self) -> &Resolver {
-        &self.resolver
+    pub(super) fn resolvers(&self) -> &Resolvers {
+        &self.resolvers
     }
 
-    /// The way to Postgres, for reads.
-    pub(super) fn postgres(&self) -> &Postgres {
-        &self.postgres
+    /// The way to Postgres.
+    pub(super) fn shards(&self) -> &Shards {
+        &self.shards
     }
 
-    /// Whether the database can be worked with.
-    pub(super) fn health(&self) -> &Health {
-        self.postgres.health()
+    /// What finds payout users by their hashes.
+    pub(super) fn finder(&self) -> &UserFinder {
+        &self.finder
     }
 
     /// The hash secret, which tells the ids of this deployment from others.

@@ -2,8 +2,8 @@
 
 use super::Intake;
 use super::auth::Caller;
-use crate::ledger::{BusinessId, Refusal};
-use crate::postgres::{Error, PgConnection};
+use crate::ledger::{BusinessId, Refusal, ShardId};
+use crate::postgres::{Error, PgConnection, Postgres};
 use axum::http::HeaderMap;
 
 /// Why a read has failed.
@@ -18,23 +18,33 @@ pub enum Failure {
 }
 
 impl Intake {
-    /// Reads from the database. Fails at once while the database is known to be down, so that no caller waits for it.
+    /// Reads from the shard of a business. Fails at once while its database is known to be down, so that no caller waits
+    /// for it.
     pub(super) async fn read<T>(
         &self,
+        business: BusinessId,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
     ) -> Result<T, Failure> {
-        self.refuse_if_away()?;
-        self.postgres().read(work).await.map_err(unanswered)
+        self.read_shard(business.shard(), work).await
     }
 
-    /// Writes for an answer. `work` must be such that it may be done twice. Fails at once while the database is known
-    /// to be down.
-    pub(super) async fn write_idempotent<T>(
+    /// Reads from a shard, in the same way.
+    pub(super) async fn read_shard<T>(
         &self,
+        shard: ShardId,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
     ) -> Result<T, Failure> {
-        self.refuse_if_away()?;
-        self.postgres().write_idempotent(work).await.map_err(unanswered)
+        self.shard(shard)?.read(work).await.map_err(unanswered)
+    }
+
+    /// Writes to the shard of a business, for an answer. `work` must be such that it may be done twice. Fails at once
+    /// while its database is known to be down.
+    pub(super) async fn write_idempotent<T>(
+        &self,
+        business: BusinessId,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error> + Clone,
+    ) -> Result<T, Failure> {
+        self.shard(business.shard())?.write_idempotent(work).await.map_err(unanswered)
     }
 
     /// The business that calls.
@@ -44,12 +54,14 @@ impl Intake {
 
     /// The business that calls, and the API key that it calls with.
     pub(super) async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Failure> {
-        let known = self.authenticator().authenticate(headers, self.health()).await;
+        let known = self.authenticator().authenticate(headers, self.shards().directory().health()).await;
         known.map_err(Failure::Unavailable)?.ok_or(Failure::Unauthorized)
     }
 
-    fn refuse_if_away(&self) -> Result<(), Failure> {
-        if self.health().is_up() { Ok(()) } else { Err(Failure::Unavailable(Refusal::PostgresDown)) }
+    /// The way to a shard, unless its database is known to be down.
+    fn shard(&self, shard: ShardId) -> Result<Postgres, Failure> {
+        let found = self.shards().get(shard).ok().filter(|postgres| postgres.health().is_up());
+        found.ok_or(Failure::Unavailable(Refusal::PostgresDown))
     }
 }
 

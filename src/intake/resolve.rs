@@ -1,7 +1,7 @@
 //! Resolves a request that got no usable reply: inserts its row as `voided`, or, if a row is there already, finds what
 //! happened.
 //!
-//! A few tasks do this, each over a connection of its own, so that no client and no timer can drop a statement
+//! A few tasks do this for each shard, each over a connection of its own, so that no client and no timer can drop a statement
 //! half-way. They resolve every request that is handed to them, however long it takes; its caller may stop waiting.
 //!
 //! | what went wrong | what is done |
@@ -15,13 +15,13 @@ use super::admission::Permit;
 use super::detached::Died;
 use super::raises::Raises;
 use crate::failpoint::{self, Failpoint};
-use crate::ledger::{Late, Proof, Request, RequestId, Voider, list_ids};
+use crate::ledger::{Late, Proof, Request, RequestId, ShardId, Voider, list_ids};
 use crate::metrics::METRICS;
 use crate::postgres::allocations::{self, Resolution};
-use crate::postgres::{Error, Postgres, Session};
+use crate::postgres::{Error, Postgres, Session, Shards};
 use crate::retry::Backoff;
 use futures_util::FutureExt;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,28 +66,20 @@ impl Open {
     }
 }
 
-/// Hands requests to the resolving tasks.
-pub struct Resolver {
-    queues: Vec<mpsc::UnboundedSender<Job>>,
-    next: AtomicUsize,
+/// Hands requests to the tasks that resolve those of their shard. The tasks of a shard are started with the first request.
+pub struct Resolvers {
+    shards: Shards,
     tracker: TaskTracker,
+    abandon: CancellationToken,
+    raises: Arc<Raises>,
+    of_shards: Mutex<BTreeMap<ShardId, Arc<Resolver>>>,
     open: Open,
 }
 
-impl Resolver {
-    /// Starts the tasks. `abandon` ends them, even if requests are left.
-    pub fn start(postgres: &Postgres, tracker: TaskTracker, abandon: &CancellationToken, raises: &Arc<Raises>) -> Self {
-        let open = Open::default();
-        let start = |aside: Option<mpsc::UnboundedSender<Job>>| {
-            let (sender, jobs) = mpsc::unbounded_channel();
-            let (session, abandon, raises) = (postgres.session(), abandon.clone(), Arc::clone(raises));
-            let task = Task { jobs, groups: VecDeque::new(), aside, session, abandon, open: open.clone(), raises };
-            tokio::spawn(task.run());
-            sender
-        };
-        let aside = start(None);
-        let queues = (0..TASKS).map(|_| start(Some(aside.clone()))).collect();
-        Self { queues, next: AtomicUsize::new(0), tracker, open }
+impl Resolvers {
+    /// No task runs yet. `abandon` ends the tasks, even if requests are left.
+    pub fn new(shards: Shards, tracker: TaskTracker, abandon: CancellationToken, raises: Arc<Raises>) -> Self {
+        Self { shards, tracker, abandon, raises, of_shards: Mutex::default(), open: Open::default() }
     }
 
     /// The oldest request that is not resolved yet: ids rise with time.
@@ -109,17 +101,65 @@ impl Resolver {
 
     fn hand_over(&self, request: Request, scope: Scope, permit: Option<Permit>) -> oneshot::Receiver<Resolution> {
         let (answer, receiver) = oneshot::channel();
-        self.open.lock().insert(request.id.as_u128());
-        let job = Job { request, scope, answer, _permit: permit, _tracked: self.tracker.token() };
+        match self.of(request.business.shard()) {
+            Ok(resolver) => {
+                self.open.lock().insert(request.id.as_u128());
+                resolver.take(Job { request, scope, answer, _permit: permit, _tracked: self.tracker.token() });
+            }
+            Err(error) => tracing::error!(request_id = %request.id, %error, "request not resolved"),
+        }
+        receiver
+    }
+
+    fn of(&self, shard: ShardId) -> Result<Arc<Resolver>, Error> {
+        let mut of_shards = self.of_shards.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(resolver) = of_shards.get(&shard) {
+            return Ok(Arc::clone(resolver));
+        }
+        let postgres = self.shards.get(shard)?;
+        let resolver = Arc::new(Resolver::start(shard, &postgres, &self.abandon, &self.open, &self.raises));
+        of_shards.insert(shard, Arc::clone(&resolver));
+        Ok(resolver)
+    }
+}
+
+/// Hands requests of one shard to its resolving tasks.
+struct Resolver {
+    queues: Vec<mpsc::UnboundedSender<Job>>,
+    next: AtomicUsize,
+}
+
+impl Resolver {
+    fn start(
+        shard: ShardId,
+        postgres: &Postgres,
+        abandon: &CancellationToken,
+        open: &Open,
+        raises: &Arc<Raises>,
+    ) -> Self {
+        let start = |aside: Option<mpsc::UnboundedSender<Job>>| {
+            let (sender, jobs) = mpsc::unbounded_channel();
+            let (session, abandon, raises) = (postgres.session(), abandon.clone(), Arc::clone(raises));
+            let (groups, open) = (VecDeque::new(), open.clone());
+            let task = Task { shard, jobs, groups, aside, session, abandon, open, raises };
+            tokio::spawn(task.run());
+            sender
+        };
+        let aside = start(None);
+        let queues = (0..TASKS).map(|_| start(Some(aside.clone()))).collect();
+        Self { queues, next: AtomicUsize::new(0) }
+    }
+
+    fn take(&self, job: Job) {
         let queue = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();
         if self.queues[queue].send(job).is_err() {
             tracing::error!("the resolver has ended: request not resolved");
         }
-        receiver
     }
 }
 
 struct Task {
+    shard: ShardId,
     jobs: mpsc::UnboundedReceiver<Job>,
     /// Jobs that were taken from the channel and are not yet resolved. Each group is one transaction. They are kept
     /// here so that a panic does not lose them.
@@ -185,7 +225,7 @@ impl Task {
         };
         let (resolutions, raise) = self.session.write(giving_up).await?;
         // This comes before any answer: a caller that is told 500 may send again at once, and to this intake.
-        raise.into_iter().for_each(|count| self.raises.saw(count));
+        raise.into_iter().for_each(|count| self.raises.saw(self.shard, count));
         failpoint::pass(Failpoint::AfterVoid).await;
         let group = self.groups.pop_front().unwrap_or_default();
         group.into_iter().zip(resolutions).for_each(|(job, resolution)| self.finish(job, resolution));

@@ -13,12 +13,13 @@ use super::openapi;
 use super::page;
 use super::problem::{self, Answer};
 use super::publication::Unpublished;
+use super::raises::Received;
 use super::reads::Failure;
 use super::submit::{self, Submission};
 use super::validate::{
     ALLOCATION_LIMIT, BULK_LIMIT, BodyLimit, Invalid, InvalidBulk, NewAllocation, read_allocation, read_bulk,
 };
-use crate::ledger::{IdempotencyKey, Receipt, Refusal, RequestId};
+use crate::ledger::{IdempotencyKey, Refusal, RequestId};
 use crate::metrics::{METRICS, labels::Route};
 use crate::trace;
 use axum::Router;
@@ -54,9 +55,9 @@ pub fn router(intake: Arc<Intake>) -> Router {
 
 /// `POST /payout/create`
 async fn create(State(intake): State<Arc<Intake>>, request: Request) -> Response {
-    let receipt = intake.raises().receive();
+    let received = intake.raises().receive();
     let started = submit::start(&intake, async move |intake, unpublished| {
-        read_and_submit(&intake, unpublished, request, receipt).await
+        read_and_submit(&intake, unpublished, request, received).await
     });
     let (answer, id) = started.finish(&intake).await;
     let id = id.map_or_else(Uuid::new_v4, |id| Uuid::from_u128(id.as_u128()));
@@ -67,7 +68,7 @@ async fn read_and_submit(
     intake: &Intake,
     unpublished: Unpublished,
     request: Request,
-    receipt: Receipt,
+    received: Received,
 ) -> submit::Submitted {
     let (parts, body) = request.into_parts();
     let caller = match intake.caller(&parts.headers).await {
@@ -77,7 +78,7 @@ async fn read_and_submit(
     match read_submission(&parts.headers, body).await {
         Ok((allocation, key)) => match intake.admission().of_keys().pass(caller.key, 1) {
             Ok(()) => {
-                let trace = read_trace(&parts.headers);
+                let (receipt, trace) = (received.of(caller.business.shard()), read_trace(&parts.headers));
                 submit::submit(intake, unpublished, Submission { caller, allocation, key, receipt, trace }).await
             }
             Err(wait) => (problem::too_many(unpublished.never(Refusal::KeyRate), wait), None),
@@ -104,8 +105,8 @@ async fn read_submission(headers: &HeaderMap, body: Body) -> Result<(NewAllocati
 
 /// `POST /payout/create/bulk`. Nothing is published until the whole call is read; then each item is work of its own.
 async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Response {
-    let receipt = intake.raises().receive();
-    let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk_call(&intake, request, receipt).await);
+    let received = intake.raises().receive();
+    let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk_call(&intake, request, received).await);
     let answer = match reading.await.flatten() {
         Ok(bulk) => bulk::submit_all(&intake, bulk).await,
         Err(answer) => answer,
@@ -116,7 +117,7 @@ async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Res
 async fn read_bulk_call(
     intake: &Intake,
     request: Request,
-    receipt: Receipt,
+    received: Received,
 ) -> Result<Result<BulkSubmission, Answer>, Failure> {
     let (parts, body) = request.into_parts();
     let caller = intake.caller(&parts.headers).await?;
@@ -129,7 +130,8 @@ async fn read_bulk_call(
         InvalidBulk::Items(message) => problem::invalid_bulk(message),
     });
     Ok(items.and_then(|items| {
-        Ok(BulkSubmission { caller, items, key: read_key(&parts.headers)?, receipt, trace: read_trace(&parts.headers) })
+        let (key, receipt) = (read_key(&parts.headers)?, received.of(caller.business.shard()));
+        Ok(BulkSubmission { caller, items, key, receipt, trace: read_trace(&parts.headers) })
     }))
 }
 

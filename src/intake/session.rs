@@ -1,9 +1,12 @@
-//! A session with RabbitMQ: a pair of connections, the publisher of each work queue, the reply queue, and the requests
-//! that wait for replies. Whenever any of it is lost, all of it is built anew.
+//! A session with RabbitMQ: a pair of connections, a publisher for each shard, the reply queue, and the requests that wait
+//! for replies. Whenever any of it is lost, all of it is built anew. A shard that is new gets a publisher in the session
+//! that is there.
 
 use super::replies::{Event, Waiters};
-use crate::ledger::{Request, RequestId};
+use crate::ledger::{Request, RequestId, ShardId};
 use crate::metrics::labels::Role;
+use crate::postgres::Shards;
+use crate::postgres::shards::Known;
 use crate::rabbit::consumer::Consumer;
 use crate::rabbit::publisher::{Limits, Outgoing, Publisher};
 use crate::rabbit::topology::Topology;
@@ -11,22 +14,28 @@ use crate::rabbit::{self, Broker, Error, Link};
 use crate::retry::Backoff;
 use crate::trace;
 use crate::wire::messages;
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use tokio::sync::{mpsc, oneshot};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+
+/// How soon a publisher that could not be opened is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Keeps a session open, and knows the present one.
 pub struct BrokerSessions {
     broker: Broker,
     topology: Topology,
     packing: Limits,
+    shards: Shards,
     open: RwLock<Option<Arc<BrokerSession>>>,
 }
 
 impl BrokerSessions {
     /// No session yet; [`Self::start`] opens one.
-    pub fn new(broker: Broker, topology: Topology, packing: Limits) -> Arc<Self> {
-        Arc::new(Self { broker, topology, packing, open: RwLock::new(None) })
+    pub fn new(broker: Broker, topology: Topology, packing: Limits, shards: Shards) -> Arc<Self> {
+        Arc::new(Self { broker, topology, packing, shards, open: RwLock::new(None) })
     }
 
     /// The session that is open now, if there is one.
@@ -55,12 +64,15 @@ impl BrokerSessions {
     async fn keep(&self, stop: &CancellationToken) {
         let mut backoff = Backoff::for_connections();
         while !stop.is_cancelled() {
-            match BrokerSession::open(&self.broker, &self.topology, self.packing).await {
+            match BrokerSession::open(&self.broker, &self.topology).await {
                 Ok(session) => {
-                    backoff.reset();
-                    tracing::info!("intake connected to RabbitMQ");
-                    self.set(Some(Arc::clone(&session)));
-                    tokio::select! { () = session.publishing.lost() => {}, () = stop.cancelled() => {} }
+                    let ended =
+                        tokio::select! { ended = self.use_session(&session) => ended, () = stop.cancelled() => Ok(()) };
+                    if let Err(error) = ended {
+                        tracing::warn!(%error, "intake cannot publish to a queue");
+                    } else {
+                        backoff.reset();
+                    }
                     self.set(None);
                     session.waiters.fail_all();
                     session.close().await;
@@ -70,14 +82,39 @@ impl BrokerSessions {
             tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }
         }
     }
+
+    /// Lets requests use the session until its connection for publishing is lost. Opens the publisher of each shard.
+    async fn use_session(&self, session: &Arc<BrokerSession>) -> Result<(), Error> {
+        let mut shards = self.shards.subscribe();
+        let known = |shards: &mut watch::Receiver<Known>| shards.borrow_and_update().keys().copied().collect();
+        session.serve(&self.topology, known(&mut shards), self.packing).await?;
+        tracing::info!("intake connected to RabbitMQ");
+        self.set(Some(Arc::clone(session)));
+        loop {
+            tokio::select! {
+                () = session.publishing.lost() => return Ok(()),
+                // The sender is in `self`, so there is always one.
+                _ = shards.changed() => {}
+            }
+            // The requests of the other shards go on meanwhile, and also if this fails.
+            while let Err(error) = session.serve(&self.topology, known(&mut shards), self.packing).await {
+                if session.is_lost() {
+                    return Ok(());
+                }
+                tracing::warn!(%error, "a new shard has no publisher yet");
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
 }
 
 /// One pair of connections to the broker, with the reply queue and the waiters that belong to it.
 pub struct BrokerSession {
     publishing: Link,
     consuming: Link,
-    /// The way to the publisher of each work queue.
-    outgoing: Vec<mpsc::UnboundedSender<Outgoing>>,
+    reply_queue: String,
+    /// The way to the publisher of each shard.
+    outgoing: RwLock<BTreeMap<ShardId, mpsc::UnboundedSender<Outgoing>>>,
     waiters: Arc<Waiters>,
 }
 
@@ -87,35 +124,46 @@ impl BrokerSession {
         &self.waiters
     }
 
-    async fn open(broker: &Broker, topology: &Topology, packing: Limits) -> Result<Arc<Self>, Error> {
+    async fn open(broker: &Broker, topology: &Topology) -> Result<Arc<Self>, Error> {
         let (consuming, publishing) = broker.connect_twice(Role::IntakeReplies, Role::IntakeRequests).await?;
         let reply_queue = topology.reply_queue(rand::random());
-        let opening = async {
-            topology.declare(&publishing).await?;
-            let consumer = Consumer::open_replies(&consuming, topology, &reply_queue).await?;
-            let mut publishers = vec![];
-            for queue in topology.work_queues() {
-                publishers.push(Publisher::open(&publishing, &queue, packing).await?);
-            }
-            Ok((consumer, publishers))
-        };
-        let (consumer, publishers) = rabbit::open(&[&publishing, &consuming], opening).await?;
+        let opening = Consumer::open_replies(&consuming, topology, &reply_queue);
+        let consumer = rabbit::open(&[&publishing, &consuming], opening).await?;
         let waiters = Arc::new(Waiters::new());
         tokio::spawn(deliver(consumer, Arc::clone(&waiters)));
-        let start = |publisher| start_publisher(publisher, reply_queue.clone(), Arc::clone(&waiters));
-        let outgoing = publishers.into_iter().map(start).collect();
-        Ok(Arc::new(Self { publishing, consuming, outgoing, waiters }))
+        Ok(Arc::new(Self { publishing, consuming, reply_queue, outgoing: RwLock::default(), waiters }))
     }
 
-    /// Hands a request to the publisher of its business's work queue. Never waits. From here on the outcome is unknown.
+    /// Declares the queues of these shards, and opens the publishers that are missing.
+    async fn serve(&self, topology: &Topology, shards: Vec<ShardId>, packing: Limits) -> Result<(), Error> {
+        let numbers: Vec<u8> = shards.iter().map(|shard| shard.number()).collect();
+        let opening = async {
+            topology.declare(&self.publishing, &numbers).await?;
+            for &shard in shards.iter().filter(|shard| !self.serves(**shard)) {
+                let publisher =
+                    Publisher::open(&self.publishing, &topology.work_queue(shard.number()), packing).await?;
+                let outgoing = start_publisher(shard, publisher, self.reply_queue.clone(), Arc::clone(&self.waiters));
+                self.outgoing.write().unwrap_or_else(PoisonError::into_inner).insert(shard, outgoing);
+            }
+            Ok(())
+        };
+        rabbit::open(&[], opening).await
+    }
+
+    /// Whether there is a publisher for this shard.
+    pub fn serves(&self, shard: ShardId) -> bool {
+        self.outgoing.read().unwrap_or_else(PoisonError::into_inner).contains_key(&shard)
+    }
+
+    /// Hands a request to the publisher of its shard. Never waits. From here on the outcome is unknown.
     pub fn publish(&self, request: &Request, trace: Option<trace::Context>) {
-        // The ids of businesses are random, so this spreads them evenly.
-        let partition = request.business.as_u128() % self.outgoing.len() as u128;
         let (owner, tag) = (request.business.as_u128(), request.id.as_u128());
         let trace = trace.map(|trace| trace.to_string());
         let item = messages::write_traced_request(request, trace.as_deref());
         let outgoing = Outgoing { owner, tag, item, trace };
-        if self.outgoing[partition as usize].send(outgoing).is_err() {
+        let publishers = self.outgoing.read().unwrap_or_else(PoisonError::into_inner);
+        let publisher = publishers.get(&request.business.shard());
+        if publisher.is_none_or(|publisher| publisher.send(outgoing).is_err()) {
             self.waiters.wake(request.id.as_u128(), Event::Trouble);
         }
     }
@@ -142,6 +190,7 @@ impl BrokerSession {
 
 /// Starts a publisher, and returns the way to it.
 fn start_publisher(
+    shard: ShardId,
     publisher: Publisher,
     reply_queue: String,
     waiters: Arc<Waiters>,
@@ -150,7 +199,9 @@ fn start_publisher(
     let answering = Arc::clone(&waiters);
     tokio::spawn(publisher.run(
         incoming,
-        move |items: &[Outgoing]| messages::pack_requests(&reply_queue, items.iter().map(|item| item.item.as_slice())),
+        move |items: &[Outgoing]| {
+            messages::pack_requests(shard, &reply_queue, items.iter().map(|item| item.item.as_slice()))
+        },
         move |id, trouble| {
             tracing::debug!(request_id = %RequestId::from_u128(id), ?trouble, "the broker returned or refused a message");
             waiters.wake(id, Event::Trouble);

@@ -96,7 +96,7 @@ async fn after_death(intake: &Intake, trail: &Trail) -> Submitted {
 /// Admits, publishes and answers a request. Must run where it cannot be cancelled.
 pub async fn submit(intake: &Intake, unpublished: Unpublished, submission: Submission) -> Submitted {
     failpoint::pass(Failpoint::AfterValidation).await;
-    submit_admitted(intake, unpublished, intake.admission().admit(submission.caller.key), submission).await
+    submit_admitted(intake, unpublished, intake.admission().admit(submission.caller), submission).await
 }
 
 /// Publishes and answers a request that was admitted, in a trace span of its own; answers with the refusal if it was
@@ -196,14 +196,14 @@ fn answer_of(reply: &Reply) -> Option<Submitted> {
 pub async fn resolve(intake: &Intake, request: Request, permit: Option<Permit>, why: &str) -> Submitted {
     let id = request.id;
     tracing::info!(request_id = %id, why, "resolving");
-    answer_late(intake, id, intake.resolver().resolve(request, permit)).await
+    answer_late(intake, id, intake.resolvers().resolve(request, permit)).await
 }
 
 /// Voids an attempt that may not use the new epoch of its key, and raises no epoch: that would kill a later attempt by
 /// the same client, which may be on its way.
 async fn supersede(intake: &Intake, request: Request, permit: Permit) -> Submitted {
     let id = request.id;
-    answer_late(intake, id, intake.resolver().resolve_attempt(request, Some(permit))).await
+    answer_late(intake, id, intake.resolvers().resolve_attempt(request, Some(permit))).await
 }
 
 async fn answer_late(intake: &Intake, id: RequestId, resolution: oneshot::Receiver<Resolution>) -> Submitted {

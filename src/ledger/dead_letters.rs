@@ -9,6 +9,8 @@ closed_list! {
         Unreadable = "unreadable",
         /// A worker could read it, and the ledger could not store it.
         Rejected = "rejected",
+        /// It came to the queue of another shard than its own.
+        WrongShard = "wrong_shard",
         /// It came back too often, usually because it ends every worker that takes it.
         DeliveryLimit = "delivery_limit",
         /// The broker had another reason, or somebody put it there by hand.

@@ -1,12 +1,38 @@
-//! The identifiers: of businesses, requests and payout users, and idempotency keys.
+//! The identifiers: of shards, businesses, requests and payout users, and idempotency keys.
 
 use std::fmt::{Display, Formatter};
 
-/// A business, by its UUID as a number.
+/// A shard of the ledger, by its number. A business belongs to one shard permanently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(u8);
+
+impl ShardId {
+    /// The shard that every ledger has.
+    pub const FIRST: Self = Self(0);
+
+    /// The shard with this number.
+    pub const fn new(number: u8) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+}
+
+impl Display for ShardId {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// A business, by its UUID (version 8) as a number. The last two digits of the UUID's second group are its shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BusinessId(u128);
 
 /// One HTTP attempt at one allocation, by its UUID (version 7) as a number. Minted once by the intake, never used again.
+/// The seventh and eighth digit from its end are the shard of its business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(u128);
 
@@ -27,6 +53,26 @@ macro_rules! id {
 }
 id!(BusinessId);
 id!(RequestId);
+
+impl BusinessId {
+    /// The id of a new business of this shard; `random` has 106 random bits.
+    pub const fn new(shard: ShardId, random: u128) -> Self {
+        const FIXED: u128 = 0xFFFF << 80 | 0xF << 76 | 0b11 << 62;
+        Self(random & !FIXED | (shard.0 as u128) << 80 | 0x8 << 76 | 0b10 << 62)
+    }
+
+    /// The shard that has every row of it.
+    pub const fn shard(self) -> ShardId {
+        ShardId((self.0 >> 80) as u8)
+    }
+}
+
+impl RequestId {
+    /// The shard that has its row.
+    pub const fn shard(self) -> ShardId {
+        ShardId((self.0 >> 24) as u8)
+    }
+}
 
 /// Written as a UUID.
 impl Display for RequestId {
@@ -111,6 +157,18 @@ mod tests {
         let id = RequestId::from_u128(0x0195_1bf2_4700_7abc_8def_0123_4567_89ab);
         assert_eq!(id.to_string(), "01951bf2-4700-7abc-8def-0123456789ab");
         assert_eq!(RequestId::from_u128(1).to_string(), "00000000-0000-0000-0000-000000000001");
+    }
+
+    #[test]
+    fn the_id_of_a_business_is_a_uuid_that_names_its_shard() {
+        for (random, shard) in [(0, 0), (u128::MAX, 0), (u128::MAX, 255), (0x1234_5678_9abc_def0, 3)] {
+            let id = BusinessId::new(ShardId::new(shard), random);
+            assert_eq!(id.shard().number(), shard);
+            let digits = format!("{:032x}", id.as_u128());
+            assert_eq!(digits[8..12], format!("{shard:04x}"), "people can read it there");
+            assert!(digits[12..].starts_with('8') && "89ab".contains(&digits[16..17]), "{digits}: UUID version 8");
+        }
+        assert_ne!(BusinessId::new(ShardId::FIRST, 1), BusinessId::new(ShardId::FIRST, 2));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! inputs come from.
 //!
 //! Reading order: [`amount`], [`email`], [`reference`](mod@reference), [`ids`] (values that are checked when they are
-//! made), [`request`], [`outcome`], [`reasons`], [`mod@decide`], [`dead_letters`].
+//! made), [`request`], [`outcome`], [`reasons`], [`mod@decide`], [`dead_letters`], [`shards`].
 
 pub mod amount;
 pub mod dead_letters;
@@ -16,15 +16,17 @@ pub mod outcome;
 pub mod reasons;
 pub mod reference;
 pub mod request;
+pub mod shards;
 mod spelling;
 
 pub use amount::Amount;
 pub use dead_letters::{Cause, OnReplay};
 pub use decide::{Account, Accounts, Credit, Decision, KeyChange, KeyState, Keys, decide};
 pub use email::Email;
-pub use ids::{BusinessId, IdempotencyKey, RequestId, UserHash};
+pub use ids::{BusinessId, IdempotencyKey, RequestId, ShardId, UserHash};
 pub use outcome::{Outcome, Verdict};
 pub(crate) use reasons::closed_list;
 pub use reasons::{Late, Proof, Refusal, SettledAs, Voider};
 pub use reference::Reference;
 pub use request::{KeyClaim, Millis, RaiseCount, Receipt, Request, list_ids};
+pub use shards::{Shard, ShardState};

@@ -50,6 +50,8 @@ closed_list! {
         PostgresDown = "postgres_down",
         /// Postgres did not answer a read, or the look-up of an API key, in time. No other request is affected.
         PostgresSlow = "postgres_slow",
+        /// The shard of the business takes no requests: `earmark shards close`.
+        ShardClosed = "shard_closed",
         RabbitDown = "rabbitmq_down",
         /// A memory or disk alarm of the broker, or a connection that was just lost.
         RabbitBlocked = "rabbitmq_blocked",

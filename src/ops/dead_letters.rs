@@ -4,64 +4,63 @@
 //! is decided if its deadline has not passed, and voided otherwise. Each shown request says what a replay would do.
 
 use crate::clock;
-use crate::ledger::{BusinessId, OnReplay, Outcome, Request, RequestId};
+use crate::ledger::{BusinessId, Cause, OnReplay, Outcome, Request, RequestId, ShardId};
 use crate::metrics::labels::Role;
 use crate::postgres::allocations::{self, Decided};
 use crate::postgres::dead_letters::{self, DeadLetterFilter};
-use crate::postgres::{Error, PgConnection, Postgres};
+use crate::postgres::{Error, PgConnection, Postgres, Shards};
 use crate::rabbit::confirmed::Confirmed;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{self, Broker};
 use crate::wire::messages;
 use crate::wire::operator::{DeadLetter, DeadLetterRequest};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 /// A page of at most `limit` open dead letters, newest first. `reveal`: show whole addresses, keys and bodies.
 pub async fn list(
-    postgres: &Postgres,
+    shards: &Shards,
     filter: &DeadLetterFilter,
     limit: u32,
     reveal: bool,
 ) -> Result<Vec<DeadLetter>, Error> {
-    let reading = async |connection: &mut PgConnection| {
-        let dead_letters = dead_letters::find_open(connection, filter, limit).await?;
-        show_all(connection, dead_letters, reveal).await
-    };
-    postgres.read(reading).await
+    let finding = async |connection: &mut PgConnection| dead_letters::find_open(connection, filter, limit).await;
+    show_all(shards, shards.directory().read(finding).await?, reveal).await
 }
 
 /// One dead letter, open or not; `None` if there is none with this id.
-pub async fn show(postgres: &Postgres, dead_letter: Uuid, reveal: bool) -> Result<Option<DeadLetter>, Error> {
-    let reading = async |connection: &mut PgConnection| {
-        let dead_letters = Vec::from_iter(dead_letters::find_one(connection, dead_letter).await?);
-        Ok(show_all(connection, dead_letters, reveal).await?.pop())
-    };
-    postgres.read(reading).await
+pub async fn show(shards: &Shards, dead_letter: Uuid, reveal: bool) -> Result<Option<DeadLetter>, Error> {
+    let finding = async |connection: &mut PgConnection| dead_letters::find_one(connection, dead_letter).await;
+    let found = shards.directory().read(finding).await?;
+    Ok(show_all(shards, Vec::from_iter(found), reveal).await?.pop())
 }
 
 /// Every dead letter that contains the request, open or not.
-pub async fn holding(
-    connection: &mut PgConnection,
-    request: RequestId,
-    reveal: bool,
-) -> Result<Vec<DeadLetter>, Error> {
-    let dead_letters = dead_letters::find_holding(connection, request).await?;
-    show_all(connection, dead_letters, reveal).await
+pub async fn holding(shards: &Shards, request: RequestId, reveal: bool) -> Result<Vec<DeadLetter>, Error> {
+    let finding = async |connection: &mut PgConnection| dead_letters::find_holding(connection, request).await;
+    show_all(shards, shards.directory().read(finding).await?, reveal).await
 }
 
 /// Adds to each dead letter what the ledger says about its requests.
 async fn show_all(
-    connection: &mut PgConnection,
+    shards: &Shards,
     dead_letters: Vec<dead_letters::DeadLetter>,
     reveal: bool,
 ) -> Result<Vec<DeadLetter>, Error> {
     let read: Vec<_> =
         dead_letters.into_iter().map(|dead_letter| (messages::read_requests(&dead_letter.body), dead_letter)).collect();
     let readable = read.iter().filter_map(|(message, _)| message.as_ref().ok());
-    let names: Vec<(BusinessId, RequestId)> =
-        readable.flat_map(|message| message.requests.iter().map(|request| (request.business, request.id))).collect();
-    let decided = allocations::find_decided(connection, &names).await?;
+    let mut names = BTreeMap::<ShardId, Vec<(BusinessId, RequestId)>>::new();
+    for request in readable.flat_map(|message| &message.requests) {
+        names.entry(request.business.shard()).or_default().push((request.business, request.id));
+    }
+    let mut decided = HashMap::new();
+    for (shard, names) in names {
+        // A shard that does not exist has decided nothing.
+        let Ok(postgres) = shards.get(shard) else { continue };
+        let finding = async |connection: &mut PgConnection| allocations::find_decided(connection, &names).await;
+        decided.extend(postgres.read(finding).await?);
+    }
     Ok(read.into_iter().map(|(message, dead_letter)| shown(dead_letter, message, &decided, reveal)).collect())
 }
 
@@ -133,14 +132,14 @@ pub enum Failure {
 /// Each is published first and marked as replayed afterwards. If something fails in between, the dead letter stays
 /// open: it may be replayed twice, but is never lost.
 pub async fn replay(
-    postgres: &Postgres,
+    shards: &Shards,
     broker: &Broker,
     topology: &Topology,
     dead_letters: &[Uuid],
     who: &str,
 ) -> Result<Vec<Uuid>, Failure> {
     let link = broker.connect(Role::Command).await?;
-    let replayed = replay_over(&link, postgres, topology, dead_letters, who).await;
+    let replayed = replay_over(&link, shards.directory(), topology, dead_letters, who).await;
     link.close().await;
     replayed
 }
@@ -157,9 +156,11 @@ async fn replay_over(
     for &id in dead_letters {
         let found = session.read(async |connection| dead_letters::find_one(connection, id).await).await?;
         let Some(dead_letter) = found.filter(|dead_letter| dead_letter.dropped_at.is_none()) else { continue };
-        // Workers take from every queue that the deployment ever had. A dead letter of unknown origin goes to the
-        // first.
-        let queue = dead_letter.queue.unwrap_or_else(|| topology.work_queue(0));
+        // One that came to the wrong queue, or from an unknown one, goes to the queue of its shard. One that cannot be read
+        // comes back from any queue.
+        let shard = || messages::read_requests(&dead_letter.body).map_or(ShardId::FIRST, |message| message.shard);
+        let queue = dead_letter.queue.clone().filter(|_| dead_letter.cause != Cause::WrongShard.as_str());
+        let queue = queue.unwrap_or_else(|| topology.work_queue(shard().number()));
         confirmed.put(&queue, &Uuid::new_v4().simple().to_string(), &dead_letter.body).await?;
         tracing::info!(dead_letter_id = %id, who, queue, "dead letter replayed");
         session.write(async |connection| dead_letters::mark_replayed(connection, id, who).await).await?;
@@ -170,8 +171,8 @@ async fn replay_over(
 
 /// Marks open dead letters as dropped, with time and name. Their rows stay in the table. Returns the ids of those that
 /// were open.
-pub async fn drop(postgres: &Postgres, dead_letters: &[Uuid], who: &str) -> Result<Vec<Uuid>, Error> {
-    let (mut session, mut dropped) = (postgres.session(), vec![]);
+pub async fn drop(shards: &Shards, dead_letters: &[Uuid], who: &str) -> Result<Vec<Uuid>, Error> {
+    let (mut session, mut dropped) = (shards.directory().session(), vec![]);
     for &id in dead_letters {
         if session.write(async |connection| dead_letters::mark_dropped(connection, id, who).await).await? {
             tracing::info!(dead_letter_id = %id, who, "dead letter dropped");

@@ -3,7 +3,7 @@
 
 use crate::ledger::{Cause, Millis};
 use crate::postgres::audits::{self, Audited};
-use crate::postgres::partitions::{self, Paused};
+use crate::postgres::deployments::{self, Paused};
 use crate::postgres::processes::{self, Present};
 use crate::postgres::{Error, PgConnection, dead_letters};
 use crate::wire::operator::{self, Queue};
@@ -96,7 +96,7 @@ pub fn join_queues<'a>(
 pub fn queues(processes: &[Process], dead_letters: &str) -> Vec<Queue> {
     let live: Vec<&Process> = processes.iter().filter(|process| !process.is_silent()).collect();
     let seen = live.iter().filter(|process| !process.state.queues.is_empty()).max_by_key(|process| {
-        // Workers know more queues than intakes if there were more partitions in the past.
+        // A process that has just heard of a new shard knows more queues than the others.
         (process.state.queues.len(), process.row.seen_at)
     });
     let reported =
@@ -127,8 +127,8 @@ impl Standing {
 pub async fn find_standing(connection: &mut PgConnection, prefix: &str) -> Result<Standing, Error> {
     Ok(Standing {
         dead_letters: dead_letters::count_open(connection).await?,
-        audit: audits::find_last_audit(connection).await?,
-        paused: partitions::find_pause(connection, prefix).await?,
+        audit: audits::find_last_audits(connection).await?,
+        paused: deployments::find_pause(connection, prefix).await?,
     })
 }
 

@@ -2,10 +2,12 @@
 //!
 //! This file serves the side listener: `/livez`, `/readyz`, `/metrics` and the console. [`presence`] writes the
 //! process's row, [`queues`] polls the depth of the queues, [`deployment`] reads the state of all processes,
-//! [`dead_letters`] and [`requests`] look up and act for operators, and [`console`] is the web interface.
+//! [`audits`], [`businesses`], [`dead_letters`] and [`requests`] look up and act for operators in all shards, and [`console`] is the web interface.
 //!
 //! The modules know neither intake nor worker. They get the state of the process from a function, [`state::Describe`].
 
+pub mod audits;
+pub mod businesses;
 pub mod console;
 pub mod dead_letters;
 pub mod deployment;

@@ -1,6 +1,7 @@
 //! Polls the broker every second for the depth of the deployment's queues.
 
 use crate::metrics::labels::Role;
+use crate::postgres::Shards;
 use crate::rabbit::depth::{Depth, Gauge};
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{Broker, Error};
@@ -27,10 +28,10 @@ impl Depths {
     }
 
     /// Polls the work queues and the dead-letter queue every second until `stop`. Connects again after each failure.
-    pub async fn watch(self, broker: Broker, topology: Topology, stop: CancellationToken) {
+    pub async fn watch(self, broker: Broker, topology: Topology, shards: Shards, stop: CancellationToken) {
         let mut backoff = Backoff::for_connections();
         while !stop.is_cancelled() {
-            if let Err(error) = self.watch_once(&broker, &topology, &mut backoff, &stop).await {
+            if let Err(error) = self.watch_once(&broker, &topology, &shards, &mut backoff, &stop).await {
                 tracing::debug!(%error, "queue depths not read");
             }
             self.set(vec![]);
@@ -42,13 +43,18 @@ impl Depths {
         &self,
         broker: &Broker,
         topology: &Topology,
+        shards: &Shards,
         backoff: &mut Backoff,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        let (gauge, queues) = (Gauge::open(broker, Role::Watch).await?, topology.all_queues());
+        let (gauge, mut queues) = (Gauge::open(broker, Role::Watch).await?, vec![]);
         let watching = async {
-            gauge.declare(topology).await?;
             loop {
+                let known = shards.numbers();
+                if queues.len() != known.len() + 1 {
+                    gauge.declare(topology, &known).await?;
+                    queues = topology.all_queues(&known);
+                }
                 self.set(gauge.read(&queues).await?.into_iter().map(shown).collect());
                 backoff.reset();
                 tokio::time::sleep(INTERVAL).await;

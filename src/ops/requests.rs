@@ -4,31 +4,29 @@ use super::dead_letters;
 use crate::clock;
 use crate::ledger::{Email, Outcome, RequestId};
 use crate::postgres::allocations::{self, Found};
-use crate::postgres::{Error, PgConnection, Postgres, keys};
+use crate::postgres::{Error, PgConnection, Postgres, Shards, keys};
 use crate::secret;
 use crate::wire::operator::{DeadLetter, RequestTimeline};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Looks up a request in all businesses. An unknown id is no error: its state is `undecided`.
+/// Looks up a request in the shard that its id names. An unknown id is no error: its state is `undecided`.
 ///
 /// `reply_timeout`: the intakes' EARMARK_REPLY_TIMEOUT. The deadline is computed with it if no dead letter has the
 /// request. `reveal`: show the whole address and the key.
 pub async fn timeline(
-    postgres: &Postgres,
+    shards: &Shards,
     request: RequestId,
     reply_timeout: Duration,
     reveal: bool,
 ) -> Result<RequestTimeline, Error> {
-    let reading = async |connection: &mut PgConnection| {
-        let found = allocations::find_anywhere(connection, request).await?;
-        Ok((found, dead_letters::holding(connection, request, reveal).await?))
-    };
-    let (found, dead_letters) = postgres.read(reading).await?;
+    let dead_letters = dead_letters::holding(shards, request, reveal).await?;
     let mut timeline = from_dead_letters(request, dead_letters, reply_timeout);
-    if let Some(found) = found {
+    let Ok(postgres) = shards.get(request.shard()) else { return Ok(timeline) };
+    let finding = async |connection: &mut PgConnection| allocations::find_anywhere(connection, request).await;
+    if let Some(found) = postgres.read(finding).await? {
         if found.decided.outcome == Outcome::Allocated {
-            note_key(&mut timeline, find_key(postgres, &found, request).await, reveal);
+            note_key(&mut timeline, find_key(&postgres, &found, request).await, reveal);
         }
         note_row(&mut timeline, found, reveal);
     }

@@ -7,7 +7,7 @@
 //! commits.
 
 use super::users::{Hashes, find_hashes};
-use super::{Error, begin, commit, keys};
+use super::{Error, begin, commit, keys, shards};
 use crate::ledger::{
     Amount, BusinessId, Email, IdempotencyKey, Keys, Outcome, Proof, RaiseCount, Reference, Request, RequestId,
     UserHash, Voider,
@@ -247,9 +247,11 @@ pub async fn void_by_id(
 ) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* void_by_id */
-         INSERT INTO allocations (business_id, request_id, outcome) VALUES ($1, $2, 'voided') ON CONFLICT DO NOTHING",
+         INSERT INTO allocations (business_id, request_id, outcome) SELECT $1, $2, 'voided' WHERE in_schema($3)
+         ON CONFLICT DO NOTHING",
         business as BusinessId,
-        request as RequestId
+        request as RequestId,
+        shards::schema_of([business])?
     )
     .execute(connection)
     .await?;
@@ -276,6 +278,7 @@ async fn write_voids(
         SELECT v.business_id, v.request_id, v.email, v.amount, 'voided', v.reference
         FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[])
              AS v (business_id, request_id, email, amount, reference)
+        WHERE in_schema($6)
         ON CONFLICT DO NOTHING
         RETURNING business_id AS "business: BusinessId", request_id AS "id: RequestId", email AS "email: Email",
                   amount AS cents, reference AS "reference: Reference", decided_at"#,
@@ -283,7 +286,8 @@ async fn write_voids(
         &ids as &[RequestId],
         &emails as &[&Email],
         &amounts as &[Amount],
-        &references as &[Option<&Reference>]
+        &references as &[Option<&Reference>],
+        shards::schema_of(businesses.iter().copied())?
     )
     .map(|row| {
         let (email, cents, reference, decided_at) = (row.email, row.cents, row.reference, row.decided_at);

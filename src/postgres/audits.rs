@@ -1,13 +1,14 @@
-//! The audit: it adds up the whole ledger and compares.
+//! The audit: it adds up a whole shard and compares.
 
-use super::{Error, PgConnection, Postgres};
+use super::{Error, PgConnection, Postgres, Shards};
+use crate::ledger::ShardId;
 use sqlx::{Connection, Executor};
 use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The result of an audit. Sums are in cents, and text, because they may not fit into 64 bits.
-#[derive(Clone, Debug)]
+/// The result of an audit. Sums are in cents.
+#[derive(Clone, Debug, Default)]
 pub struct Audit {
     /// How many businesses there are.
     pub businesses: i64,
@@ -16,18 +17,30 @@ pub struct Audit {
     /// How many decided requests there are.
     pub allocations: i64,
     /// The sum of all deposits.
-    pub deposited: String,
+    pub deposited: i128,
     /// The sum of all allocations.
-    pub allocated: String,
+    pub allocated: i128,
     /// The sum of all payout balances.
-    pub payout_balances: String,
+    pub payout_balances: i128,
     /// The sum of all payout users' balances.
-    pub user_balances: String,
+    pub user_balances: i128,
     /// Every difference; empty if the ledger balances.
     pub differences: Vec<Difference>,
 }
 
 impl Audit {
+    /// Adds the result of another shard.
+    pub fn add(&mut self, other: Self) {
+        self.businesses += other.businesses;
+        self.payout_users += other.payout_users;
+        self.allocations += other.allocations;
+        self.deposited += other.deposited;
+        self.allocated += other.allocated;
+        self.payout_balances += other.payout_balances;
+        self.user_balances += other.user_balances;
+        self.differences.extend(other.differences);
+    }
+
     /// All differences added up, in cents, each without its sign. A missing sum counts as 0.
     pub fn difference_cents(&self) -> i64 {
         let cents = |sum: &Option<String>| sum.as_ref().and_then(|sum| sum.parse::<i128>().ok()).unwrap_or(0);
@@ -51,48 +64,57 @@ pub struct Difference {
     pub found: Option<String>,
 }
 
-/// Checks in one snapshot that each payout balance is its deposits less its allocations, that each user's balance is the sum
-/// of its allocations, that each idempotency key names an allocation with its email and amount, and that no balance is
-/// negative.
-pub async fn audit(postgres: &Postgres) -> Result<Audit, Error> {
-    add_up(&mut postgres.connect().await?).await
+/// Checks in one snapshot that each payout balance of a shard is its deposits less its allocations, that each user's balance
+/// is the sum of its allocations, that each idempotency key names an allocation with its email and amount, and that no
+/// balance is negative.
+pub async fn audit(shard: &Postgres) -> Result<Audit, Error> {
+    add_up(&mut shard.connect().await?).await
 }
 
-/// Makes an audit and writes it down. `None` if the last audit is younger than `interval`, or another process makes one now.
-/// It uses one process of Postgres: nobody waits for it, and parallel ones would take cores from allocations.
-pub async fn audit_if_due(postgres: &Postgres, interval: Duration, who: &str) -> Result<Option<Audit>, Error> {
-    let mut connection = postgres.connect().await?;
-    if !try_lock(&mut connection).await? || !is_due(&mut connection, interval).await? {
+/// Makes an audit of a shard and writes it down. `None` if the last audit is younger than `interval`, or another process
+/// makes one now. It uses one process of Postgres: nobody waits for it, and parallel ones would take cores from allocations.
+pub async fn audit_if_due(
+    shards: &Shards,
+    shard: ShardId,
+    interval: Duration,
+    who: &str,
+) -> Result<Option<Audit>, Error> {
+    let mut directory = shards.directory().connect().await?;
+    if !try_lock(&mut directory, shard).await? || !is_due(&mut directory, shard, interval).await? {
         return Ok(None);
     }
+    let mut connection = shards.get(shard)?.connect().await?;
     connection.execute("SET max_parallel_workers_per_gather = 0").await?;
     let audit = add_up(&mut connection).await?;
-    write_audit(&mut connection, &audit, who).await?;
+    write_audit(&mut directory, shard, &audit, who).await?;
     Ok(Some(audit))
 }
 
-/// Takes the lock that only one audit can hold. It is held until the connection ends.
-async fn try_lock(connection: &mut PgConnection) -> Result<bool, Error> {
-    Ok(sqlx::query_scalar!(r#"/* lock_audits */ SELECT pg_try_advisory_lock(hashtext('earmark audits')) AS "locked!""#)
-        .fetch_one(connection)
-        .await?)
+/// Takes the lock that only one audit of a shard can hold. It is held until the connection ends.
+async fn try_lock(directory: &mut PgConnection, shard: ShardId) -> Result<bool, Error> {
+    let lock = sqlx::query_scalar!(
+        r#"/* lock_audits */ SELECT pg_try_advisory_lock(hashtext('earmark audits'), $1) AS "locked!""#,
+        i32::from(shard.number())
+    );
+    Ok(lock.fetch_one(directory).await?)
 }
 
-async fn is_due(connection: &mut PgConnection, interval: Duration) -> Result<bool, Error> {
+async fn is_due(directory: &mut PgConnection, shard: ShardId, interval: Duration) -> Result<bool, Error> {
     let due = sqlx::query_scalar!(
         r#"/* find_audit_due */
-        SELECT NOT EXISTS (SELECT FROM audits WHERE audited_at > now() - make_interval(secs => $1)) AS "due!""#,
+        SELECT NOT EXISTS (SELECT FROM audits WHERE shard = $1 AND audited_at > now() - make_interval(secs => $2)) AS "due!""#,
+        shard as ShardId,
         interval.as_secs_f64()
     );
-    Ok(due.fetch_one(connection).await?)
+    Ok(due.fetch_one(directory).await?)
 }
 
-/// One audit as its row says.
+/// The last audits of all shards, added up.
 #[derive(Clone, Debug)]
 pub struct Audited {
-    /// When it was finished.
+    /// When the oldest of them was finished.
     pub audited_at: OffsetDateTime,
-    /// Who asked for it.
+    /// Who asked for that one.
     pub audited_by: String,
     /// How many businesses there are.
     pub businesses: i64,
@@ -107,34 +129,47 @@ pub struct Audited {
 }
 
 /// Writes down an audit, with its time and who asked for it. If it is written twice or is lost, that does no harm.
-pub async fn write_audit(connection: &mut PgConnection, audit: &Audit, who: &str) -> Result<(), Error> {
+pub async fn write_audit(directory: &mut PgConnection, shard: ShardId, audit: &Audit, who: &str) -> Result<(), Error> {
     sqlx::query!(
         "/* write_audit */
-         INSERT INTO audits (audit_id, audited_by, businesses, payout_users, allocations, differences, difference_cents)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+         INSERT INTO audits (audit_id, audited_by, shard, businesses, payout_users, allocations, differences, difference_cents)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         Uuid::new_v4(),
         who,
+        shard as ShardId,
         audit.businesses,
         audit.payout_users,
         audit.allocations,
         i64::try_from(audit.differences.len()).unwrap_or(i64::MAX),
         audit.difference_cents()
     )
-    .execute(connection)
+    .execute(directory)
     .await?;
     Ok(())
 }
 
-/// The last audit that was written down.
-pub async fn find_last_audit(connection: &mut PgConnection) -> Result<Option<Audited>, Error> {
-    Ok(sqlx::query_as!(
-        Audited,
-        "/* find_last_audit */
-         SELECT audited_at, audited_by, businesses, payout_users, allocations, differences, difference_cents
-         FROM audits ORDER BY audited_at DESC LIMIT 1"
+/// The last audits that were written down; `None` if there is none. A shard without one is left out.
+pub async fn find_last_audits(directory: &mut PgConnection) -> Result<Option<Audited>, Error> {
+    let last = sqlx::query!(
+        r#"/* find_last_audits */
+        SELECT min(audited_at) AS audited_at, (array_agg(audited_by ORDER BY audited_at))[1] AS audited_by,
+               COALESCE(sum(businesses), 0)::bigint AS "businesses!", COALESCE(sum(payout_users), 0)::bigint AS "payout_users!",
+               COALESCE(sum(allocations), 0)::bigint AS "allocations!", COALESCE(sum(differences), 0)::bigint AS "differences!",
+               COALESCE(sum(difference_cents), 0)::bigint AS "difference_cents!"
+        FROM shards s CROSS JOIN LATERAL (SELECT * FROM audits a WHERE a.shard = s.shard ORDER BY audited_at DESC LIMIT 1) AS last"#
     )
-    .fetch_optional(connection)
-    .await?)
+    .fetch_one(directory)
+    .await?;
+    let Some((audited_at, audited_by)) = last.audited_at.zip(last.audited_by) else { return Ok(None) };
+    Ok(Some(Audited {
+        audited_at,
+        audited_by,
+        businesses: last.businesses,
+        payout_users: last.payout_users,
+        allocations: last.allocations,
+        differences: last.differences,
+        difference_cents: last.difference_cents,
+    }))
 }
 
 async fn add_up(connection: &mut PgConnection) -> Result<Audit, Error> {
@@ -187,14 +222,16 @@ async fn add_up(connection: &mut PgConnection) -> Result<Audit, Error> {
     .fetch_one(&mut *transaction)
     .await?;
     transaction.rollback().await?;
+    // They are text, because they may not fit into 64 bits.
+    let sum = |text: String| text.parse().map_err(|_| Error::Fatal("a sum that is no number".to_owned()));
     Ok(Audit {
         businesses: totals.businesses,
         payout_users: totals.payout_users,
         allocations: totals.allocations,
-        deposited: totals.deposited,
-        allocated: totals.allocated,
-        payout_balances: totals.payout_balances,
-        user_balances: totals.user_balances,
+        deposited: sum(totals.deposited)?,
+        allocated: sum(totals.allocated)?,
+        payout_balances: sum(totals.payout_balances)?,
+        user_balances: sum(totals.user_balances)?,
         differences,
     })
 }

@@ -7,6 +7,7 @@
 use super::Error;
 use super::businesses::LockedBusinesses;
 use super::keys::KeyColumns;
+use super::shards;
 use super::users::Hashes;
 use crate::ledger::{
     Account, Accounts, Amount, BusinessId, Credit, Decision, Email, IdempotencyKey, Outcome, Reference, Request,
@@ -76,7 +77,8 @@ pub async fn settle(
                 AND b.payout_balance = e.payout_balance AND b.payouts_enabled = e.payouts_enabled
             RETURNING 1
         ), expected AS MATERIALIZED (
-            SELECT CASE WHEN (SELECT count(*) FROM debits) = cardinality($1) THEN true ELSE refuse_batch() END AS holds
+            SELECT CASE WHEN (SELECT count(*) FROM debits) = cardinality($1) AND in_schema($20)
+                        THEN true ELSE refuse_batch() END AS holds
         ), keys AS (
             INSERT INTO idempotency_keys (business_id, key, request_id, email, amount)
             SELECT * FROM unnest($5::uuid[], $6::text[], $7::uuid[], $8::text[], $9::bigint[])
@@ -115,7 +117,8 @@ pub async fn settle(
         &credits.businesses as &[BusinessId],
         &credits.emails as &[&Email],
         &credits.hashes as &[UserHash],
-        &credits.cents
+        &credits.cents,
+        shards::schema_of(expected.keys().copied())?
     )
     .fetch_all(connection)
     .await;
@@ -202,6 +205,7 @@ pub async fn write(
         WITH rows AS (
             INSERT INTO allocations (business_id, request_id, email, amount, outcome, reference)
             SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::text[])
+            WHERE in_schema($13)
             ON CONFLICT DO NOTHING RETURNING 1
         ), debits AS (
             UPDATE businesses b SET payout_balance = d.balance
@@ -227,7 +231,8 @@ pub async fn write(
         &credits.businesses as &[BusinessId],
         &credits.emails as &[&Email],
         &credits.hashes as &[UserHash],
-        &credits.cents
+        &credits.cents,
+        shards::schema_of(rows.businesses.iter().copied())?
     )
     .fetch_all(connection)
     .await?;

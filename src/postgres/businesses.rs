@@ -77,28 +77,46 @@ pub async fn read_all(connection: &mut PgConnection) -> Result<Vec<Business>, Er
     .await?)
 }
 
-/// A page of businesses in the order of their names, at most `limit`. `search` is a part of a name in any case, or a whole
-/// id, or empty. `after` is the last business of the page before.
+/// A page of a shard's businesses in the order of their names, at most `limit`. `search` is a part of a name in any case, or
+/// a whole id, or empty. `after` is the last business of the page before, of any shard.
+///
+/// Each comes with its name in lower case, by whose bytes the page is ordered. So pages of several shards can be merged.
 pub async fn find_page(
     connection: &mut PgConnection,
     search: &str,
-    after: Option<Uuid>,
+    after: Option<&Business>,
     limit: i64,
-) -> Result<Vec<Business>, Error> {
-    Ok(sqlx::query_as!(
-        Business,
-        "/* find_businesses */
-         SELECT business_id, name, balance, payout_balance, payouts_enabled, created_at FROM businesses
+) -> Result<Vec<(String, Business)>, Error> {
+    Ok(sqlx::query!(
+        r#"/* find_businesses */
+         SELECT lower(name) AS "place!", business_id, name, balance, payout_balance, payouts_enabled, created_at FROM businesses
          WHERE ($1 = '' OR strpos(lower(name), lower($1)) > 0 OR business_id::text = lower($1))
-           AND ($2::uuid IS NULL
-                OR (lower(name), business_id) > (SELECT lower(name), business_id FROM businesses WHERE business_id = $2))
-         ORDER BY lower(name), business_id LIMIT $3",
+           AND ($2::uuid IS NULL OR (lower(name) COLLATE "C", business_id) > (lower($3) COLLATE "C", $2))
+         ORDER BY lower(name) COLLATE "C", business_id LIMIT $4"#,
         search,
-        after,
+        after.map(|business| business.business_id),
+        after.map(|business| business.name.as_str()).unwrap_or_default(),
         limit
     )
+    .map(|row| {
+        let business = Business {
+            business_id: row.business_id,
+            name: row.name,
+            balance: row.balance,
+            payout_balance: row.payout_balance,
+            payouts_enabled: row.payouts_enabled,
+            created_at: row.created_at,
+        };
+        (row.place, business)
+    })
     .fetch_all(connection)
     .await?)
+}
+
+/// How many businesses a shard has.
+pub async fn count(connection: &mut PgConnection) -> Result<u64, Error> {
+    let count = sqlx::query_scalar!(r#"/* count_businesses */ SELECT count(*) AS "count!" FROM businesses"#);
+    Ok(count.fetch_one(connection).await?.unsigned_abs())
 }
 
 /// One business; `None` if there is none with this id.

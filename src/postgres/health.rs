@@ -17,6 +17,8 @@ const ALARM_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum State {
+    /// Nobody has asked yet.
+    Unknown,
     Away,
     Up,
     ReadOnly,
@@ -25,13 +27,13 @@ enum State {
 }
 
 impl State {
-    const ALL: [Self; 5] = [Self::Away, Self::Up, Self::ReadOnly, Self::Full, Self::Refused];
+    const ALL: [Self; 6] = [Self::Unknown, Self::Away, Self::Up, Self::ReadOnly, Self::Full, Self::Refused];
 
     /// Why the database cannot be worked with, in words; `None` if it can.
     fn words(self) -> Option<&'static str> {
         match self {
             Self::Up => None,
-            Self::Away => Some("postgres is not reachable"),
+            Self::Unknown | Self::Away => Some("postgres is not reachable"),
             Self::ReadOnly => Some("postgres is read-only"),
             Self::Full => Some("postgres has no disk space left"),
             Self::Refused => Some("postgres refuses this program; the log says why"),
@@ -50,13 +52,15 @@ impl From<&Error> for State {
     }
 }
 
-/// The last known state of the database. Clones share it.
-#[derive(Clone, Debug, Default)]
+/// The last known state of one schema's database. Clones share it.
+#[derive(Clone, Debug)]
 pub struct Health(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// A [`State`], by its number. At first it is [`State::Away`], until the watcher has asked.
+    /// The name of the schema, for the log.
+    schema: String,
+    /// A [`State`], by its number. At first it is [`State::Unknown`], until the watcher has asked.
     state: AtomicU8,
     /// How often the database was lost so far.
     losses: AtomicU64,
@@ -68,9 +72,19 @@ struct Inner {
 }
 
 impl Health {
+    /// Nothing is known yet.
+    pub(super) fn unknown(schema: &str) -> Self {
+        Self(Arc::new(Inner { schema: schema.to_owned(), ..Inner::default() }))
+    }
+
     /// Whether the database can be worked with.
     pub fn is_up(&self) -> bool {
         self.state() == State::Up
+    }
+
+    /// Whether nobody has found out yet.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.state() == State::Unknown
     }
 
     /// Why it cannot be worked with, in words; `None` if it can.
@@ -93,15 +107,17 @@ impl Health {
         let is_full = full_since.is_some_and(|since| since.elapsed() < FULL);
         let state = if is_full { State::Full } else { State::Up };
         if self.set(state) != state && state == State::Up {
-            tracing::info!("postgres answers");
+            tracing::info!(schema = self.0.schema, "postgres answers");
         }
     }
 
     /// Notes an error that says why the database cannot be worked with.
     pub(super) fn failed(&self, error: &Error) {
         let state = State::from(error);
-        if self.set(state) != state {
-            tracing::warn!(%error, "{}", state.words().unwrap_or_default());
+        let before = self.set(state);
+        // Whoever waits for a database that was never there says so.
+        if before != state && (before, state) != (State::Unknown, State::Away) {
+            tracing::warn!(schema = self.0.schema, %error, "{}", state.words().unwrap_or_default());
         }
     }
 
@@ -148,7 +164,7 @@ impl Health {
         let mut last = self.0.last_alarm.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| last.elapsed() >= ALARM_INTERVAL) {
             *last = Some(Instant::now());
-            tracing::error!(%error, "postgres refuses a statement; it is tried again over a new connection");
+            tracing::error!(schema = self.0.schema, %error, "postgres refuses a statement; it is tried again over a new connection");
         }
     }
 }

@@ -41,28 +41,28 @@ pub async fn read_server(connection: &mut PgConnection) -> Result<Server, Error>
     .await?)
 }
 
-/// The rights on tables that this program needs and its Postgres role lacks, such as `UPDATE on businesses`. Every table of
-/// the migrations is in the list.
+/// The rights on tables of this schema that this program needs and its Postgres role lacks, such as
+/// `UPDATE on shard_0.businesses`. Every table of the migrations is in the list.
 pub async fn find_missing_privileges(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
     Ok(sqlx::query_scalar!(
         r#"/* find_missing_privileges */
-        SELECT privilege || ' on ' || t.name AS "missing!"
+        SELECT privilege || ' on ' || current_schema() || '.' || t.name AS "missing!"
         FROM (VALUES ('businesses', 'SELECT,INSERT,UPDATE'), ('api_keys', 'SELECT,INSERT,UPDATE'), ('payout_users', 'SELECT,INSERT,UPDATE'),
                      ('allocations', 'SELECT,INSERT'), ('idempotency_keys', 'SELECT,INSERT,UPDATE'), ('key_raises', 'SELECT,UPDATE'),
-                     ('deposits', 'SELECT,INSERT'), ('queue_prefixes', 'SELECT,INSERT,UPDATE'), ('processes', 'SELECT,INSERT,UPDATE,DELETE'),
+                     ('deposits', 'SELECT,INSERT'), ('shards', 'SELECT'), ('deployments', 'SELECT,INSERT,UPDATE'), ('processes', 'SELECT,INSERT,UPDATE,DELETE'),
                      ('dead_letters', 'SELECT,INSERT,UPDATE'), ('audits', 'SELECT,INSERT')) AS t (name, privileges)
         CROSS JOIN LATERAL unnest(string_to_array(t.privileges, ',')) AS privilege
-        WHERE NOT has_table_privilege(t.name, privilege) ORDER BY 1"#
+        WHERE to_regclass(t.name) IS NOT NULL AND NOT has_table_privilege(t.name, privilege) ORDER BY 1"#
     )
     .fetch_all(connection)
     .await?)
 }
 
-/// The append-only tables whose trigger is switched off or removed.
+/// The append-only tables of this shard whose trigger is switched off or removed.
 pub async fn find_unguarded(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
     Ok(sqlx::query_scalar!(
         r#"/* find_unguarded */
-        SELECT name AS "name!" FROM unnest(ARRAY['allocations', 'deposits']) AS name
+        SELECT current_schema() || '.' || name AS "name!" FROM unnest(ARRAY['allocations', 'deposits']) AS name
         WHERE NOT EXISTS (
             SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(name) AND t.tgname = name || '_append_only' AND t.tgenabled IN ('O', 'A')
         ) ORDER BY 1"#

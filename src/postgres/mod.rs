@@ -20,15 +20,16 @@ pub mod audits;
 pub mod batches;
 pub mod businesses;
 pub mod dead_letters;
+pub mod deployments;
 mod error;
 mod health;
 pub mod history;
 pub mod inspection;
 pub mod keys;
-pub mod partitions;
 pub mod processes;
 mod session;
 mod session_settings;
+pub mod shards;
 mod types;
 mod url;
 pub mod users;
@@ -37,15 +38,20 @@ mod watch;
 pub use error::Error;
 pub use health::Health;
 pub use session::Session;
+pub use shards::Shards;
 
+use crate::ledger::ShardId;
 use session::{Readers, Way};
 pub use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
-use sqlx::{Connection, Postgres as Database, Transaction};
+use sqlx::{AssertSqlSafe, Connection, Postgres as Database, Transaction};
 use std::sync::Arc;
 use std::time::Duration;
 
-static MIGRATOR: Migrator = sqlx::migrate!();
+/// The migrations of the directory.
+static DIRECTORY: Migrator = sqlx::migrate!("migrations/directory");
+/// The migrations of each shard.
+static SHARD: Migrator = sqlx::migrate!("migrations/shard");
 
 /// How to reach the database, and how long to wait for it.
 #[derive(Clone, Debug)]
@@ -59,28 +65,50 @@ pub struct Settings {
     pub timeout: Duration,
 }
 
-/// The way to one database.
+/// The way to one schema of the database: the directory, or a shard.
 #[derive(Clone, Debug)]
 pub struct Postgres {
     way: Way,
+    /// The shard; `None` for the directory.
+    shard: Option<ShardId>,
+    pool_size: u32,
     readers: Arc<Readers>,
 }
 
 impl Postgres {
-    /// Prepares the way to the database; connects to nothing yet.
+    /// Prepares the way to the directory; connects to nothing yet.
     pub fn new(settings: &Settings, application: &str) -> Result<Self, Error> {
         let options = url::parse(&settings.url)
             .map_err(|wrong| Error::Fatal(format!("DATABASE_URL {wrong}")))?
             .application_name(application)
             // Some poolers refuse a start-up packet that sets this, and the program does not need it.
             .extra_float_digits(None);
-        let way = Way { options, timeout: settings.timeout, health: Health::default() };
-        Ok(Self { way, readers: Arc::new(Readers::new(settings.pool_size)) })
+        let (schema, timeout) = ("earmark".to_owned(), settings.timeout);
+        let way = Way { options, health: Health::unknown(&schema), schema, timeout };
+        let pool_size = settings.pool_size;
+        Ok(Self { way, shard: None, pool_size, readers: Arc::new(Readers::new(pool_size)) })
     }
 
-    /// The same database, with shared connections for reads that are separate from those of `self`.
+    /// The way to a shard. Its health and its connections are its own: each shard may be on another server.
+    pub fn of_shard(&self, shard: ShardId) -> Self {
+        let schema = shards::schema(shard);
+        let way = Way { health: Health::unknown(&schema), schema, ..self.way.clone() };
+        let pool_size = self.pool_size;
+        Self { way, shard: Some(shard), pool_size, readers: Arc::new(Readers::new(pool_size)) }
+    }
+
+    /// The same schema, with shared connections for reads that are separate from those of `self`.
     pub fn apart(&self, pool_size: u32) -> Self {
-        Self { way: self.way.clone(), readers: Arc::new(Readers::new(pool_size)) }
+        Self { pool_size, readers: Arc::new(Readers::new(pool_size)), ..self.clone() }
+    }
+
+    /// The name of the schema.
+    pub fn schema(&self) -> &str {
+        &self.way.schema
+    }
+
+    fn migrator(&self) -> &'static Migrator {
+        if self.shard.is_some() { &SHARD } else { &DIRECTORY }
     }
 
     /// How the database is, as far as this process knows. [`Self::watch`] keeps it up to date.
@@ -138,24 +166,27 @@ impl Postgres {
         Ok(())
     }
 
-    /// Brings the schema up to this program's version. Does nothing if it has that version already.
+    /// Brings the schema up to this program's version, and creates it if it is missing. Does nothing if it has that version
+    /// already.
     pub async fn migrate(&self) -> Result<(), Error> {
-        self.refuse_shared_sessions().await?;
         let mut connection = self.connect().await?;
         // A migration has no time limit, and may read whole tables.
-        sqlx::raw_sql("SET statement_timeout = 0; SET lock_timeout = 0; RESET enable_seqscan")
-            .execute(&mut connection)
-            .await?;
-        MIGRATOR.run(&mut connection).await.map_err(|error| Error::Fatal(error.to_string()))
+        let sql = format!(
+            "SET statement_timeout = 0; SET lock_timeout = 0; RESET enable_seqscan; CREATE SCHEMA IF NOT EXISTS {}",
+            self.schema()
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
+        self.migrator().run(&mut connection).await.map_err(|error| Error::Fatal(format!("{}: {error}", self.schema())))
     }
 
     /// How many of this program's migrations the schema lacks. Fails if the schema is newer than the program.
     pub async fn missing_migrations(&self) -> Result<usize, Error> {
-        let known: Vec<i64> = MIGRATOR.iter().map(|migration| migration.version).collect();
+        let known: Vec<i64> = self.migrator().iter().map(|migration| migration.version).collect();
         let Some(applied) = self.read(find_migrations).await? else { return Ok(known.len()) };
         if let Some(newer) = applied.iter().find(|version| !known.contains(version)) {
             return Err(Error::Fatal(format!(
-                "the schema has migration {newer}, which this program does not know: run a newer earmark"
+                "the schema {} has migration {newer}, which this program does not know: run a newer earmark",
+                self.schema()
             )));
         }
         Ok(known.iter().filter(|version| !applied.contains(version)).count())

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 #[derive(Clone, Debug)]
 pub struct Way {
     pub options: PgConnectOptions,
+    /// The schema that each session works in.
+    pub schema: String,
     /// How long a connect or a piece of work may last.
     pub timeout: Duration,
     pub health: Health,
@@ -131,7 +133,7 @@ async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, Error
 /// A new connection, with its settings made and checked.
 async fn open(way: &Way) -> Result<(Open, Checked), Error> {
     let losses = way.health.losses();
-    let settings = Settings::new(way.timeout);
+    let settings = Settings::new(way.timeout, &way.schema);
     let opening = async {
         let mut connection = PgConnection::connect_with(&way.options).await?;
         METRICS.postgres_connects.inc();

@@ -12,6 +12,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Settings {
     timeout_millis: u128,
+    /// The schema that the session works in.
+    schema: String,
     /// A random text, drawn for this session. If the session has another one, somebody else uses it too.
     mark: String,
 }
@@ -31,13 +33,14 @@ impl Checked {
 }
 
 impl Settings {
-    pub(super) fn new(timeout: Duration) -> Self {
-        Self { timeout_millis: timeout.as_millis(), mark: format!("{:032x}", rand::random::<u128>()) }
+    pub(super) fn new(timeout: Duration, schema: &str) -> Self {
+        let mark = format!("{:032x}", rand::random::<u128>());
+        Self { timeout_millis: timeout.as_millis(), schema: schema.to_owned(), mark }
     }
 
     /// Sets a new session, in one round trip.
     pub(super) async fn apply(&self, connection: &mut PgConnection) -> Result<(), Error> {
-        let Self { timeout_millis, mark } = self;
+        let Self { timeout_millis, schema, mark } = self;
         // - The keepalives and time-outs end the session of a client that is gone, so that it does not hold its locks for
         //   long.
         // - `read committed`: each statement has a snapshot of its own. After an insert that met another row, a second
@@ -59,6 +62,7 @@ impl Settings {
             SET default_transaction_isolation = 'read committed';
             SET enable_seqscan = off;
             SET jit = off;
+            SET search_path = {schema};
             SET earmark.session = '{mark}';
             SELECT set_config('synchronous_commit', 'on', false)
             WHERE current_setting('synchronous_commit') <> 'remote_apply'"
@@ -78,7 +82,7 @@ impl Settings {
                               ELSE current_setting(name, true) END
             FROM unnest(ARRAY['earmark.session', 'server_encoding', 'client_encoding', 'fsync', 'full_page_writes',
                               'synchronous_commit', 'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
-                              'default_transaction_isolation', 'enable_seqscan', 'jit', 'transaction_read_only']) AS name
+                              'default_transaction_isolation', 'enable_seqscan', 'jit', 'search_path', 'transaction_read_only']) AS name
             UNION ALL SELECT 'pg_is_in_recovery', pg_is_in_recovery()::text",
         )
         .fetch_all(connection)
@@ -118,6 +122,7 @@ impl Settings {
             }
             "default_transaction_isolation" => value == "read committed",
             "enable_seqscan" | "jit" => value == "off",
+            "search_path" => value == self.schema,
             _ => true,
         }
     }
@@ -159,6 +164,7 @@ mod tests {
             ("default_transaction_isolation", "read committed"),
             ("enable_seqscan", "off"),
             ("jit", "off"),
+            ("search_path", &settings.schema),
             ("transaction_read_only", "off"),
             ("pg_is_in_recovery", "false"),
         ]
@@ -174,7 +180,7 @@ mod tests {
 
     #[test]
     fn every_setting_is_proved_and_the_one_that_did_not_take_is_named() {
-        let settings = Settings::new(Duration::from_secs(3));
+        let settings = Settings::new(Duration::from_secs(3), "shard_0");
         assert!(settings.judge(&found(&settings)).is_ok_and(|checked| checked.read_only.is_none()));
         for (name, _) in
             found(&settings).iter().filter(|(name, _)| !name.starts_with("transaction") && !name.starts_with("pg_"))
@@ -191,14 +197,15 @@ mod tests {
 
     #[test]
     fn a_session_that_somebody_else_has_set_is_not_ours() {
-        let (one, other) = (Settings::new(Duration::from_secs(3)), Settings::new(Duration::from_secs(3)));
+        let (one, other) =
+            (Settings::new(Duration::from_secs(3), "shard_0"), Settings::new(Duration::from_secs(3), "shard_0"));
         let error = one.judge(&found(&other)).expect_err("another mark");
         assert!(error.to_string().contains("session mode"), "{error}");
     }
 
     #[test]
     fn a_session_that_takes_no_writes_is_what_it_was_set_to_and_says_so() {
-        let settings = Settings::new(Duration::from_secs(3));
+        let settings = Settings::new(Duration::from_secs(3), "shard_0");
         for (name, value) in [("transaction_read_only", "on"), ("pg_is_in_recovery", "true")] {
             let checked = with(&settings, name, value).expect("checked");
             assert!(matches!(checked.writable(), Err(Error::ReadOnly(_))), "{name}");

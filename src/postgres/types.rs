@@ -1,7 +1,9 @@
 //! The ledger's types as columns. Queries bind them as they are, and read them with a type in the column's name, such as
 //! `business_id AS "business_id: BusinessId"`. This is not in the ledger, because the ledger knows no database.
 
-use crate::ledger::{Amount, BusinessId, Cause, Email, IdempotencyKey, Outcome, Reference, RequestId, UserHash};
+use crate::ledger::{
+    Amount, BusinessId, Cause, Email, IdempotencyKey, Outcome, Reference, RequestId, ShardId, ShardState, UserHash,
+};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
@@ -50,6 +52,8 @@ macro_rules! column {
 
 column!(BusinessId, Uuid, read: |id| Ok(Self::from_u128(id.as_u128())), write: |id| Uuid::from_u128(id.as_u128()));
 column!(RequestId, Uuid, read: |id| Ok(Self::from_u128(id.as_u128())), write: |id| Uuid::from_u128(id.as_u128()));
+column!(ShardId, i16, read: |number| number.try_into().map(Self::new).map_err(|_| Unfit("shard")), write: |id| id.number().into());
+column!(ShardState, &str, read: |text| Self::parse(text).ok_or(Unfit("shard state")), write: |state| state.as_str());
 column!(UserHash, &[u8], read: |bytes| bytes.try_into().map(Self).map_err(|_| Unfit("hash")), write: |hash| &hash.0);
 column!(Email, &str, read: |text| Ok(Email::stored(text.to_owned())), write: Email::as_str);
 column!(IdempotencyKey, &str, read: |text| Self::parse(text).ok_or(Unfit("key")), write: IdempotencyKey::as_str);

@@ -15,8 +15,8 @@ const LOOKS: u32 = 3;
 impl Postgres {
     /// Asks until `stop`, and notes the answers in [`Postgres::health`].
     ///
-    /// It also reads the count of the last raise. `tell` gets each count, and `None` whenever the connection is lost or new,
-    /// as a new one may lead to another database.
+    /// In a shard it also reads the count of the last raise. `tell` gets each count, and `None` whenever the connection is
+    /// lost or new, as a new one may lead to another database.
     pub async fn watch(self, stop: CancellationToken, tell: impl Fn(Option<RaiseCount>)) {
         let health = self.health().clone();
         let mut session = self.session();
@@ -27,7 +27,7 @@ impl Postgres {
             }
             let since = Instant::now();
             looks += 1;
-            match ask(&mut session).await {
+            match ask(&mut session, self.shard.is_some()).await {
                 Ok(count) => {
                     tell(count);
                     health.answered();
@@ -59,13 +59,16 @@ impl Postgres {
     }
 }
 
-/// Checks the session, and reads the count of the last raise. The count is `None` if it cannot be read, because the database
-/// can be used without it; but a lost connection is an error.
-async fn ask(session: &mut Session) -> Result<Option<RaiseCount>, Error> {
+/// Checks the session, and reads the count of the last raise of a shard. The count is `None` if it cannot be read now, because
+/// the database can be used without it; but a lost connection is an error, and so is a schema without the count.
+async fn ask(session: &mut Session, is_shard: bool) -> Result<Option<RaiseCount>, Error> {
     session.prove().await?;
+    if !is_shard {
+        return Ok(None);
+    }
     match session.run(keys::read_raises).await {
         Ok(count) => Ok(Some(count)),
-        Err(error @ Error::Away(_)) => Err(error),
+        Err(error @ (Error::Away(_) | Error::Refused(_))) => Err(error),
         Err(_) => Ok(None),
     }
 }

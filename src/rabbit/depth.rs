@@ -37,8 +37,8 @@ impl Gauge {
     }
 
     /// Declares the queues of `topology`, because a question about a queue that does not exist costs the connection.
-    pub async fn declare(&self, topology: &Topology) -> Result<(), Error> {
-        super::open(&[&self.link], topology.declare(&self.link)).await
+    pub async fn declare(&self, topology: &Topology, shards: &[u8]) -> Result<(), Error> {
+        super::open(&[&self.link], topology.declare(&self.link, shards)).await
     }
 
     /// Asks about each queue: one [`Depth`] for each, in order. After an error the connection can no longer be used.

@@ -7,6 +7,7 @@ use super::depth::{self, Depth, Gauge};
 use super::topology::Topology;
 use super::{Broker, Error, OPEN_TIMEOUT};
 use crate::metrics::labels::Role;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -19,17 +20,21 @@ const GREETING: &[u8] = b"AMQP\x00\x00\x09\x01";
 const VERSION_FIELD: &[u8] = b"\x07versionS";
 
 impl Broker {
-    /// The broker's version, from its greeting, because lapin does not pass it on. `None` over TLS, and if the broker
+    /// The version of each node, from its greeting, because lapin does not pass it on. `None` over TLS, and if the node
     /// does not say it in time.
-    pub async fn version(&self) -> Option<String> {
-        if self.uri.scheme != lapin::uri::AMQPScheme::AMQP {
-            return None;
+    pub async fn versions(&self) -> Vec<Option<String>> {
+        let mut versions = vec![];
+        for uri in &self.uris {
+            versions.push(match uri.scheme {
+                AMQPScheme::AMQP => tokio::time::timeout(OPEN_TIMEOUT, Self::greet(uri)).await.ok().flatten(),
+                AMQPScheme::AMQPS => None,
+            });
         }
-        tokio::time::timeout(OPEN_TIMEOUT, self.greet()).await.ok()?
+        versions
     }
 
-    async fn greet(&self) -> Option<String> {
-        let authority = &self.uri.authority;
+    async fn greet(uri: &AMQPUri) -> Option<String> {
+        let authority = &uri.authority;
         let mut stream = TcpStream::connect((authority.host.as_str(), authority.port)).await.ok()?;
         stream.write_all(GREETING).await.ok()?;
         let mut answer = vec![];
@@ -72,9 +77,9 @@ impl Broker {
 
     /// Declares everything once more. If something was declared differently, the broker refuses, and the error is its
     /// text.
-    pub async fn check_declared(&self, topology: &Topology) -> Result<(), Error> {
+    pub async fn check_declared(&self, topology: &Topology, shards: &[u8]) -> Result<(), Error> {
         let link = self.connect(Role::Command).await?;
-        let declared = super::open(&[&link], topology.declare(&link)).await;
+        let declared = super::open(&[&link], topology.declare(&link, shards)).await;
         link.close().await;
         declared
     }

@@ -23,6 +23,7 @@ use crate::metrics::{
 use futures_util::StreamExt;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
+use rand::seq::SliceRandom;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -46,10 +47,10 @@ impl From<lapin::Error> for Error {
     }
 }
 
-/// A broker's address, checked, with a heartbeat and a connect timeout set.
+/// The addresses of a broker's nodes, checked, with a heartbeat and a connect timeout set. There is at least one.
 #[derive(Clone)]
 pub struct Broker {
-    uri: AMQPUri,
+    uris: Vec<AMQPUri>,
 }
 
 /// How long the broker may be silent before its connection counts as lost, in seconds: two missed heartbeats.
@@ -63,12 +64,15 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Broker {
-    /// Reads `amqp://user:password@host:port/vhost`. The error text is meant to follow the name of the setting.
+    /// Reads `amqp://user:password@host:port/vhost`, or several of them with commas between. The error text is meant to
+    /// follow the name of the setting.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut uri = url::parse(text)?;
-        uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-        uri.query.connection_timeout.get_or_insert(OPEN_TIMEOUT.as_millis() as u64);
-        Ok(Self { uri })
+        let mut uris = url::parse_several(text)?;
+        for uri in &mut uris {
+            uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+            uri.query.connection_timeout.get_or_insert(OPEN_TIMEOUT.as_millis() as u64);
+        }
+        Ok(Self { uris })
     }
 
     /// Opens two connections, one to consume over and one to publish over. They are lost together, because their owner
@@ -87,7 +91,8 @@ impl Broker {
         }
     }
 
-    /// Opens a connection. The broker lists it under a name that says its role.
+    /// Opens a connection to the first node that lets it, in a random order, so that connections spread over the nodes. The
+    /// broker lists it under a name that says its role. The error is that of the node that was tried last.
     pub async fn connect(&self, role: Role) -> Result<Link, Error> {
         let name = match role {
             Role::IntakeReplies => "earmark intake: replies",
@@ -97,12 +102,19 @@ impl Broker {
             Role::Command => "earmark: a command",
             Role::Watch => "earmark: depth of queues",
         };
-        let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let connecting = Connection::connect_uri(self.uri.clone(), properties);
-        let connection = tokio::time::timeout(OPEN_TIMEOUT, connecting)
-            .await
-            .map_err(|_| Error(format!("no connection within {:?}", OPEN_TIMEOUT)))??;
-        Ok(Link::watch(connection, role))
+        let mut uris = self.uris.clone();
+        uris.shuffle(&mut rand::rng());
+        let mut last = None;
+        for uri in uris {
+            let properties = ConnectionProperties::default().with_connection_name(name.into());
+            let connecting = Connection::connect_uri(uri, properties);
+            match tokio::time::timeout(OPEN_TIMEOUT, connecting).await {
+                Ok(Ok(connection)) => return Ok(Link::watch(connection, role)),
+                Ok(Err(error)) => last = Some(error.into()),
+                Err(_) => last = Some(Error(format!("no connection within {OPEN_TIMEOUT:?}"))),
+            }
+        }
+        Err(last.unwrap_or_else(Error::lost))
     }
 }
 

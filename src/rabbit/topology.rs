@@ -13,13 +13,12 @@ pub const DELIVERY_LIMIT: i32 = 20;
 #[derive(Clone, Debug)]
 pub struct Topology {
     prefix: String,
-    partitions: u16,
 }
 
 impl Topology {
-    /// `partitions`: how many work queues the businesses are spread over, at least one.
-    pub fn new(prefix: &str, partitions: u16) -> Self {
-        Self { prefix: prefix.to_owned(), partitions: partitions.max(1) }
+    /// The queues whose names begin with `prefix`.
+    pub fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned() }
     }
 
     /// What the names of all queues begin with.
@@ -27,27 +26,14 @@ impl Topology {
         &self.prefix
     }
 
-    /// How many work queues there are.
-    pub fn partitions(&self) -> u16 {
-        self.partitions
+    /// The requests of the businesses of the shard with this number wait here for a worker.
+    pub fn work_queue(&self, shard: u8) -> String {
+        format!("{}.allocations.{shard}", self.prefix)
     }
 
-    /// Requests wait here for a worker, those of one business always in the same queue.
-    pub fn work_queue(&self, partition: u16) -> String {
-        match partition {
-            0 => format!("{}.allocations", self.prefix),
-            other => format!("{}.allocations.{other}", self.prefix),
-        }
-    }
-
-    /// The names of all work queues, by partition.
-    pub fn work_queues(&self) -> Vec<String> {
-        (0..self.partitions).map(|partition| self.work_queue(partition)).collect()
-    }
-
-    /// All that is shared: the work queues and the dead-letter queue.
-    pub fn all_queues(&self) -> Vec<String> {
-        let mut queues = self.work_queues();
+    /// All that is shared: the work queues of these shards, and the dead-letter queue.
+    pub fn all_queues(&self, shards: &[u8]) -> Vec<String> {
+        let mut queues: Vec<String> = shards.iter().map(|&shard| self.work_queue(shard)).collect();
         queues.push(self.dead_letter_queue());
         queues
     }
@@ -68,9 +54,9 @@ impl Topology {
         format!("{}.replies.{id:032x}", self.prefix)
     }
 
-    /// Declares the queues and the exchange that are shared. Harmless if they exist; an error if they exist with other
-    /// arguments.
-    pub async fn declare(&self, link: &Link) -> Result<(), Error> {
+    /// Declares the work queues of these shards, the dead-letter queue and its exchange. Harmless if they exist; an error if
+    /// they exist with other arguments.
+    pub async fn declare(&self, link: &Link, shards: &[u8]) -> Result<(), Error> {
         let channel = link.channel().await?;
         self.declare_dead_letters(&channel).await?;
         let mut arguments = quorum();
@@ -85,7 +71,8 @@ impl Topology {
         // each other's locks on the rows of the businesses, and neither would know the balances that the other has
         // left.
         arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
-        for queue in self.work_queues() {
+        for &shard in shards {
+            let queue = self.work_queue(shard);
             channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments.clone()).await?;
         }
         channel.close(200, "declared".into()).await?;

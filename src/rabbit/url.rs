@@ -7,8 +7,20 @@ use url::Host;
 
 const PARAMETERS: [&str; 5] = ["auth_mechanism", "channel_max", "connection_timeout", "frame_max", "heartbeat"];
 
+/// Reads one URL, or several with commas between them. A comma elsewhere belongs to its URL.
+pub(super) fn parse_several(text: &str) -> Result<Vec<AMQPUri>, String> {
+    let lower = text.to_ascii_lowercase();
+    let next = |(at, _): (usize, &str)| {
+        ["amqp://", "amqps://"].iter().any(|start| lower[at + 1..].trim_start().starts_with(start)).then_some(at)
+    };
+    let ends = lower.match_indices(',').filter_map(next).chain([text.len()]);
+    let mut begin = 0;
+    let parts = ends.map(|end| text[std::mem::replace(&mut begin, end + 1)..end].trim());
+    parts.map(parse).collect()
+}
+
 /// Reads a URL. The error text is meant to follow the name of the setting, and does not contain the password.
-pub(super) fn parse(text: &str) -> Result<AMQPUri, String> {
+fn parse(text: &str) -> Result<AMQPUri, String> {
     let url = server_url::parse(text, ["amqp", "amqps"])?;
     let host = url.host().ok_or("names no host")?;
     if url.query_pairs().any(|(name, _)| !PARAMETERS.contains(&name.as_ref())) {
@@ -60,6 +72,29 @@ mod tests {
     }
 
     #[test]
+    fn several_nodes_may_be_named_and_a_comma_in_a_password_is_no_end() {
+        let hosts = |text: &str| -> Vec<String> {
+            parse_several(text)
+                .unwrap_or_else(|error| panic!("{text}: {error}"))
+                .into_iter()
+                .map(|uri| uri.authority.host)
+                .collect()
+        };
+        assert_eq!(hosts("amqp://one"), ["one"]);
+        assert_eq!(hosts("amqp://one/%2f, AMQPS://two:7/x,amqp://a:b,c@three"), ["one", "two", "three"]);
+        for (text, said) in [
+            ("amqp://one,two", "names several hosts"),
+            ("amqp://one,amqp://", "names no host"),
+            ("amqp://one,", "names several hosts"),
+            (",amqp://one", "is empty"),
+            ("amqp://one,amqp://two?x=y", "has a parameter that is not known"),
+        ] {
+            let error = parse_several(text).unwrap_err();
+            assert!(error.starts_with(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
     fn what_would_go_elsewhere_than_meant_is_refused() {
         for (text, said) in [
             ("amqp://", "names no host"),
@@ -84,7 +119,7 @@ mod tests {
 
         #[test]
         fn whatever_is_set_reading_it_ends(text in any::<String>(), rest in "[:@/?#%,\\[\\]a-f0-9=&]{0,40}") {
-            let _ = (parse(&text), parse(&format!("amqp://{rest}")));
+            let _ = (parse_several(&text), parse_several(&format!("amqp://{rest},amqp://{rest}")));
         }
     }
 }

@@ -5,8 +5,8 @@
 
 use super::to_json;
 use crate::ledger::{
-    Amount, BusinessId, Email, IdempotencyKey, KeyClaim, Millis, Outcome, RaiseCount, Reference, Request, RequestId,
-    SettledAs, UserHash, Verdict,
+    Amount, BusinessId, Cause, Email, IdempotencyKey, KeyClaim, Millis, Outcome, RaiseCount, Reference, Request,
+    RequestId, SettledAs, ShardId, UserHash, Verdict,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
@@ -16,6 +16,8 @@ use uuid::Uuid;
 
 /// The version of both kinds of message.
 pub const VERSION: u32 = 1;
+/// What the requests of a message ask for. There is one kind so far.
+const ALLOCATE: &str = "allocate";
 /// The longest name of a queue, in bytes. The limit is AMQP's.
 const MAX_QUEUE_NAME: usize = 255;
 /// The largest number of requests in a message: the largest value of EARMARK_PACK.
@@ -49,10 +51,19 @@ fn is_zero(epoch: &i64) -> bool {
     *epoch == 0
 }
 
-/// A message on the work queue: several requests of one intake.
+/// A message on the work queue: several requests of one intake, for one shard.
 #[derive(Debug, Serialize, Deserialize)]
 struct RequestEnvelope<'a> {
     version: u32,
+    shard: u8,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
+    /// The name of the key that made `mac`; empty, as messages are not signed yet.
+    #[serde(borrow)]
+    key_id: Cow<'a, str>,
+    /// Empty, as messages are not signed yet.
+    #[serde(borrow)]
+    mac: Cow<'a, str>,
     /// The queue for the replies.
     #[serde(borrow)]
     reply_to: Cow<'a, str>,
@@ -60,18 +71,22 @@ struct RequestEnvelope<'a> {
     requests: Vec<&'a RawValue>,
 }
 
-/// One request of a message that could not be parsed.
+/// One request of a message that could not be parsed, or a message that cannot be applied.
 #[derive(Debug)]
 pub struct Unreadable {
     /// A message with this request alone, ready to be stored as a dead letter.
     pub body: Vec<u8>,
-    /// Why it could not be parsed. It repeats nothing of the request.
+    /// Why it is a dead letter.
+    pub cause: Cause,
+    /// The same in words. It repeats nothing of the request.
     pub reason: String,
 }
 
 /// A parsed message of the work queue.
 #[derive(Debug)]
 pub struct RequestMessage {
+    /// The shard of all its requests.
+    pub shard: ShardId,
     /// The queue for the replies.
     pub reply_to: String,
     /// The requests that can be read.
@@ -103,9 +118,11 @@ pub fn write_traced_request(request: &Request, trace: Option<&str>) -> Vec<u8> {
     to_json(&item)
 }
 
-/// Makes one message of serialised requests. `reply_to`: the queue for the replies.
-pub fn pack_requests<'a>(reply_to: &str, items: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let mut message = format!("{{\"version\":{VERSION},\"reply_to\":").into_bytes();
+/// Makes one message of serialised requests of one shard. `reply_to`: the queue for the replies.
+pub fn pack_requests<'a>(shard: ShardId, reply_to: &str, items: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+    let (version, kind) = (VERSION, ALLOCATE);
+    let head = format!(r#"{{"version":{version},"shard":{shard},"kind":"{kind}","key_id":"","mac":"","reply_to":"#);
+    let mut message = head.into_bytes();
     message.extend_from_slice(&to_json(&reply_to));
     message.extend_from_slice(b",\"requests\":[");
     for (index, item) in items.enumerate() {
@@ -124,9 +141,13 @@ pub fn read_requests(body: &[u8]) -> Result<RequestMessage, String> {
     if body.len() > MAX_MESSAGE {
         return Err(format!("message is longer than {MAX_MESSAGE} bytes"));
     }
-    let envelope: RequestEnvelope = serde_json::from_slice(body).map_err(|error| unreadable("message", &error))?;
+    let envelope: RequestEnvelope = serde_json::from_slice(body)
+        .map_err(|error| of_another_version(body).unwrap_or_else(|| unreadable("message", &error)))?;
     if envelope.version != VERSION {
-        return Err(format!("message version {}, this worker reads {VERSION}", envelope.version));
+        return Err(another_version(envelope.version));
+    }
+    if envelope.kind != ALLOCATE {
+        return Err("kind: this worker knows `allocate` alone".to_owned());
     }
     if envelope.reply_to.len() > MAX_QUEUE_NAME {
         return Err(format!("reply_to is longer than {MAX_QUEUE_NAME} bytes"));
@@ -134,25 +155,41 @@ pub fn read_requests(body: &[u8]) -> Result<RequestMessage, String> {
     if envelope.requests.len() > MOST_REQUESTS {
         return Err(format!("message has more than {MOST_REQUESTS} requests"));
     }
+    let shard = ShardId::new(envelope.shard);
     let mut message = RequestMessage {
+        shard,
         reply_to: envelope.reply_to.into_owned(),
         requests: vec![],
         traces: vec![],
         unreadable: vec![],
     };
     for item in envelope.requests {
-        match read_request(item.get()) {
+        match read_request(shard, item.get()) {
             Ok((request, trace)) => {
                 message.traces.extend(trace.map(|trace| (request.id, trace)));
                 message.requests.push(request);
             }
             Err(reason) => {
-                let body = pack_requests(&message.reply_to, std::iter::once(item.get().as_bytes()));
-                message.unreadable.push(Unreadable { body, reason });
+                let body = pack_requests(shard, &message.reply_to, std::iter::once(item.get().as_bytes()));
+                message.unreadable.push(Unreadable { body, cause: Cause::Unreadable, reason });
             }
         }
     }
     Ok(message)
+}
+
+/// Says so if a message that cannot be parsed is of another version, which may have other fields.
+fn of_another_version(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let Version { version } = serde_json::from_slice(body).ok()?;
+    (version != VERSION).then(|| another_version(version))
+}
+
+fn another_version(version: u32) -> String {
+    format!("message version {version}, this worker reads {VERSION}")
 }
 
 /// Says why and where parsing failed. It repeats nothing of the text, because reasons are logged.
@@ -165,9 +202,9 @@ fn unreadable(what: &str, error: &serde_json::Error) -> String {
     format!("not a {what}: {kind}, line {} column {}", error.line(), error.column())
 }
 
-/// Parses one request and its trace context. Refuses values that an intake would not send, such as an email that is not
-/// normalised.
-fn read_request(text: &str) -> Result<(Request, Option<String>), String> {
+/// Parses one request of a shard, and its trace context. Refuses values that an intake would not send, such as an email
+/// that is not normalised.
+fn read_request(shard: ShardId, text: &str) -> Result<(Request, Option<String>), String> {
     let item: RequestItem = serde_json::from_str(text).map_err(|error| unreadable("request", &error))?;
     let key = match item.key {
         None => None,
@@ -185,9 +222,13 @@ fn read_request(text: &str) -> Result<(Request, Option<String>), String> {
     if reference.as_ref().map(Reference::as_str) != item.reference.as_deref() {
         return Err("reference: not trimmed".to_owned());
     }
+    let (id, business) = (RequestId::from_u128(item.id.as_u128()), BusinessId::from_u128(item.business.as_u128()));
+    if (id.shard(), business.shard()) != (shard, shard) {
+        return Err("its id or its business is of another shard".to_owned());
+    }
     let request = Request {
-        id: RequestId::from_u128(item.id.as_u128()),
-        business: BusinessId::from_u128(item.business.as_u128()),
+        id,
+        business,
         email,
         amount: Amount::from_cents(item.amount).map_err(|error| format!("amount: {error:?}"))?,
         deadline: item.deadline,
@@ -311,7 +352,8 @@ mod tests {
         let bare = || Request { key: None, reference: None, ..request() };
         let items = [write_request(&request()), write_request(&bare())];
         assert!(!items[1].windows(9).any(|window| window == b"reference"), "as earlier releases wrote it");
-        let message = read_requests(&pack_requests("replies", items.iter().map(Vec::as_slice))).unwrap();
+        let message =
+            read_requests(&pack_requests(ShardId::FIRST, "replies", items.iter().map(Vec::as_slice))).unwrap();
         assert_eq!(message.reply_to, "replies");
         assert_eq!(message.requests, [request(), bare()]);
         assert!(message.unreadable.is_empty());
@@ -321,7 +363,8 @@ mod tests {
     fn a_trace_context_travels_with_its_request() {
         let traced = Request { id: RequestId::from_u128(9), ..request() };
         let items = [write_request(&request()), write_traced_request(&traced, Some("00-trace"))];
-        let message = read_requests(&pack_requests("replies", items.iter().map(Vec::as_slice))).unwrap();
+        let message =
+            read_requests(&pack_requests(ShardId::FIRST, "replies", items.iter().map(Vec::as_slice))).unwrap();
         assert_eq!(message.traces, [(traced.id, "00-trace".to_owned())]);
     }
 
@@ -329,11 +372,26 @@ mod tests {
     fn one_unreadable_request_spoils_no_other() {
         let good = write_request(&request());
         let items: [&[u8]; 4] = [b"{\"id\":7}", &good, b"[]", &good];
-        let message = read_requests(&pack_requests("replies", items.into_iter())).unwrap();
+        let message = read_requests(&pack_requests(ShardId::FIRST, "replies", items.into_iter())).unwrap();
         assert_eq!(message.requests.len(), 2);
         assert_eq!(message.unreadable.len(), 2);
         let alone = read_requests(&message.unreadable[0].body).unwrap();
         assert_eq!((alone.requests.len(), alone.unreadable.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_request_of_another_shard_than_its_message_is_not_read() {
+        let of = |id: u8, business: u8| Request {
+            id: RequestId::from_u128(u128::from(id) << 24),
+            business: BusinessId::new(ShardId::new(business), 0),
+            ..request()
+        };
+        let items = [of(3, 3), of(3, 4), of(4, 3), of(4, 4)].map(|request| write_request(&request));
+        let message = pack_requests(ShardId::new(3), "replies", items.iter().map(Vec::as_slice));
+        let message = read_requests(&message).unwrap();
+        assert_eq!((message.shard, message.requests), (ShardId::new(3), vec![of(3, 3)]));
+        assert_eq!(message.unreadable.len(), 3);
+        assert!(message.unreadable.iter().all(|one| one.reason.ends_with("is of another shard")));
     }
 
     #[test]
@@ -347,11 +405,13 @@ mod tests {
         };
         let trace = "x".repeat(55);
         let item = write_traced_request(&longest, Some(&trace));
-        let message = |count: usize| pack_requests("replies", std::iter::repeat_n(item.as_slice(), count));
+        let message =
+            |count: usize| pack_requests(ShardId::FIRST, "replies", std::iter::repeat_n(item.as_slice(), count));
         assert_eq!(read_requests(&message(MOST_REQUESTS)).unwrap().requests.len(), MOST_REQUESTS);
         assert!(message(MOST_REQUESTS).len() < MAX_MESSAGE * 2 / 3);
         assert_eq!(read_requests(&message(MOST_REQUESTS + 1)).unwrap_err(), "message has more than 1024 requests");
-        let unreadable = pack_requests("replies", std::iter::repeat_n(b"0".as_slice(), MAX_MESSAGE / 2));
+        let unreadable =
+            pack_requests(ShardId::FIRST, "replies", std::iter::repeat_n(b"0".as_slice(), MAX_MESSAGE / 2));
         assert_eq!(read_requests(&unreadable).unwrap_err(), "message is longer than 4194304 bytes");
     }
 
@@ -369,6 +429,11 @@ mod tests {
         assert!(read_requests(b"nonsense").unwrap_err().starts_with("not a message"));
         let newer = read_requests(b"{\"version\":2,\"reply_to\":\"r\",\"requests\":[]}").unwrap_err();
         assert_eq!(newer, "message version 2, this worker reads 1");
+        let message = pack_requests(ShardId::FIRST, "replies", std::iter::empty());
+        let changed = |from: &str, to: &str| String::from_utf8(message.clone()).unwrap().replace(from, to).into_bytes();
+        assert_eq!(read_requests(&changed("\"version\":1", "\"version\":2")).unwrap_err(), newer);
+        assert!(read_requests(&changed("allocate", "settle")).unwrap_err().starts_with("kind"));
+        assert!(read_requests(&changed("\"shard\":0", "\"shard\":256")).unwrap_err().starts_with("not a message"));
     }
 
     #[test]

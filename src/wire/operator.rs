@@ -51,6 +51,20 @@ pub struct Funded {
     pub payout_balance: i64,
 }
 
+/// One shard: `earmark shards` prints an array of them.
+#[derive(Debug, Serialize)]
+pub struct Shard {
+    /// Its number.
+    pub shard: u8,
+    /// `preparing`, `open`, `full` or `closed`.
+    pub state: &'static str,
+    /// How many businesses it has; `None` if its schema is not made yet.
+    pub businesses: Option<u64>,
+    /// Since when it has this state.
+    #[serde(with = "time::serde::rfc3339")]
+    pub changed_at: OffsetDateTime,
+}
+
 /// One API key: `earmark key list` prints an array of them.
 #[derive(Clone, Debug, Serialize)]
 pub struct ApiKey {
@@ -233,7 +247,7 @@ pub struct Process {
 pub struct DeadLetter {
     /// The dead letter.
     pub dead_letter_id: Uuid,
-    /// `unreadable`, `rejected`, `delivery_limit` or `other`.
+    /// `unreadable`, `rejected`, `wrong_shard`, `delivery_limit` or `other`.
     pub cause: String,
     /// Why the message could not be applied, as text.
     pub reason: String,

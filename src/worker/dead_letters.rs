@@ -32,7 +32,7 @@ pub async fn store_all(
     ending: CancellationToken,
 ) -> DeadLetterReceiver {
     let acknowledger = dead_letters.acknowledger();
-    let mut ledger = worker.settings.postgres.session();
+    let mut ledger = worker.settings.shards.directory().session();
     loop {
         let next = tokio::select! { dead_letter = dead_letters.next() => dead_letter, () = ending.cancelled() => None };
         let Some(dead_letter) = next else { return dead_letters };
@@ -72,7 +72,7 @@ fn row_of(dead_letter: DeadLetterMessage) -> NewDeadLetter {
     let cause = cause_of(&dead_letter);
     let reason = dead_letter.reason.unwrap_or_else(|| match cause {
         Cause::DeliveryLimit => format!("came back more than {} times", crate::rabbit::topology::DELIVERY_LIMIT),
-        Cause::Unreadable | Cause::Rejected | Cause::Other => "no reason was given".to_owned(),
+        Cause::Unreadable | Cause::Rejected | Cause::WrongShard | Cause::Other => "no reason was given".to_owned(),
     });
     NewDeadLetter {
         dead_letter_id: id_of(dead_letter.message_id.as_deref().unwrap_or_default(), &dead_letter.body),

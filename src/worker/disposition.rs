@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 pub struct Disposition {
     /// The replies, by reply queue. All replies of a batch to one intake are one message.
     replies: BTreeMap<String, Vec<Reply>>,
-    dead_letters: Vec<(Cause, Unreadable)>,
+    dead_letters: Vec<Unreadable>,
     /// The tag of the last delivery that is done; all before it are done as well. `None` if the batch completes no
     /// message.
     through: Option<u64>,
@@ -39,8 +39,12 @@ impl Disposition {
                     Settled::Rejected(reason) => {
                         tracing::warn!(request_id = %request.id, reason, "request rejected");
                         let items = [messages::write_request(request)];
-                        let body = messages::pack_requests(&part.reply_to, items.iter().map(Vec::as_slice));
-                        disposition.dead_letters.push((Cause::Rejected, Unreadable { body, reason }));
+                        let body = messages::pack_requests(
+                            request.business.shard(),
+                            &part.reply_to,
+                            items.iter().map(Vec::as_slice),
+                        );
+                        disposition.dead_letters.push(Unreadable { body, cause: Cause::Rejected, reason });
                         (Verdict::Decided(Outcome::Voided), None)
                     }
                 };
@@ -48,8 +52,7 @@ impl Disposition {
                 let replies = disposition.replies.entry(part.reply_to.clone()).or_default();
                 replies.push(Reply { id: request.id, verdict, hash });
             }
-            let unreadable = part.unreadable.into_iter().map(|dead_letter| (Cause::Unreadable, dead_letter));
-            disposition.dead_letters.extend(unreadable);
+            disposition.dead_letters.extend(part.unreadable);
             if part.is_last {
                 disposition.through = Some(part.tag);
             }
@@ -84,9 +87,9 @@ async fn perform(
     for (queue, batch) in &disposition.replies {
         replies.send(queue, &messages::write_replies(batch)).await?;
     }
-    for (cause, dead_letter) in &disposition.dead_letters {
-        tracing::warn!(cause = cause.as_str(), reason = dead_letter.reason, "message dead-lettered");
-        dead_letters.put(&dead_letter.body, cause.as_str(), &dead_letter.reason).await?;
+    for dead_letter in &disposition.dead_letters {
+        tracing::warn!(cause = dead_letter.cause.as_str(), reason = dead_letter.reason, "message dead-lettered");
+        dead_letters.put(&dead_letter.body, dead_letter.cause.as_str(), &dead_letter.reason).await?;
     }
     failpoint::pass(Failpoint::BeforeAcknowledge).await;
     if let Some(tag) = disposition.through {

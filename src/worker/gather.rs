@@ -2,7 +2,7 @@
 //! fill: an idle worker takes a single request at once, and a busy one finds the next batch waiting when it has settled
 //! the last.
 
-use crate::ledger::{Request, RequestId, list_ids};
+use crate::ledger::{Cause, Request, RequestId, ShardId, list_ids};
 use crate::metrics::METRICS;
 use crate::rabbit::consumer::{Consumer, Delivery};
 use crate::rabbit::topology::DELIVERY_LIMIT;
@@ -77,7 +77,8 @@ impl Message {
         let requests = std::mem::replace(&mut self.content.requests, rest);
         let ids: HashSet<RequestId> = requests.iter().map(|request| request.id).collect();
         let traces = self.content.traces.extract_if(.., |(id, _)| ids.contains(id)).collect();
-        let content = RequestMessage { reply_to: self.content.reply_to.clone(), requests, traces, unreadable: vec![] };
+        let RequestMessage { shard, ref reply_to, .. } = self.content;
+        let content = RequestMessage { shard, reply_to: reply_to.clone(), requests, traces, unreadable: vec![] };
         Self { tag: self.tag, redeliveries: self.redeliveries, content, _ahead: None }
     }
 }
@@ -120,6 +121,7 @@ pub struct Ended {
 /// taken differently: at a message that came back often while many are taken at once, or at one that did not while they
 /// are taken one at a time.
 pub async fn decode(
+    shard: ShardId,
     mut consumer: Consumer,
     decoded: mpsc::Sender<Message>,
     read_ahead: u32,
@@ -133,7 +135,7 @@ pub async fn decode(
             if keeps_coming_back != one_at_a_time {
                 return Some(keeps_coming_back);
             }
-            if decoded.send(read_ahead.admit(read(delivery)).await).await.is_err() {
+            if decoded.send(read_ahead.admit(read(shard, delivery)).await).await.is_err() {
                 break;
             }
         }
@@ -143,11 +145,20 @@ pub async fn decode(
     Ended { consumer, one_at_a_time }
 }
 
-fn read(delivery: Delivery) -> Message {
+/// Decodes a delivery of this shard's queue. A message of another shard is not applied: its businesses are elsewhere.
+fn read(shard: ShardId, delivery: Delivery) -> Message {
     let (tag, redeliveries) = (delivery.tag, delivery.redeliveries);
-    let content = messages::read_requests(&delivery.body).unwrap_or_else(|reason| {
-        let unreadable = vec![Unreadable { body: delivery.body, reason }];
-        RequestMessage { reply_to: String::new(), requests: vec![], traces: vec![], unreadable }
+    let read = match messages::read_requests(&delivery.body) {
+        Ok(message) if message.shard == shard => Ok(message),
+        Ok(message) => {
+            let reason = format!("it is of shard {}, and came to the queue of shard {shard}", message.shard);
+            Err((Cause::WrongShard, reason))
+        }
+        Err(reason) => Err((Cause::Unreadable, reason)),
+    };
+    let content = read.unwrap_or_else(|(cause, reason)| {
+        let unreadable = vec![Unreadable { body: delivery.body, cause, reason }];
+        RequestMessage { shard, reply_to: String::new(), requests: vec![], traces: vec![], unreadable }
     });
     if redeliveries > 0 {
         METRICS.redeliveries.inc();
@@ -224,6 +235,7 @@ mod tests {
             reference: None,
         };
         let content = RequestMessage {
+            shard: ShardId::FIRST,
             reply_to: "replies".to_owned(),
             requests: vec![request; requests],
             traces: vec![],
@@ -295,7 +307,8 @@ mod tests {
         let requests = whole.content.requests.iter_mut().zip(1..);
         requests.for_each(|(request, id)| request.id = RequestId::from_u128(id));
         whole.content.traces = [1, 3].map(|id| (RequestId::from_u128(id), id.to_string())).to_vec();
-        whole.content.unreadable.push(Unreadable { body: vec![], reason: "torn".to_owned() });
+        let torn = Unreadable { body: vec![], cause: Cause::Unreadable, reason: "torn".to_owned() };
+        whole.content.unreadable.push(torn);
         let first = whole.split_first(2);
         let shown = |part: &Message| {
             let ids: Vec<u128> = part.content.requests.iter().map(|request| request.id.as_u128()).collect();

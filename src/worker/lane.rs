@@ -1,4 +1,4 @@
-//! A lane works on one work queue, in stages that run side by side: one batch is decoded and another is answered while
+//! A lane works on the queue of one shard, in stages that run side by side: one batch is decoded and another is answered while
 //! a third commits. Each stage keeps the order.
 
 use super::attempt::Settled;
@@ -7,7 +7,7 @@ use super::gather::{self, Batch, Batches, Ended};
 use super::settle::Settler;
 use super::{Limits, Worker};
 use crate::failpoint::{self, Failpoint};
-use crate::ledger::{RequestId, SettledAs};
+use crate::ledger::{RequestId, SettledAs, ShardId};
 use crate::metrics::METRICS;
 use crate::rabbit::consumer::{Consumer, Held};
 use crate::rabbit::dead_letters::DeadLetterSender;
@@ -21,8 +21,9 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// What one work queue needs of the broker: a consumer, and senders for replies and dead letters.
+/// What the queue of one shard needs of the broker: a consumer, and senders for replies and dead letters.
 pub struct Lane {
+    shard: ShardId,
     queue: String,
     limits: Limits,
     one_at_a_time: bool,
@@ -37,15 +38,16 @@ impl Lane {
         consuming: &Link,
         publishing: &Link,
         topology: &Topology,
-        queue: String,
+        shard: ShardId,
         limits: Limits,
         one_at_a_time: bool,
     ) -> Result<Self, Error> {
-        let prefetch = if one_at_a_time { 1 } else { limits.prefetch };
+        let (queue, prefetch) = (topology.work_queue(shard.number()), if one_at_a_time { 1 } else { limits.prefetch });
         Ok(Self {
             replies: ReplySender::open(publishing).await?,
             dead_letters: DeadLetterSender::open(publishing, topology, &queue).await?,
             consumer: Consumer::open(consuming, &queue, prefetch).await?,
+            shard,
             queue,
             limits,
             one_at_a_time,
@@ -60,23 +62,24 @@ impl Lane {
     /// Works until the session ends; then finishes the batch in hand, replies and acknowledges. Returns the consumer,
     /// which has to be kept until all lanes have ended; `None` if reading it panicked.
     pub async fn run(self, worker: Arc<Worker>, link: Link, ending: CancellationToken) -> Option<Consumer> {
-        let Self { queue, limits, one_at_a_time, consumer, replies, dead_letters } = self;
+        let Self { shard, queue: _, limits, one_at_a_time, consumer, replies, dead_letters } = self;
+        let Ok(postgres) = worker.settings.shards.get(shard) else { return Some(consumer) };
         let acknowledger = consumer.acknowledger();
         let (decoded, messages) = mpsc::channel(usize::from(limits.prefetch));
         // Two: one being answered, one waiting. With more, a crash would leave more to be done again.
         let (settled, dispositions) = mpsc::channel::<Disposition>(2);
         let gathering =
-            tokio::spawn(gather::decode(consumer, decoded, limits.read_ahead, one_at_a_time, ending.clone()));
+            tokio::spawn(gather::decode(shard, consumer, decoded, limits.read_ahead, one_at_a_time, ending.clone()));
         let disposing = tokio::spawn(async move {
             disposition::perform_all(dispositions, &replies, &dead_letters, &acknowledger, &link).await;
         });
         let batches = Batches::new(messages, limits.batch);
-        settle_all(Settler::new(&worker.settings), batches, settled, &ending).await;
+        settle_all(Settler::new(&postgres, &worker.settings), batches, settled, &ending).await;
         ending.cancel();
         let _ = disposing.await;
         let Ended { consumer, one_at_a_time } = gathering.await.ok()?;
         if let Some(one_at_a_time) = one_at_a_time {
-            worker.take_one_at_a_time(queue, one_at_a_time);
+            worker.take_one_at_a_time(shard, one_at_a_time);
         }
         Some(consumer)
     }

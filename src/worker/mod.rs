@@ -2,7 +2,7 @@
 //!
 //! [`gather`] makes a batch of the messages that have arrived. [`settle`] tries until the batch is settled; [`attempt`]
 //! is one try, in one transaction. [`disposition`] sends the replies and then the acknowledgements. [`lane`] runs these
-//! three side by side for one work queue. In addition, [`dead_letters`] moves dead letters from their queue into rows,
+//! three side by side for one shard. In addition, [`dead_letters`] moves dead letters from their queue into rows,
 //! [`pause`] reads the switch that pauses all workers, and [`audits`] adds up the books.
 
 pub mod attempt;
@@ -14,8 +14,9 @@ pub mod lane;
 pub mod pause;
 pub mod settle;
 
+use crate::ledger::ShardId;
 use crate::metrics::labels::Role;
-use crate::postgres::{Health, Postgres};
+use crate::postgres::Shards;
 use crate::rabbit::consumer::{Consumer, Held};
 use crate::rabbit::dead_letters::DeadLetterReceiver;
 use crate::rabbit::topology::Topology;
@@ -24,7 +25,7 @@ use crate::retry::Backoff;
 use crate::secret::HashSecret;
 use lane::Lane;
 use pause::Pause;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -46,8 +47,8 @@ pub struct Limits {
 
 impl Limits {
     /// The limits for each of `queues` queues: an equal share of `prefetch` and `read_ahead`, at least one each.
-    fn shared_by(self, queues: u16) -> Self {
-        let queues = queues.max(1);
+    fn shared_by(self, queues: usize) -> Self {
+        let queues = u16::try_from(queues).unwrap_or(u16::MAX).max(1);
         let (prefetch, read_ahead) = (self.prefetch / queues, self.read_ahead / u32::from(queues));
         Self { prefetch: prefetch.max(1), read_ahead: read_ahead.max(1), ..self }
     }
@@ -57,8 +58,8 @@ impl Limits {
 pub struct Settings {
     /// The way to RabbitMQ.
     pub broker: Broker,
-    /// The way to Postgres.
-    pub postgres: Postgres,
+    /// The way to Postgres: to the directory, and to each shard.
+    pub shards: Shards,
     /// The hash secret.
     pub secret: HashSecret,
     /// How much it takes at once.
@@ -73,9 +74,8 @@ pub struct Worker {
     consuming: AtomicBool,
     /// The count of unacknowledged messages of each queue. Empty while the worker is not connected.
     held: Mutex<Vec<(String, Held)>>,
-    /// The queues from which messages are taken one at a time.
-    one_at_a_time: Mutex<HashSet<String>>,
-    postgres_health: Health,
+    /// The shards from whose queues messages are taken one at a time.
+    one_at_a_time: Mutex<HashSet<ShardId>>,
     pause: Pause,
 }
 
@@ -96,14 +96,13 @@ impl Worker {
     /// A worker that does not run yet.
     pub fn new(settings: Settings) -> Arc<Self> {
         let (consuming, held, one_at_a_time) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
-        let (postgres_health, pause) = (settings.postgres.health().clone(), Pause::unknown());
-        Arc::new(Self { settings, consuming, held, one_at_a_time, postgres_health, pause })
+        Arc::new(Self { settings, consuming, held, one_at_a_time, pause: Pause::unknown() })
     }
 
     /// The state of this worker, for people.
     pub fn status(&self) -> Status {
         Status {
-            postgres_up: self.postgres_health.is_up(),
+            postgres_up: self.settings.shards.impediments().is_empty(),
             paused: self.pause.is_on(),
             consuming: self.consuming.load(Ordering::Relaxed),
             unacknowledged: self.held().iter().map(|(queue, held)| (queue.clone(), held.count())).collect(),
@@ -114,35 +113,35 @@ impl Worker {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn one_at_a_time(&self) -> MutexGuard<'_, HashSet<String>> {
+    fn one_at_a_time(&self) -> MutexGuard<'_, HashSet<ShardId>> {
         self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets how messages are taken from this queue from the next session on: one at a time, or as many as `prefetch`
-    /// allows.
-    fn take_one_at_a_time(&self, queue: String, one_at_a_time: bool) {
+    /// Sets how messages are taken from the queue of this shard from the next session on: one at a time, or as many as
+    /// `prefetch` allows.
+    fn take_one_at_a_time(&self, shard: ShardId, one_at_a_time: bool) {
         if one_at_a_time {
-            tracing::warn!(queue, "a message keeps coming back: messages are taken one at a time");
-            self.one_at_a_time().insert(queue);
+            tracing::warn!(%shard, "a message keeps coming back: messages are taken one at a time");
+            self.one_at_a_time().insert(shard);
         } else {
-            tracing::info!(queue, "messages are taken many at a time again");
-            self.one_at_a_time().remove(&queue);
+            tracing::info!(%shard, "messages are taken many at a time again");
+            self.one_at_a_time().remove(&shard);
         }
     }
 
     /// What keeps this worker from working, in words; empty if nothing does.
     pub fn impediments(&self) -> Vec<String> {
-        let (postgres, paused) = (self.postgres_health.impediment(), self.pause.is_on());
-        let checks = [
-            (postgres.is_some(), postgres.unwrap_or_default()),
-            (paused, "paused"),
-            (!paused && !self.consuming.load(Ordering::Relaxed), "not consuming from rabbitmq"),
-        ];
-        checks.iter().filter(|(is_so, _)| *is_so).map(|(_, what)| format!("worker: {what}")).collect()
+        let mut found = self.settings.shards.impediments();
+        let paused = self.pause.is_on();
+        found.extend(paused.then(|| "paused".to_owned()));
+        let is_idle = !paused && !self.consuming.load(Ordering::Relaxed);
+        found.extend(is_idle.then(|| "not consuming from rabbitmq".to_owned()));
+        found.into_iter().map(|what| format!("worker: {what}")).collect()
     }
 
-    /// Works on all queues of `topology` until `stop`, and connects again whenever the broker is lost. On `stop` and on
-    /// a pause it finishes the batch in hand, replies, acknowledges, and leaves the rest in the queues.
+    /// Works on the queues of all shards until `stop`, and connects again whenever the broker is lost or there is another
+    /// shard. On `stop` and on a pause it finishes the batch in hand, replies, acknowledges, and leaves the rest in the
+    /// queues.
     pub async fn run(self: Arc<Self>, topology: Topology, stop: CancellationToken) {
         let mut beside = self.start_beside(topology.prefix(), &stop);
         let mut backoff = Backoff::for_connections();
@@ -169,26 +168,34 @@ impl Worker {
     /// Starts the tasks that run with or without a broker: the check of Postgres, the reader of the pause switch, and
     /// the audits. All end with `stop`.
     fn start_beside(self: &Arc<Self>, prefix: &str, stop: &CancellationToken) -> JoinSet<()> {
-        let Settings { postgres, audit_interval, .. } = &self.settings;
+        let Settings { shards, audit_interval, .. } = &self.settings;
         let mut beside = JoinSet::new();
-        beside.spawn(postgres.clone().watch(stop.clone(), |_| {}));
+        beside.spawn(shards.clone().watch(stop.clone(), |_, _| {}));
         let (worker, prefix, stopped) = (Arc::clone(self), prefix.to_owned(), stop.clone());
-        beside.spawn(async move { worker.pause.watch(&worker.settings.postgres, &prefix, &stopped).await });
-        beside.spawn(audits::audit_regularly(postgres.clone(), *audit_interval, stop.clone()));
+        beside.spawn(async move { worker.pause.watch(worker.settings.shards.directory(), &prefix, &stopped).await });
+        beside.spawn(audits::audit_regularly(shards.clone(), *audit_interval, stop.clone()));
         beside
     }
 
-    /// Opens a pair of connections and works until they are lost, the worker is paused, or `stop`.
+    /// Returns when there are other shards than these.
+    async fn until_other_shards(&self, shards: &BTreeSet<ShardId>) {
+        // The sender is in the settings, so there is always one.
+        let _ = self.settings.shards.subscribe().wait_for(|known| known.keys().ne(shards)).await;
+    }
+
+    /// Opens a pair of connections and works until they are lost, the worker is paused, there is another shard, or `stop`.
     async fn session(self: &Arc<Self>, topology: &Topology, stop: &CancellationToken) -> Result<(), Error> {
         let broker = &self.settings.broker;
-        let limits = self.settings.limits.shared_by(topology.partitions());
+        let shards: BTreeSet<ShardId> = self.settings.shards.known().keys().copied().collect();
+        let numbers: Vec<u8> = shards.iter().map(|shard| shard.number()).collect();
+        let limits = self.settings.limits.shared_by(shards.len());
         let (consuming, publishing) = broker.connect_twice(Role::WorkerRequests, Role::WorkerReplies).await?;
         let opening = async {
-            topology.declare(&publishing).await?;
+            topology.declare(&publishing, &numbers).await?;
             let mut lanes = vec![];
-            for queue in topology.work_queues() {
-                let one_at_a_time = self.one_at_a_time().contains(&queue);
-                lanes.push(Lane::open(&consuming, &publishing, topology, queue, limits, one_at_a_time).await?);
+            for &shard in &shards {
+                let one_at_a_time = self.one_at_a_time().contains(&shard);
+                lanes.push(Lane::open(&consuming, &publishing, topology, shard, limits, one_at_a_time).await?);
             }
             Ok((lanes, DeadLetterReceiver::open(&consuming, topology, dead_letters::PREFETCH).await?))
         };
@@ -207,6 +214,7 @@ impl Worker {
             ended = running.join_next() => ended,
             () = consuming.lost() => Some(Ok(None)),
             () = self.pause.until(true) => Some(Ok(None)),
+            () = self.until_other_shards(&shards) => Some(Ok(None)),
             () = stop.cancelled() => Some(Ok(None)),
         };
         consuming.begin_close();

@@ -1,7 +1,7 @@
 //! The switch that pauses all workers of a deployment, read from its row once a second. People set it, and to a person
 //! one second makes no difference.
 
-use crate::postgres::{PgConnection, Postgres, partitions};
+use crate::postgres::{PgConnection, Postgres, deployments};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,7 @@ impl Pause {
     pub async fn watch(&self, postgres: &Postgres, prefix: &str, stop: &CancellationToken) {
         let mut session = postgres.session();
         while !stop.is_cancelled() {
-            let reading = async |connection: &mut PgConnection| partitions::find_pause(connection, prefix).await;
+            let reading = async |connection: &mut PgConnection| deployments::find_pause(connection, prefix).await;
             if let Ok(found) = session.read(reading).await {
                 self.switch(found.is_some());
             }

@@ -1,4 +1,4 @@
-//! Settles a batch: tries, in parts if need be, until each of its requests is decided or turns out to be one that
+//! Settles a batch of one shard: tries, in parts if need be, until each of its requests is decided or turns out to be one that
 //! cannot be stored. [`super::attempt`] is one try.
 //!
 //! | what went wrong | what is done |
@@ -18,7 +18,7 @@ use crate::clock;
 use crate::ledger::{BusinessId, Millis, Outcome, Request, RequestId, SettledAs, Verdict, Voider, list_ids};
 use crate::metrics::METRICS;
 use crate::postgres::allocations::{self, Decided};
-use crate::postgres::{Error, Session};
+use crate::postgres::{Error, Postgres, Session};
 use crate::retry::Backoff;
 use std::collections::{HashMap, VecDeque};
 use tokio_util::sync::CancellationToken;
@@ -35,9 +35,9 @@ pub struct Settler {
 
 impl Settler {
     /// A settler that has settled nothing yet.
-    pub fn new(settings: &Settings) -> Self {
+    pub fn new(postgres: &Postgres, settings: &Settings) -> Self {
         Self {
-            session: settings.postgres.session(),
+            session: postgres.session(),
             attempts: Attempts::new(settings.secret.clone()),
             clock_tolerance: i64::try_from(settings.limits.clock_tolerance.as_millis()).unwrap_or(i64::MAX),
             met_decided: false,

@@ -1,8 +1,8 @@
 //! Allocations under concurrency, repetition and bad messages.
 
-use crate::harness::{App, Business, assert_allocated, eventually};
+use crate::harness::{App, Business, assert_allocated, eventually, shard};
 use crate::recovery::is_waited_for;
-use earmark::ledger::{Amount, BusinessId, Email, Request};
+use earmark::ledger::{Amount, BusinessId, Email, Request, ShardId};
 use earmark::secret::{HashSecret, RequestIds};
 use earmark::wire::messages;
 use lapin::BasicProperties;
@@ -98,42 +98,6 @@ async fn a_standby_worker_takes_over_when_the_working_one_is_killed() {
 }
 
 #[tokio::test]
-async fn the_number_of_partitions_may_change_while_messages_wait() {
-    let app = App::new().await;
-    let businesses: Vec<Business> = (0..12).map(|_| app.create_business(1_000)).collect();
-    let four = [("EARMARK_PARTITIONS", "4"), ("EARMARK_REPLY_TIMEOUT", "40s"), ("EARMARK_SHUTDOWN_GRACE", "60s")];
-    let intake = app.start_with("intake", &four).await;
-    // The worker declares the queues.
-    app.start_with("worker", &four).await.terminate().await;
-    let asking: Vec<_> = businesses
-        .iter()
-        .map(|business| {
-            let client = app.client(&intake, business);
-            tokio::spawn(async move { client.create("ann@example.com", 10).await })
-        })
-        .collect();
-    let queues: Vec<String> = (1..4).map(|partition| format!("{}.{partition}", app.work_queue())).collect();
-    eventually("several queues are used", async || {
-        let mut used = 0;
-        for queue in &queues {
-            used += usize::from(app.ready_messages(queue).await > 0);
-        }
-        used >= 2
-    })
-    .await;
-    // The worker has fewer partitions, and still empties the other queues.
-    let worker = app.start("worker").await;
-    for asked in asking {
-        assert_allocated(&asked.await.expect("joined"));
-    }
-    for queue in &queues {
-        assert_eq!(app.ready_messages(queue).await, 0, "{queue}");
-        app.delete_queue(queue).await;
-    }
-    app.finish([intake, worker]).await;
-}
-
-#[tokio::test]
 async fn what_no_worker_answers_stands_in_the_queue_and_is_answered_later() {
     let app = App::new().await;
     let business = app.create_business(1_000);
@@ -174,7 +138,7 @@ pub async fn publish(app: &App, body: &[u8]) {
 pub fn message(requests: &[&Request], strays: &[&[u8]]) -> Vec<u8> {
     let items: Vec<Vec<u8>> = requests.iter().map(|request| messages::write_request(request)).collect();
     let items = items.iter().map(Vec::as_slice).chain(strays.iter().copied());
-    messages::pack_requests("nobody-listens-here", items)
+    messages::pack_requests(ShardId::new(shard()), "nobody-listens-here", items)
 }
 
 #[tokio::test]

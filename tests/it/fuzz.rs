@@ -160,7 +160,7 @@ proptest! {
         prop_assert!(message.requests.len() + message.unreadable.len() <= MOST_REQUESTS);
         for request in &message.requests {
             let item = messages::write_request(request);
-            let again = messages::read_requests(&messages::pack_requests(&message.reply_to, std::iter::once(item.as_slice())));
+            let again = messages::read_requests(&messages::pack_requests(message.shard, &message.reply_to, std::iter::once(item.as_slice())));
             prop_assert_eq!(&again.expect("a message").requests, std::slice::from_ref(request));
         }
         for unreadable in &message.unreadable {

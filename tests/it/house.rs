@@ -196,6 +196,7 @@ fn the_ledger_uses_the_standard_library_and_itself() {
                 "reasons",
                 "reference",
                 "request",
+                "shards",
                 "spelling",
             ];
             let is_table = file == "ledger/spelling.rs" && TABLES.contains(&first);
@@ -256,8 +257,23 @@ fn only_a_proof_makes_an_answer_that_says_no_funds_were_debited() {
     for handler in ["async fn create(", "async fn create_bulk("] {
         let (_, body) = routes.split_once(handler).expect(handler);
         let first = body.lines().nth(1).unwrap_or_default().trim();
-        assert_eq!(first, "let receipt = intake.raises().receive();", "{handler}");
+        assert_eq!(first, "let received = intake.raises().receive();", "{handler}");
     }
+}
+
+#[test]
+fn every_statement_that_decides_names_the_schema_that_it_means() {
+    let mut deciding = 0;
+    for (file, _) in sources() {
+        let whole = std::fs::read_to_string(source_root().join(&file)).expect("a source");
+        // Each statement begins with a comment that names it.
+        for statement in whole.split("/* ").skip(1).filter(|statement| statement.contains("INSERT INTO allocations")) {
+            let (name, _) = statement.split_once(" */").expect("a name");
+            assert!(statement.contains("in_schema($"), "{name} in {file} may write into another shard");
+            deciding += 1;
+        }
+    }
+    assert_eq!(deciding, 4, "by a batch in two ways, by those who give up, and by a look-up");
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod pause;
 mod postgres;
 mod recovery;
 mod send;
+mod shards;
 mod shell;
 mod shutdown;
 mod traces;

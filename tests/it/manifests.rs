@@ -169,16 +169,16 @@ fn there_are_always_two_workers_and_a_budget_that_keeps_one() {
         let budget = budgets.find(|budget| &budget["spec"]["selector"]["matchLabels"] == labels).expect("a budget");
         assert_eq!(budget["spec"]["minAvailable"].as_i64(), Some(1));
     }
-    let partitions: BTreeSet<_> =
-        deployments.iter().map(|deployment| variable(container(deployment), "EARMARK_PARTITIONS")).collect();
-    let partitions: Vec<i64> = partitions.into_iter().map(|set| set.expect("set").parse().expect("a number")).collect();
-    let [partitions] = partitions[..] else { panic!("intake and worker differ: {partitions:?}") };
     for scaled in all("ScaledObject") {
         let name = text(&scaled["spec"]["scaleTargetRef"]["name"]);
         assert!(deployments.iter().any(|deployment| deployment["metadata"]["name"].as_str() == Some(name)));
         assert!(scaled["spec"]["minReplicaCount"].as_i64() >= Some(2));
-        assert_eq!(scaled["spec"]["maxReplicaCount"].as_i64(), Some(partitions + 1), "more would stand by");
-        assert_eq!(items(&scaled["spec"]["triggers"]).len() as i64, partitions, "a trigger for each work queue");
+        let triggers = items(&scaled["spec"]["triggers"]);
+        assert_eq!(scaled["spec"]["maxReplicaCount"].as_i64(), Some(triggers.len() as i64 + 1), "more would stand by");
+        for (trigger, shard) in triggers.iter().zip(0..) {
+            let queue = earmark::rabbit::topology::Topology::new("earmark").work_queue(shard);
+            assert_eq!(text(&trigger["metadata"]["queueName"]), queue, "a trigger for each shard");
+        }
     }
 }
 

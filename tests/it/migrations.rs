@@ -1,5 +1,5 @@
-//! Every migration, run over rows that the schema before it allowed. `migrations/0003.sql` here holds the rows that are
-//! added after migration 3.
+//! Every migration, run over rows that the schema before it allowed. `migrations/shard/0003.sql` here holds the rows that
+//! are added after migration 3 of a shard.
 
 use crate::harness::App;
 use serde_json::{Map, Value};
@@ -13,7 +13,7 @@ type Rows = BTreeMap<String, Vec<Map<String, Value>>>;
 /// All rows of all tables.
 async fn rows(database: &mut PgConnection) -> Rows {
     let tables =
-        "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public' AND tablename <> '_sqlx_migrations'";
+        "SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema() AND tablename <> '_sqlx_migrations'";
     let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut *database).await.expect("tables");
     let mut found = Rows::new();
     for table in tables {
@@ -42,8 +42,8 @@ fn assert_kept(step: &str, earlier: &Rows, now: &Rows) {
 }
 
 /// Adds the rows for a schema. After that, every column of every table has a value somewhere.
-async fn add_rows(database: &mut PgConnection, version: i64) {
-    let name = format!("tests/it/migrations/{version:04}.sql");
+async fn add_rows(database: &mut PgConnection, kind: &str, version: i64) {
+    let name = format!("tests/it/migrations/{kind}/{version:04}.sql");
     let sql = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&name))
         .unwrap_or_else(|error| panic!("add {name}, with rows for every table: {error}"));
     let added = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *database).await;
@@ -60,20 +60,28 @@ async fn add_rows(database: &mut PgConnection, version: i64) {
 #[tokio::test]
 async fn every_migration_runs_over_data_and_keeps_it() {
     let app = App::without_schema().await;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
-    let migrator = Migrator::new(folder).await.expect("migrations");
-    let mut database = app.database().await;
-    let mut earlier = Rows::new();
-    for version in migrator.iter().map(|migration| migration.version) {
-        let step = format!("migration {version}");
-        let run = migrator.run_to(version, &mut database).await;
-        run.unwrap_or_else(|error| panic!("{step} fails over data: {error}"));
-        assert_kept(&step, &earlier, &rows(&mut database).await);
-        add_rows(&mut database, version).await;
-        earlier = rows(&mut database).await;
+    let mut kept = vec![];
+    for (kind, schema) in [("directory", "earmark"), ("shard", "shard_0")] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(kind);
+        let migrator = Migrator::new(folder).await.expect("migrations");
+        let mut database = app.database().await;
+        let sql = format!("CREATE SCHEMA {schema}; SET search_path = {schema}");
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut database).await.expect("a schema");
+        let mut earlier = Rows::new();
+        for version in migrator.iter().map(|migration| migration.version) {
+            let step = format!("migration {version} of a {kind}");
+            let run = migrator.run_to(version, &mut database).await;
+            run.unwrap_or_else(|error| panic!("{step} fails over data: {error}"));
+            assert_kept(&step, &earlier, &rows(&mut database).await);
+            add_rows(&mut database, kind, version).await;
+            earlier = rows(&mut database).await;
+        }
+        kept.push((database, earlier));
     }
     app.run(&["migrate"]).expect_success();
-    assert_eq!(rows(&mut database).await, earlier, "nothing is left to migrate");
+    for (mut database, earlier) in kept {
+        assert_eq!(rows(&mut database).await, earlier, "nothing is left to migrate");
+    }
     app.assert_clean_audit();
     app.discard().await;
 }

@@ -2,8 +2,8 @@
 
 use crate::allocate::{message, publish, request};
 use crate::harness::proxy::{Mode, Protocol, Proxy};
-use crate::harness::{App, Business, eventually};
-use earmark::ledger::{IdempotencyKey, KeyClaim, Reference, Request};
+use crate::harness::{App, Business, eventually, shard};
+use earmark::ledger::{IdempotencyKey, KeyClaim, Reference, Request, ShardId};
 use earmark::wire::messages;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -50,7 +50,7 @@ async fn give_up(app: &App, requests: &[Request]) {
 }
 
 fn pack(items: &[Vec<u8>]) -> Vec<u8> {
-    messages::pack_requests("nobody-listens-here", items.iter().map(Vec::as_slice))
+    messages::pack_requests(ShardId::new(shard()), "nobody-listens-here", items.iter().map(Vec::as_slice))
 }
 
 /// Kills two workers that hold part of a queue of `count` requests unsettled. The database is a millisecond away.
@@ -153,28 +153,30 @@ async fn work_off(count: usize) -> (u64, u64) {
 #[tokio::test]
 async fn what_a_worker_holds_is_bounded_over_all_its_queues() {
     let app = App::new().await;
-    let business = app.create_business(1_000);
-    let settings = [("EARMARK_PARTITIONS", "4"), ("EARMARK_PREFETCH", "8")];
+    app.add_shards(3 - shard());
+    let settings = [("EARMARK_PREFETCH", "8")];
     // The worker declares the queues.
     app.start_with("worker", &settings).await.terminate().await;
-    let queues: Vec<String> = (1..4).map(|partition| format!("{}.{partition}", app.work_queue())).collect();
-    let all = || queues.iter().chain([&app.work_queue()]).cloned().collect::<Vec<String>>();
-    for queue in all() {
-        let one = |n| message(&[&request(&business, &format!("user{n}@example.com"), 1)], &[]);
-        app.publish_all(&queue, (0..5).map(one)).await;
+    let mut lockers = vec![];
+    for shard in 0..4 {
+        let business = app.create_business_in(shard, 1_000);
+        let one = |n| {
+            let item = messages::write_request(&request(&business, &format!("user{n}@example.com"), 1));
+            messages::pack_requests(ShardId::new(shard), "nobody-listens-here", std::iter::once(item.as_slice()))
+        };
+        app.publish_all(&app.work_queue_of(shard), (0..5).map(one)).await;
+        let mut locker = app.database_of(shard).await;
+        sqlx::query("BEGIN").execute(&mut locker).await.expect("begun");
+        sqlx::query("SELECT FROM businesses FOR UPDATE").execute(&mut locker).await.expect("locked");
+        lockers.push(locker);
     }
-    let mut locker = app.database().await;
-    sqlx::query("BEGIN").execute(&mut locker).await.expect("begun");
-    sqlx::query("SELECT FROM businesses FOR UPDATE").execute(&mut locker).await.expect("locked");
     let worker = app.start_with("worker", &settings).await;
-    for queue in all() {
-        app.until_queue_holds(&queue, 3).await;
+    for shard in 0..4 {
+        app.until_queue_holds(&app.work_queue_of(shard), 3).await;
     }
-    sqlx::query("ROLLBACK").execute(&mut locker).await.expect("released");
-    eventually("all are settled", async || app.count("allocated").await == 20).await;
-    for queue in &queues {
-        app.delete_queue(queue).await;
-    }
+    drop(lockers);
+    let settled = async || app.audit()["allocations"] == 20;
+    eventually("all are settled", settled).await;
     app.finish([worker]).await;
 }
 

@@ -1,6 +1,6 @@
 //! How processes stop when they receive a signal.
 
-use crate::harness::{App, assert_allocated, eventually};
+use crate::harness::{App, assert_allocated, eventually, shard};
 use std::collections::BTreeMap;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,27 +60,24 @@ async fn a_second_signal_ends_it_at_once() {
 #[tokio::test]
 async fn a_worker_that_stops_answers_what_it_has_in_hand_while_its_other_queues_are_idle() {
     let app = App::new().await;
+    app.add_shards(3 - shard());
     let business = app.create_business(1_000);
-    let four = [("EARMARK_PARTITIONS", "4"), ("EARMARK_REPLY_TIMEOUT", "40s"), ("EARMARK_SHUTDOWN_GRACE", "60s")];
-    let intake = app.start_with("intake", &four).await;
+    let patient = [("EARMARK_REPLY_TIMEOUT", "40s"), ("EARMARK_SHUTDOWN_GRACE", "60s")];
+    let intake = app.start_with("intake", &patient).await;
     let client = app.client(&intake, &business);
-    let queues: Vec<String> = (1..4).map(|partition| format!("{}.{partition}", app.work_queue())).collect();
     // A worker that closes its connection too early loses about every other reply. Five rounds make that visible.
     for _ in 0..5 {
-        let held = [four.as_slice(), &[("EARMARK_FAILPOINT", "after-lock=hold:300ms")]].concat();
+        let held = [patient.as_slice(), &[("EARMARK_FAILPOINT", "after-lock=hold:300ms")]].concat();
         let mut worker = app.start_with("worker", &held).await;
         let client = client.clone();
         let asking = tokio::spawn(async move { client.create("ann@example.com", 10).await });
         worker.until_logged("failpoint reached").await;
         worker.signal("TERM");
         assert!(worker.ended().await.success(), "{:#?}", worker.log());
-        for queue in queues.iter().chain([&app.work_queue()]) {
-            assert_eq!(app.ready_messages(queue).await, 0, "{queue}");
+        for shard in 0..4 {
+            assert_eq!(app.ready_messages(&app.work_queue_of(shard)).await, 0, "shard {shard}");
         }
         assert_allocated(&asking.await.expect("joined"));
-    }
-    for queue in &queues {
-        app.delete_queue(queue).await;
     }
     app.finish([intake]).await;
 }

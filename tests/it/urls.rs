@@ -1,6 +1,7 @@
 //! The URLs of the servers, in the forms that people have.
 
-use crate::harness::{App, assert_allocated};
+use crate::harness::proxy::{Mode, Protocol, Proxy};
+use crate::harness::{App, assert_allocated, authority, eventually};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use url::Url;
@@ -90,6 +91,29 @@ async fn the_root_virtual_host_has_many_spellings() {
     app.finish([worker]).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_works_over_whichever_node_of_its_broker_is_there() {
+    let app = App::new().await;
+    let business = app.create_business(100);
+    let target = authority(&app.amqp_url).to_owned();
+    let start = || Proxy::start(Protocol::Amqp, target.parse().expect("an address"));
+    let nodes = [start().await.expect("a proxy"), start().await.expect("a proxy")];
+    let urls = nodes.each_ref().map(|node| app.amqp_url.replace(&target, &node.address().to_string()));
+    let urls = [("AMQP_URL", &*urls.join(","))];
+    let process = app.start_with("serve", &urls).await;
+    let client = app.client(&process, &business);
+    // The first time one of them goes, it may be one that nobody uses.
+    for gone in [0, 1, 0] {
+        nodes[gone].set(Mode::Refuse);
+        nodes[gone].reset_all();
+        eventually("it works over the other", async || client.create("ann@example.com", 1).await.status == 200).await;
+        nodes[gone].set(Mode::Pass);
+    }
+    let shown = app.run_with(&["queues"], &urls).expect_success();
+    assert!(shown.stdout().contains(&app.work_queue()), "{}", shown.stdout());
+    app.finish([process]).await;
+}
+
 #[tokio::test]
 async fn a_url_that_cannot_be_used_is_refused_by_the_name_of_its_setting() {
     let app = App::new().await;
@@ -100,6 +124,7 @@ async fn a_url_that_cannot_be_used_is_refused_by_the_name_of_its_setting() {
         ("AMQP_URL", "rabbitmq://ann:hunter2@host", "AMQP_URL must begin with amqp:// or amqps://"),
         ("AMQP_URL", "amqps://ann:hunter2@host?verify=none", "AMQP_URL has a parameter that is not known"),
         ("AMQP_URL", "", "AMQP_URL is empty"),
+        ("AMQP_URL", "amqp://host,amqp://ann:hunter2@/", "AMQP_URL names no host"),
         ("DATABASE_URL", "postgres://ann:hunter2@/x", "DATABASE_URL names no host"),
         ("DATABASE_URL", "postgres://ann:hunter2@one:1,two:2/x", "DATABASE_URL names several hosts"),
         ("DATABASE_URL", "mysql://ann:hunter2@host/x", "DATABASE_URL must begin with postgres:// or postgresql://"),

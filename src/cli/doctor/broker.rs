@@ -2,7 +2,6 @@
 //! declares them.
 
 use super::{failure, ok, warning};
-use crate::postgres::{Postgres, partitions};
 use crate::rabbit::depth::Depth;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{Broker, Error};
@@ -11,20 +10,16 @@ use crate::wire::operator::Check;
 /// The oldest RabbitMQ version that has what the queues need (at-least-once dead-lettering).
 const OLDEST: (u32, u32) = (3, 10);
 
-/// All checks of the broker. If no message passes through, there is only that failure.
-pub(super) async fn check(broker: &Broker, postgres: &Postgres, prefix: &str, partitions: u16) -> Vec<Check> {
-    // The largest number of partitions ever set is in Postgres. If that cannot be read, the setting is used.
-    let most = postgres.read(async |connection| partitions::find_most(connection, prefix).await).await;
-    let topology = Topology::new(prefix, most.unwrap_or(1).max(partitions));
+/// All checks of the broker and of the queues of these shards. If no message passes through, there is only that failure.
+pub(super) async fn check(broker: &Broker, shards: &[u8], prefix: &str) -> Vec<Check> {
+    let topology = Topology::new(prefix);
     let took = match broker.round_trip(&topology).await {
         Ok(took) => took,
         Err(error) => return vec![unreachable(&error)],
     };
-    let mut checks = vec![
-        ok("rabbitmq", format!("a message went through in {} ms", took.as_millis())),
-        version(broker.version().await.as_deref()),
-    ];
-    checks.extend(queues(broker, &topology).await);
+    let mut checks = vec![ok("rabbitmq", format!("a message went through in {} ms", took.as_millis()))];
+    checks.extend(broker.versions().await.iter().map(|found| version(found.as_deref())));
+    checks.extend(queues(broker, &topology, shards).await);
     checks
 }
 
@@ -36,7 +31,7 @@ fn unreachable(error: &Error) -> Check {
 
 fn version(found: Option<&str>) -> Check {
     let Some(text) = found else {
-        return ok("rabbitmq", "version not checked: it is asked for only without TLS");
+        return ok("rabbitmq", "version of a node not checked: it has TLS, or did not answer");
     };
     let mut numbers = text.split('.').map(|part| part.parse().unwrap_or(0));
     let number = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -47,8 +42,8 @@ fn version(found: Option<&str>) -> Check {
 }
 
 /// Checks the queues. It declares no queue that does not exist, because the prefix may be wrong.
-async fn queues(broker: &Broker, topology: &Topology) -> Vec<Check> {
-    let names = topology.all_queues();
+async fn queues(broker: &Broker, topology: &Topology, shards: &[u8]) -> Vec<Check> {
+    let names = topology.all_queues(shards);
     let depths = match broker.find_queues(&names).await {
         Ok(depths) => depths,
         Err(error) => {
@@ -62,7 +57,7 @@ async fn queues(broker: &Broker, topology: &Topology) -> Vec<Check> {
     }
     let found = |depth: Depth| format!("{}: {} ready, {} consumers", depth.queue, depth.ready, depth.consumers);
     let mut checks: Vec<Check> = depths.into_iter().flatten().map(|depth| ok("queue", found(depth))).collect();
-    checks.push(match broker.check_declared(topology).await {
+    checks.push(match broker.check_declared(topology, shards).await {
         Ok(()) => ok("queues", "declared as this program declares them"),
         Err(error) => {
             let fix = "empty the queue, delete it, and let a worker declare it again";

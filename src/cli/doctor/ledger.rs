@@ -4,7 +4,7 @@
 use super::{failure, ok, warning};
 use crate::clock;
 use crate::postgres::inspection::{self, Server};
-use crate::postgres::{Error, PgConnection, Postgres};
+use crate::postgres::{Error, PgConnection, Shards, shards};
 use crate::wire::operator::Check;
 
 /// The oldest Postgres version that the program is tested with.
@@ -16,7 +16,8 @@ const CLOCK_MILLIS: i64 = 500;
 const FEW_CONNECTIONS: i64 = 15;
 
 /// All checks of the database. If it cannot be reached, there is only that failure.
-pub(super) async fn check(postgres: &Postgres) -> Vec<Check> {
+pub(super) async fn check(shards: &Shards) -> Vec<Check> {
+    let postgres = shards.directory();
     // Refuses a read-only server and a pooler that shares sessions. Nothing else can be checked over those.
     let writable = postgres.refuse_shared_sessions().await;
     if let Err(error @ Error::Refused(_)) = &writable {
@@ -36,7 +37,7 @@ pub(super) async fn check(postgres: &Postgres) -> Vec<Check> {
         postgres_clock(&server, now),
     ];
     checks.extend(writable.err().iter().map(unreachable));
-    checks.extend(schema(postgres).await);
+    checks.extend(schema(shards).await);
     checks
 }
 
@@ -98,8 +99,8 @@ pub(super) fn time(check: &'static str, of: &str, ahead: i128) -> Check {
     ok(check, found)
 }
 
-async fn schema(postgres: &Postgres) -> Vec<Check> {
-    match postgres.missing_migrations().await {
+async fn schema(ledger: &Shards) -> Vec<Check> {
+    match shards::missing_migrations(ledger).await {
         Ok(0) => {}
         Ok(missing) => {
             let found = format!("{missing} migrations of this program are missing");
@@ -108,14 +109,23 @@ async fn schema(postgres: &Postgres) -> Vec<Check> {
         Err(error) => return vec![failure("schema", error.to_string(), "run the newest release of earmark")],
     }
     let mut checks = vec![ok("schema", "up to date")];
-    let looking = async |connection: &mut PgConnection| {
-        Ok((inspection::find_missing_privileges(connection).await?, inspection::find_unguarded(connection).await?))
-    };
-    match postgres.session().read(looking).await {
+    match missing_and_unguarded(ledger).await {
         Ok((missing, unguarded)) => checks.extend([rights(&missing), guards(&unguarded)]),
         Err(error) => checks.push(unreachable(&error)),
     }
     checks
+}
+
+/// The rights that are missing in the directory and the shards, and the tables that nothing guards.
+async fn missing_and_unguarded(ledger: &Shards) -> Result<(Vec<String>, Vec<String>), Error> {
+    let reading = async |connection: &mut PgConnection| inspection::find_missing_privileges(connection).await;
+    let (mut missing, mut unguarded) = (ledger.directory().session().read(reading).await?, vec![]);
+    for open in ledger.known().values() {
+        let mut session = open.postgres.session();
+        missing.extend(session.read(reading).await?);
+        unguarded.extend(session.read(async |connection| inspection::find_unguarded(connection).await).await?);
+    }
+    Ok((missing, unguarded))
 }
 
 fn rights(missing: &[String]) -> Check {

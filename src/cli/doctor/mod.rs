@@ -7,6 +7,7 @@ mod processes;
 
 use super::print_json;
 use crate::config::Process;
+use crate::ledger::ShardId;
 use crate::wire::operator::{Check, Doctor, Level};
 use clap::Args;
 use std::process::ExitCode;
@@ -37,12 +38,15 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let process = arguments.process;
     let mut checks = settings(&process);
     // Settings that cannot be parsed are reported by `settings`. The checks that need them are skipped.
-    if let (Ok(postgres), Ok(prefix)) = (process.postgres(1), process.queue_prefix()) {
-        checks.extend(ledger::check(&postgres).await);
+    if let (Ok(shards), Ok(prefix)) = (process.shards(1), process.queue_prefix()) {
+        checks.extend(ledger::check(&shards).await);
         if let Ok(broker) = process.broker() {
-            checks.extend(broker::check(&broker, &postgres, prefix, process.partitions).await);
+            // If the directory cannot be read, `ledger` has said so, and the first shard's queue is looked at.
+            let known = shards.numbers();
+            let known = if known.is_empty() { vec![ShardId::FIRST.number()] } else { known };
+            checks.extend(broker::check(&broker, &known, prefix).await);
         }
-        checks.extend(processes::check(&postgres, prefix).await);
+        checks.extend(processes::check(shards.directory(), prefix).await);
     }
     let failed = checks.iter().any(|check| check.level == Level::Failure);
     if arguments.json {
@@ -59,7 +63,7 @@ fn settings(process: &Process) -> Vec<Check> {
         process.secret().map(drop),
         process.queue_prefix().map(drop),
         process.broker().map(drop),
-        process.postgres(1).map(drop),
+        process.shards(1).map(drop),
     ];
     let failures: Vec<Check> = results
         .into_iter()

@@ -5,7 +5,7 @@ use super::ledger::time;
 use super::{failure, ok, warning};
 use crate::ops::deployment::{self, Process};
 use crate::postgres::audits::Audited;
-use crate::postgres::partitions::Paused;
+use crate::postgres::deployments::Paused;
 use crate::postgres::{PgConnection, Postgres};
 use crate::wire::operator::Check;
 use crate::{cli, clock};

@@ -3,7 +3,8 @@
 use super::guard::Fields;
 use super::page::{Confirm, Frame, Trouble, done, page};
 use super::{Console, money, words};
-use crate::ledger::BusinessId;
+use crate::ops;
+use crate::ops::businesses::{id_of, shard_of};
 use crate::postgres::Error;
 use crate::postgres::businesses::{self, Business};
 use askama::Template;
@@ -43,10 +44,7 @@ pub(super) async fn list(
     Query(filter): Query<BusinessQuery>,
 ) -> Result<Response, Trouble> {
     let search = filter.q.trim().to_owned();
-    let finding = console
-        .postgres
-        .read(async |connection| businesses::find_page(connection, &search, filter.after, PAGE as i64 + 1).await);
-    let mut rows = finding.await?;
+    let mut rows = ops::businesses::find_page(&console.shards, &search, filter.after, PAGE + 1).await?;
     let next = (rows.len() > PAGE).then(|| rows[PAGE - 1].business_id);
     rows.truncate(PAGE);
     Ok(page(&List { frame, search, rows, next }))
@@ -69,13 +67,13 @@ pub(super) async fn show(
     Path(id): Path<Uuid>,
 ) -> Result<Response, Trouble> {
     let business = find(&console, id).await?;
-    let reading = console.postgres.read(async |connection| businesses::read_deposits(connection, id, 20).await);
+    let shard = shard_of(&console.shards, id).ok_or(Trouble::NO_BUSINESS)?;
+    let reading = shard.read(async |connection| businesses::read_deposits(connection, id, 20).await);
     Ok(page(&One { frame, business, deposits: reading.await?, deposit: Uuid::new_v4() }))
 }
 
 async fn find(console: &Console, id: Uuid) -> Result<Business, Trouble> {
-    let finding = console.postgres.read(async |connection| businesses::find_one(connection, id).await);
-    finding.await?.ok_or(Trouble::NO_BUSINESS)
+    ops::businesses::find(&console.shards, id).await?.ok_or(Trouble::NO_BUSINESS)
 }
 
 /// Switches payouts on or off, after a confirmation page.
@@ -91,7 +89,7 @@ pub(super) async fn switch(
         return Ok(ask_to_switch(frame, &business, enable));
     }
     let writing = async |connection: &mut _| businesses::write_payouts_enabled(connection, id, enable).await;
-    console.postgres.write(writing).await?;
+    shard_of(&console.shards, id).ok_or(Trouble::NO_BUSINESS)?.write(writing).await?;
     frame.log(if enable { "payouts switched on" } else { "payouts switched off" }, &id);
     let notice = format!("Payouts of {} are {}.", business.name, if enable { "on" } else { "off" });
     Ok(done(&notice, &format!("/businesses/{id}")))
@@ -131,8 +129,8 @@ pub(super) async fn fund(
         return ask_to_fund(frame, &business, cents, &note, deposit);
     }
     let to = format!("/businesses/{id}");
-    let owner = BusinessId::from_u128(id.as_u128());
-    let balance = match businesses::deposit(&console.postgres, owner, deposit, cents, &note).await {
+    let shard = shard_of(&console.shards, id).ok_or(Trouble::NO_BUSINESS)?;
+    let balance = match businesses::deposit(&shard, id_of(id), deposit, cents, &note).await {
         Err(Error::Constraint { name }) if name == "deposits_pkey" => {
             return Ok(done("This deposit was entered before; it was not entered again.", &to));
         }

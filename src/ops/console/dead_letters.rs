@@ -71,9 +71,9 @@ pub(super) async fn list(
     Query(filter): Query<DeadLetterQuery>,
 ) -> Result<Response, Trouble> {
     let wanted = u32::try_from(PAGE + 1).unwrap_or(u32::MAX);
-    let mut dead_letters = dead_letters::list(&console.postgres, &filter.rows(), wanted, false).await?;
+    let mut dead_letters = dead_letters::list(&console.shards, &filter.rows(), wanted, false).await?;
     let counting = async |connection: &mut PgConnection| rows::count_open(connection).await;
-    let counted = console.postgres.read(counting).await?;
+    let counted = console.shards.directory().read(counting).await?;
     let count = |cause| counted.iter().find(|(known, _)| *known == cause).map_or(0, |(_, count)| *count);
     let causes = Cause::ALL.iter().map(|&cause| (cause.as_str(), count(cause))).collect();
     let next = (dead_letters.len() > PAGE).then(|| dead_letters[PAGE - 1].dead_letter_id);
@@ -112,7 +112,7 @@ pub(super) async fn reveal(
 }
 
 async fn find(console: &Console, id: Uuid, reveal: bool) -> Result<DeadLetter, Trouble> {
-    dead_letters::show(&console.postgres, id, reveal).await?.ok_or(Trouble::Missing("There is no such dead letter."))
+    dead_letters::show(&console.shards, id, reveal).await?.ok_or(Trouble::Missing("There is no such dead letter."))
 }
 
 /// The dead letters that a form refers to: the selected ones, or all open ones of a cause.
@@ -123,7 +123,7 @@ async fn meant(console: &Console, fields: &Fields) -> Result<Vec<Uuid>, Trouble>
     }
     let cause = Cause::parse(fields.get("cause"));
     let finding = async |connection: &mut PgConnection| rows::find_open_ids(connection, cause).await;
-    let all = console.postgres.read(finding).await?;
+    let all = console.shards.directory().read(finding).await?;
     if all.is_empty() { Err(Trouble::Invalid("There is no open dead letter.".to_owned())) } else { Ok(all) }
 }
 
@@ -137,8 +137,8 @@ pub(super) async fn replay(
     if fields.get("confirmed") != "yes" {
         return ask_to_replay(&console, frame, &ids, &fields).await;
     }
-    let Console { postgres, broker, topology, .. } = console.as_ref();
-    let replayed = match dead_letters::replay(postgres, broker, topology, &ids, frame.name()).await {
+    let Console { shards, broker, topology, .. } = console.as_ref();
+    let replayed = match dead_letters::replay(shards, broker, topology, &ids, frame.name()).await {
         Ok(replayed) => replayed,
         Err(Failure::Postgres(error)) => return Err(error.into()),
         Err(Failure::Rabbit(error)) => {
@@ -155,7 +155,7 @@ pub(super) async fn replay(
 async fn ask_to_replay(console: &Console, frame: Frame, ids: &[Uuid], fields: &Fields) -> Result<Response, Trouble> {
     let (mut verdicts, mut unreadable) = ([0_usize; OnReplay::ALL.len()], 0);
     for id in ids.iter().take(MOST_LOOKED_AT) {
-        let Some(dead_letter) = dead_letters::show(&console.postgres, *id, false).await? else { continue };
+        let Some(dead_letter) = dead_letters::show(&console.shards, *id, false).await? else { continue };
         unreadable += dead_letter.unreadable.len();
         for (kind, count) in OnReplay::ALL.iter().zip(&mut verdicts) {
             *count += dead_letter.requests.iter().filter(|request| request.on_replay == kind.as_str()).count();
@@ -200,7 +200,7 @@ pub(super) async fn drop(
     if fields.get("typed") != DROP {
         return Err(Trouble::Invalid(format!("Nothing was dropped: the word to type is {DROP}.")));
     }
-    let dropped = dead_letters::drop(&console.postgres, &ids, frame.name()).await?;
+    let dropped = dead_letters::drop(&console.shards, &ids, frame.name()).await?;
     frame.log("dead letters dropped", &joined(&dropped));
     Ok(done(&format!("{} dropped.", dead_letters(dropped.len())), "/dead-letters"))
 }

@@ -109,7 +109,7 @@ fn note_answers(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
 mod tests {
     use super::*;
     use crate::ops::deployment;
-    use crate::postgres::partitions::Paused;
+    use crate::postgres::deployments::Paused;
     use crate::postgres::processes::Present;
     use crate::wire::operator::Queue;
     use crate::wire::state::State;

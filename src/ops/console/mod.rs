@@ -24,7 +24,7 @@ mod sign_in;
 mod snapshot;
 mod words;
 
-use crate::postgres::Postgres;
+use crate::postgres::Shards;
 use crate::rabbit::Broker;
 use crate::rabbit::topology::Topology;
 use auth::{Access, Attempts};
@@ -49,8 +49,8 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 
 /// What a console needs.
 pub struct Settings {
-    /// The way to Postgres.
-    pub postgres: Postgres,
+    /// The way to Postgres: to the directory, and to each shard.
+    pub shards: Shards,
     /// Used for replays of dead letters.
     pub broker: Broker,
     /// The names of the queues.
@@ -63,7 +63,7 @@ pub struct Settings {
 
 /// The console of one process.
 pub struct Console {
-    postgres: Postgres,
+    shards: Shards,
     broker: Broker,
     topology: Topology,
     reply_timeout: Duration,
@@ -75,14 +75,17 @@ pub struct Console {
 impl Console {
     /// A console that has not looked yet.
     pub fn new(settings: Settings) -> Arc<Self> {
-        let Settings { postgres, broker, topology, reply_timeout, access } = settings;
+        let Settings { shards, broker, topology, reply_timeout, access } = settings;
         let (attempts, samples) = (Attempts::default(), Samples::default());
-        Arc::new(Self { postgres, broker, topology, reply_timeout, access, attempts, samples })
+        Arc::new(Self { shards, broker, topology, reply_timeout, access, attempts, samples })
     }
 
     /// Takes a sample of the deployment every second until `stop`.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
-        self.samples.run(&self.postgres, &self.topology, stop).await;
+        tokio::join!(
+            self.samples.run(self.shards.directory(), &self.topology, stop.clone()),
+            self.shards.keep_looking(&stop)
+        );
     }
 }
 

@@ -5,8 +5,9 @@ use super::page::{Confirm, Frame, Trouble, done, page};
 use super::snapshot::{Grade, Snapshot, count_of};
 use super::{Console, money, words};
 use crate::ledger::{Late, Proof, SettledAs};
+use crate::ops;
 use crate::ops::deployment::Process;
-use crate::postgres::{PgConnection, audits, partitions};
+use crate::postgres::{PgConnection, deployments};
 use crate::wire::state::Counts;
 use askama::Template;
 use axum::extract::State;
@@ -148,8 +149,8 @@ pub(super) async fn pause(
         return Ok(ask_to_pause(frame));
     }
     let (prefix, who) = (console.topology.prefix(), frame.name());
-    let writing = async |connection: &mut PgConnection| partitions::write_paused(connection, prefix, who).await;
-    console.postgres.write(writing).await?;
+    let writing = async |connection: &mut PgConnection| deployments::write_paused(connection, prefix, who).await;
+    console.shards.directory().write(writing).await?;
     frame.log("workers paused", &prefix);
     Ok(done("The workers are pausing: each finishes its current batch.", "/"))
 }
@@ -176,18 +177,16 @@ fn ask_to_pause(frame: Frame) -> Response {
 /// Lets paused workers work again.
 pub(super) async fn resume(State(console): State<Arc<Console>>, frame: Frame) -> Result<Response, Trouble> {
     let prefix = console.topology.prefix();
-    let writing = async |connection: &mut PgConnection| partitions::write_resumed(connection, prefix).await;
-    console.postgres.write(writing).await?;
+    let writing = async |connection: &mut PgConnection| deployments::write_resumed(connection, prefix).await;
+    console.shards.directory().write(writing).await?;
     frame.log("workers resumed", &prefix);
     Ok(done("The workers are resuming.", "/"))
 }
 
 /// Audits the ledger now, and records the result under the visitor's name.
 pub(super) async fn audit(State(console): State<Arc<Console>>, frame: Frame) -> Result<Response, Trouble> {
-    let audit = audits::audit(&console.postgres).await?;
-    let who = frame.name();
-    let writing = async |connection: &mut PgConnection| audits::write_audit(connection, &audit, who).await;
-    console.postgres.write(writing).await?;
+    let (audit, noted) = ops::audits::audit_all(&console.shards, frame.name()).await?;
+    noted?;
     frame.log("audit", &format!("{} differences", audit.differences.len()));
     let notice = match audit.differences.len() {
         0 => format!("The books balance: {} decided requests were added up.", audit.allocations),

@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn rates_are_of_the_last_seconds_of_each_process_and_a_restart_counts_nothing_twice() {
-        let (mut tracks, topology) = (Tracks::default(), Topology::new("t", 1));
+        let (mut tracks, topology) = (Tracks::default(), Topology::new("t"));
         let mut take = |processes| tracks.snapshot(0, processes, Standing::default(), &topology).sample;
         assert_eq!(take(vec![process(1, 0, 1_000, 5)]).allocated, Some(0.0), "nothing to compare with yet");
         assert_eq!(take(vec![process(1, 2, 1_200, 5), process(2, 2, 50, 0)]).allocated, Some(100.0));

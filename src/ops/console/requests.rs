@@ -63,7 +63,7 @@ async fn look_up(console: &Console, frame: Frame, id: &str, is_revealed: bool) -
     match parsed {
         Some(uuid) => {
             let request = RequestId::from_u128(uuid.as_u128());
-            let found = requests::timeline(&console.postgres, request, console.reply_timeout, is_revealed).await?;
+            let found = requests::timeline(&console.shards, request, console.reply_timeout, is_revealed).await?;
             shown.events = events(&found);
             shown.found = Some(found);
         }

@@ -77,6 +77,7 @@ pub(super) fn cause(name: &str) -> &str {
     match Cause::parse(name) {
         Some(Cause::Unreadable) => "cannot be read",
         Some(Cause::Rejected) => "cannot be stored",
+        Some(Cause::WrongShard) => "came to the queue of another shard",
         Some(Cause::DeliveryLimit) => "came back too often",
         Some(Cause::Other) => "no known cause",
         None => name,

@@ -11,13 +11,15 @@ use crate::harness::process::Process;
 use crate::harness::proxy::{Mode, Moment, Protocol, Side, Trap};
 use crate::harness::raw::Vanishing;
 use crate::harness::servers::Servers;
+use crate::harness::shard;
+use earmark::ledger::ShardId;
 use earmark::postgres::{self, Postgres, audits};
 use futures_util::future::join_all;
 use lapin::options::QueueDeleteOptions;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::path::PathBuf;
@@ -382,7 +384,7 @@ impl Campaign {
     }
 
     async fn lock_hot_row(&mut self) {
-        let mut connection = PgConnection::connect(&self.site.app.database_url).await.expect("a connection");
+        let mut connection = self.site.app.database().await;
         sqlx::raw_sql("BEGIN; SELECT 1 FROM businesses FOR UPDATE").execute(&mut connection).await.expect("locked");
         self.locker = Some(connection);
     }
@@ -490,7 +492,7 @@ fn count_ghosts(superseded: &[String], operations: &[Operation], ledger: &Ledger
 /// A5: the books balance in every snapshot, also during the run.
 async fn watch_books(database_url: String, stop: CancellationToken, snapshots: Arc<AtomicU64>) {
     let settings = postgres::Settings { url: database_url, pool_size: 1, timeout: Duration::from_secs(2) };
-    let postgres = Postgres::new(&settings, "audit").expect("a URL");
+    let postgres = Postgres::new(&settings, "audit").expect("a URL").of_shard(ShardId::new(shard()));
     while !stop.is_cancelled() {
         if let Ok(audit) = audits::audit(&postgres).await {
             assert!(audit.differences.is_empty(), "A5: {audit:#?}");

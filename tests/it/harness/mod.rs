@@ -16,7 +16,11 @@ use lapin::types::FieldTable;
 use process::{Process, Run};
 use serde_json::Value;
 use servers::Servers;
-use sqlx::{Connection, PgConnection};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgConnection};
+use std::str::FromStr;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -47,6 +51,7 @@ pub struct App {
     pub amqp_url: String,
     pub prefix: String,
     servers: Servers,
+    last_shard: AtomicU8,
 }
 
 impl App {
@@ -58,8 +63,33 @@ impl App {
     /// The same, on servers that this test alone uses and may stop.
     pub async fn on(servers: Servers) -> Self {
         let app = Self::empty(servers).await;
-        app.run(&["migrate"]).expect_success();
+        app.migrate_and_add(shard());
         app
+    }
+
+    /// A deployment with so many shards, whichever one the other tests use.
+    pub async fn with_shards(count: u8) -> Self {
+        let app = Self::without_schema().await;
+        app.migrate_and_add(count - 1);
+        app
+    }
+
+    fn migrate_and_add(&self, shards: u8) {
+        self.run(&["migrate"]).expect_success();
+        self.add_shards(shards);
+    }
+
+    /// Adds shards while whatever runs goes on.
+    pub fn add_shards(&self, count: u8) {
+        for _ in 0..count {
+            self.run(&["shards", "add"]).expect_success();
+            self.last_shard.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The number of the shard that was added last.
+    pub fn last_shard(&self) -> u8 {
+        self.last_shard.load(Ordering::Relaxed)
     }
 
     /// The same with a database that has no tables yet.
@@ -70,7 +100,7 @@ impl App {
     async fn empty(servers: Servers) -> Self {
         let prefix = format!("it-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
         let database_url = servers.create_database(&prefix).await;
-        Self { database_url, amqp_url: servers.amqp_url.clone(), prefix, servers }
+        Self { database_url, amqp_url: servers.amqp_url.clone(), prefix, servers, last_shard: AtomicU8::new(0) }
     }
 
     pub fn servers(&self) -> &Servers {
@@ -128,10 +158,13 @@ impl App {
     }
 
     pub fn create_business(&self, payout_balance: i64) -> Business {
-        let balance = payout_balance.to_string();
-        let arguments =
-            ["business", "create", "--name", "Acme", "--payout-balance", &balance, "--enable-payouts", "--json"];
-        let shown = self.run(&arguments).expect_success().json();
+        self.create_business_in(shard(), payout_balance)
+    }
+
+    pub fn create_business_in(&self, shard: u8, payout_balance: i64) -> Business {
+        let (shard, balance) = (shard.to_string(), payout_balance.to_string());
+        let arguments = ["business", "create", "--name", "Acme", "--payout-balance", &balance, "--enable-payouts"];
+        let shown = self.run(&[&arguments[..], &["--shard", &shard, "--json"]].concat()).expect_success().json();
         let text = |name: &str| shown[name].as_str().unwrap_or_else(|| panic!("{name} in {shown}")).to_owned();
         Business { id: text("business_id"), secret_key: text("secret_key"), public_key: text("public_key") }
     }
@@ -155,8 +188,16 @@ impl App {
         assert_eq!(audit["differences"], serde_json::json!([]), "{audit}");
     }
 
+    /// A connection that sees the tables of the directory and of the shard.
     pub async fn database(&self) -> PgConnection {
-        PgConnection::connect(&self.database_url).await.expect("the test's database")
+        self.database_of(shard()).await
+    }
+
+    /// The same, for another shard.
+    pub async fn database_of(&self, shard: u8) -> PgConnection {
+        let options = PgConnectOptions::from_str(&self.database_url).expect("a URL");
+        let schemas = format!("shard_{shard},earmark");
+        options.options([("search_path", schemas)]).connect().await.expect("the test's database")
     }
 
     /// Runs SQL in the test's database, over a connection of its own.
@@ -180,7 +221,11 @@ impl App {
     }
 
     pub fn work_queue(&self) -> String {
-        format!("{}.allocations", self.prefix)
+        self.work_queue_of(shard())
+    }
+
+    pub fn work_queue_of(&self, shard: u8) -> String {
+        format!("{}.allocations.{shard}", self.prefix)
     }
 
     pub fn dead_letter_queue(&self) -> String {
@@ -250,7 +295,9 @@ impl App {
             process.terminate().await;
         }
         self.assert_clean_audit();
-        assert_eq!(self.ready_messages(&self.work_queue()).await, 0, "the work queue is empty");
+        for shard in 0..=self.last_shard() {
+            assert_eq!(self.ready_messages(&self.work_queue_of(shard)).await, 0, "the queue of shard {shard} is empty");
+        }
         assert_eq!(self.ready_messages(&self.dead_letter_queue()).await, 0, "the dead-letter queue is empty");
         assert_eq!(self.dead_letters(), Vec::<Value>::new(), "no dead letter is left open");
         self.discard().await;
@@ -273,10 +320,11 @@ impl App {
 
     /// Deletes the queues and the exchange that processes with this prefix declare.
     pub async fn delete_queues(&self, prefix: &str) {
-        let (work, dead_letters) = (format!("{prefix}.allocations"), format!("{prefix}.dead-letters"));
+        let dead_letters = format!("{prefix}.dead-letters");
+        let work = (0..=self.last_shard()).map(|shard| format!("{prefix}.allocations.{shard}"));
         let broker = self.broker().await;
         let channel = broker.create_channel().await.expect("a channel");
-        for queue in [&work, &dead_letters] {
+        for queue in work.chain([dead_letters.clone()]) {
             let deleting = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default());
             deleting.await.expect("deleted");
         }
@@ -290,6 +338,14 @@ impl App {
         channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("deleted");
         let _ = broker.close(200, "done".into()).await;
     }
+}
+
+/// The shard that the tests use. With `EARMARK_TEST_SHARD=3` each deployment has four shards, and all businesses are in
+/// the last one.
+pub fn shard() -> u8 {
+    static SHARD: LazyLock<u8> =
+        LazyLock::new(|| std::env::var("EARMARK_TEST_SHARD").map_or(0, |shard| shard.parse().expect("a number")));
+    *SHARD
 }
 
 /// The host and port of a URL: what stands between `@` and the path.

@@ -4,25 +4,26 @@ use super::end_sessions;
 use crate::harness::http::{Answer, Client};
 use crate::harness::process::Process;
 use crate::harness::servers::Servers;
-use crate::harness::{App, Business, assert_allocated, eventually};
+use crate::harness::{App, Business, assert_allocated, eventually, shard};
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgConnection;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Makes only the search by email slow: it waits while somebody holds an advisory lock.
 async fn make_searches_wait(app: &App) {
-    app.execute(&format!(
-        "ALTER DATABASE \"{}\" SET search_path = public, pg_catalog;
-         CREATE FUNCTION public.hashtextextended(text, bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+    app.execute(
+        "SET allow_system_table_mods = on;
+         ALTER FUNCTION hashtextextended(text, bigint) RENAME TO the_real_one;
+         CREATE FUNCTION pg_catalog.hashtextextended(text, bigint) RETURNS bigint LANGUAGE plpgsql AS $$
          BEGIN
              PERFORM pg_advisory_xact_lock_shared(7);
-             RETURN pg_catalog.hashtextextended($1, $2);
+             RETURN the_real_one($1, $2);
          END
          $$",
-        app.prefix
-    ))
+    )
     .await;
 }
 
@@ -188,7 +189,13 @@ async fn a_server_that_takes_no_writes_is_not_ready_and_named_at_once() {
     for (process, role) in [(&intake, "intake"), (&worker, "worker")] {
         let expected = Some((503, format!("{role}: postgres is read-only\n")));
         eventually(role, async || process.readiness().await == expected).await;
-        assert_eq!(process.logged("postgres is read-only"), 1);
+        eventually("the directory and the shard are named", async || {
+            let log = process.log();
+            let named = log.iter().filter(|entry| entry["fields"]["message"] == "postgres is read-only");
+            named.map(|entry| entry["fields"]["schema"].to_string()).collect::<BTreeSet<_>>().len()
+                == 2 + usize::from(shard())
+        })
+        .await;
     }
     let refused = client.create("bob@example.com", 1).await;
     // The refusal takes a few milliseconds. The limit is generous because the machine may be busy.
@@ -377,12 +384,14 @@ async fn a_server_that_has_no_room_for_another_connection_is_not_ready_until_it_
     let app = App::new().await;
     let business = app.create_business(1_000);
     let role = format!("{}-role", app.prefix);
+    let schemas: String = (0..=shard()).map(|shard| format!("shard_{shard}, ")).collect::<String>() + "earmark";
     let (_, rest) = app.database_url.split_once("://").expect("a URL");
     let (login, address) = rest.rsplit_once('@').expect("a user in the URL");
     let password = login.split_once(':').map_or("none", |(_, password)| password);
     app.execute(&format!(
         "CREATE ROLE \"{role}\" LOGIN PASSWORD '{password}';
-         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO \"{role}\""
+         GRANT USAGE ON SCHEMA {schemas} TO \"{role}\";
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schemas} TO \"{role}\"",
     ))
     .await;
     let settings = [("DATABASE_URL", &*format!("postgres://{role}:{password}@{address}"))];
