@@ -4,9 +4,11 @@ use crate::clock;
 use crate::intake::Intake;
 use crate::ops::queues::Depths;
 use crate::ops::state::{Describe, counted_by_intake, counted_by_worker};
+use crate::postgres::Shards;
 use crate::postgres::processes::Presence;
 use crate::wire::state::{IntakeState, State, WorkerState};
 use crate::worker::Worker;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -22,19 +24,36 @@ pub(super) fn presence(kind: &'static str) -> Presence {
     }
 }
 
-/// A function that returns the current state of the process: of its intake, its worker, and the queues.
-pub(super) fn describe(intake: Option<Arc<Intake>>, worker: Option<Arc<Worker>>, depths: Depths) -> Describe {
+/// A function that returns the current state of the process: of its intake, its worker, the shards as each of the two sees
+/// them, and the queues.
+pub(super) fn describe(
+    intake: Option<Arc<Intake>>,
+    worker: Option<Arc<Worker>>,
+    ways: [Shards; 2],
+    depths: Depths,
+) -> Describe {
     Arc::new(move || {
         let mut impediments = intake.as_ref().map(|intake| intake.impediments()).unwrap_or_default();
         impediments.extend(worker.iter().flat_map(|worker| worker.impediments()));
         State {
             clock_millis: clock::now_millis(),
             impediments,
+            shards: troubles(&ways),
             queues: depths.latest(),
             intake: intake.as_deref().map(of_intake),
             worker: worker.as_deref().map(of_worker),
         }
     })
+}
+
+/// What either of the two finds wrong with each shard.
+fn troubles(ways: &[Shards; 2]) -> BTreeMap<u8, Option<String>> {
+    let mut troubles = BTreeMap::<u8, Option<String>>::new();
+    for (shard, trouble) in ways.iter().flat_map(Shards::troubles) {
+        let known = troubles.entry(shard).or_default();
+        *known = known.take().or(trouble.map(str::to_owned));
+    }
+    troubles
 }
 
 fn of_intake(intake: &Intake) -> IntakeState {

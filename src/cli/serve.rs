@@ -82,11 +82,16 @@ async fn run(
     let topology = Topology::new(process.queue_prefix()?);
     let intake = intake_settings.map(|settings| open_intake(&process, settings, &topology, &shards)).transpose()?;
     // Intake and worker each watch the health of their own `Shards`.
-    let for_worker = if intake.is_some() { process.shards(1)? } else { shards.clone() };
+    let are_two = intake.is_some() && worker_settings.is_some();
+    let for_worker = if are_two { process.shards(1)? } else { shards.clone() };
     let worker = worker_settings.map(|settings| open_worker(&process, settings, &for_worker)).transpose()?;
     let depths = Depths::default();
-    let describe =
-        describe::describe(intake.as_ref().map(|(intake, _)| Arc::clone(intake)), worker.clone(), depths.clone());
+    let describe = describe::describe(
+        intake.as_ref().map(|(intake, _)| Arc::clone(intake)),
+        worker.clone(),
+        [shards.clone(), for_worker.clone()],
+        depths.clone(),
+    );
     let stopped = CancellationToken::new();
     if let Some(address) = process.ops_listen {
         let listener = bind(address, "EARMARK_OPS_LISTEN")?;

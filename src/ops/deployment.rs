@@ -45,11 +45,11 @@ impl Process {
 
     /// Its condition in a few words, for the command line.
     pub fn in_words(&self) -> String {
-        match self.state.impediments.as_slice() {
-            _ if self.is_silent() => "silent".to_owned(),
-            [] => "works".to_owned(),
-            impediments => impediments.join(", "),
+        if self.is_silent() {
+            return "silent".to_owned();
         }
+        let found = [self.state.impediments.clone(), self.state.shards_away()].concat();
+        if found.is_empty() { "works".to_owned() } else { found.join(", ") }
     }
 }
 

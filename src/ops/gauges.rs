@@ -18,6 +18,7 @@ struct Gauges {
     paused: IntGauge,
     messages: IntGaugeVec,
     consumers: IntGaugeVec,
+    shards: IntGaugeVec,
 }
 
 /// All metrics in Prometheus' text format, with the gauges set from `state`.
@@ -62,6 +63,7 @@ impl Gauges {
                 "Consumers of a queue, including those that stand by.",
                 &["queue"],
             ),
+            shards: some("earmark_shard_up", "1 if this process can work with this shard's Postgres.", &["shard"]),
         }
     }
 
@@ -69,6 +71,10 @@ impl Gauges {
         self.ready.set(i64::from(state.impediments.is_empty()));
         self.set_connections(state);
         self.set_queues(state);
+        self.shards.reset();
+        for (shard, trouble) in &state.shards {
+            self.shards.with_label_values(&[&shard.to_string()]).set(i64::from(trouble.is_none()));
+        }
         if let Some(intake) = &state.intake {
             self.blocked.set(i64::from(intake.rabbitmq_blocked));
             self.in_flight.set(i64::try_from(intake.in_flight).unwrap_or(i64::MAX));

@@ -34,8 +34,8 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The largest number of open connections to the side listener: enough for people, scrapers and probes.
 pub const CONNECTIONS: usize = 256;
 
-/// Serves the side listener until `stop`: `/livez` (200 if the process answers), `/readyz` (200 if it can work; else
-/// 503 with the reasons in the body), `/metrics`, and the console. Only the console needs a token.
+/// Serves the side listener until `stop`: `/livez` (200 if the process answers), `/readyz` (200 if it can work, with
+/// the shards in the body that are away; else 503 with the reasons), `/metrics`, and the console. Only the console needs a token.
 pub async fn serve(
     listener: TcpListener,
     describe: Describe,
@@ -47,9 +47,11 @@ pub async fn serve(
         let describe = describe.clone();
         async move || ([(CONTENT_TYPE, METRICS_TYPE)], gauges::text(&describe()))
     };
-    let ready = async move || match describe().impediments.as_slice() {
-        [] => (StatusCode::OK, "ready\n".to_owned()),
-        found => (StatusCode::SERVICE_UNAVAILABLE, found.join("\n") + "\n"),
+    let ready = async move || {
+        let state = describe();
+        let status = if state.impediments.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let first = if state.impediments.is_empty() { vec!["ready".to_owned()] } else { state.impediments.clone() };
+        (status, [first, state.shards_away()].concat().join("\n") + "\n")
     };
     let router = Router::new()
         .route("/livez", get(async || "alive\n"))

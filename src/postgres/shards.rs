@@ -129,6 +129,12 @@ impl Shards {
         while watchers.join_next().await.is_some() {}
     }
 
+    /// What keeps each shard from being used, in words, by number; `None` if nothing does.
+    pub fn troubles(&self) -> BTreeMap<u8, Option<&'static str>> {
+        let trouble = |(id, open): (&ShardId, &Open)| (id.number(), open.postgres.health().impediment());
+        self.known().iter().map(trouble).collect()
+    }
+
     /// What keeps the directory or every shard from being used, in words; empty if nothing does. A shard that is away alone
     /// keeps nobody from using the others: requests of its own businesses are refused. But a process that starts must have
     /// asked each once.

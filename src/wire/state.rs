@@ -16,12 +16,26 @@ pub struct State {
     pub clock_millis: i64,
     /// Why the process cannot work, as texts; empty if it can.
     pub impediments: Vec<String>,
+    /// The shards that the process knows, by number: what keeps each from being used, as text; `None` if nothing does.
+    #[serde(default)]
+    pub shards: BTreeMap<u8, Option<String>>,
     /// The queues, as the broker describes them to this process. Empty while it cannot ask the broker.
     pub queues: Vec<QueueDepth>,
     /// Present if the process runs an intake.
     pub intake: Option<IntakeState>,
     /// Present if the process runs a worker.
     pub worker: Option<WorkerState>,
+}
+
+impl State {
+    /// The shards that cannot be used while others can, as texts. If none can be used, that is an impediment.
+    pub fn shards_away(&self) -> Vec<String> {
+        if self.shards.values().all(Option::is_some) {
+            return vec![];
+        }
+        let away = |(shard, why): (&u8, &Option<String>)| Some(format!("shard {shard}: {}", why.as_deref()?));
+        self.shards.iter().filter_map(away).collect()
+    }
 }
 
 /// One queue of the deployment.

@@ -206,6 +206,12 @@ async fn a_shard_that_is_gone_costs_the_businesses_of_the_others_nothing() {
         assert_allocated(&here.create(&format!("user{number}@example.com"), 1).await);
     }
     assert!(intake.is_ready().await && worker.is_ready().await, "for all the others");
+    for process in [&intake, &worker] {
+        let said = process.readiness().await.expect("an answer").1;
+        assert!(said.starts_with("ready\nshard 1: postgres "), "{said}");
+        assert_eq!(process.metric("earmark_shard_up{shard=\"1\"}").await, Some(0.0));
+    }
+    eventually("the doctor says so", async || app.run(&["doctor"]).stdout().contains("shard 1: postgres ")).await;
     app.execute("ALTER SCHEMA elsewhere RENAME TO shard_1").await;
     eventually("it is back", async || gone.create("ann@example.com", 1).await.status == 200).await;
     app.finish([intake, worker]).await;

@@ -74,6 +74,10 @@ fn of_one(process: &Process) -> Vec<Check> {
         let found = format!("{name}: {impediment}");
         checks.push(warning("process", found, "see its log, and the other lines here"));
     }
+    for away in process.state.shards_away() {
+        let found = format!("{name}: {away}: requests of its businesses are refused");
+        checks.push(failure("shard", found, "see the log of the process, and whether the shard's server runs"));
+    }
     checks
 }
 

@@ -46,6 +46,12 @@ fn note_processes(snapshot: &Snapshot, note: &mut impl FnMut(Grade, String)) {
             note(grade, format!("{impediment} (process {} on {}).", process.row.pid, process.row.host));
         }
     }
+    for process in &live {
+        for away in process.state.shards_away() {
+            let where_seen = format!("process {} on {}", process.row.pid, process.row.host);
+            note(Grade::Bad, format!("{away}: requests of its businesses are refused ({where_seen})."));
+        }
+    }
     let vanished = |process: &&Process| process.is_silent() && process.row.unseen_millis < VANISHED_MILLIS;
     for Process { row, .. } in snapshot.processes.iter().filter(vanished) {
         let text =
@@ -186,6 +192,18 @@ mod tests {
         let found = texts(&snapshot);
         assert!(found.iter().any(|text| text.starts_with("No worker is running")), "{found:?}");
         assert!(found.iter().any(|text| text.contains("has not reported for 5 s")), "{found:?}");
+    }
+
+    #[test]
+    fn a_shard_that_is_away_alone_is_named() {
+        let mut snapshot = fine();
+        let why = Some("postgres is not reachable".to_owned());
+        snapshot.processes[0].state.shards = [(0, None), (3, why.clone())].into();
+        let found = texts(&snapshot);
+        assert!(found[0].starts_with("shard 3: postgres is not reachable: requests of its"), "{found:?}");
+        // If all are away, the process itself says so.
+        snapshot.processes[0].state.shards = [(0, why.clone()), (3, why)].into();
+        assert_eq!(texts(&snapshot), Vec::<String>::new());
     }
 
     #[test]

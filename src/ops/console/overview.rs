@@ -114,7 +114,7 @@ impl Process {
         if self.is_silent() {
             return ("bad", format!("no report for {}", words::span(self.row.unseen_millis)));
         }
-        match self.state.impediments.as_slice() {
+        match [self.state.impediments.clone(), self.state.shards_away()].concat().as_slice() {
             [] if self.state.worker.is_some() && self.state.intake.is_none() => ("good", "consuming".to_owned()),
             [] => ("good", "ready".to_owned()),
             found => ("warn", found.join("; ")),
