@@ -189,7 +189,7 @@ async fn echo(settings: Settings) {
     let replies = ReplySender::open(&publishing).await.expect("a channel");
     let dead_letters =
         DeadLetterSender::open(&publishing, &topology, &topology.work_queue(0)).await.expect("a channel");
-    let consumer = Consumer::open(&consuming, &topology.work_queue(0), 128).await.expect("a consumer");
+    let consumer = Consumer::open(&consuming, &topology.work_queue(0), 128, 0).await.expect("a consumer");
     let acknowledger = consumer.acknowledger();
     let (decoded, messages) = mpsc::channel(128);
     let (settled, dispositions) = mpsc::channel(2);

@@ -3,6 +3,7 @@
 
 use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,12 +29,26 @@ pub struct Workload {
     pub insufficient: f64,
     /// How many allocations a bulk call has. `None`: each is posted alone.
     pub bulk: Option<usize>,
+    /// Instead of allocating, the clients look up payout users by these hashes, if there are any.
+    pub hashes: Arc<Vec<String>>,
 }
 
 impl Workload {
     pub fn even(api_keys: Vec<String>) -> Self {
         let weights = (1..=api_keys.len()).map(|rank| rank as f64).collect();
-        Self { api_keys: Arc::new(api_keys), weights: Arc::new(weights), keyed: false, insufficient: 0.0, bulk: None }
+        Self {
+            api_keys: Arc::new(api_keys),
+            weights: Arc::new(weights),
+            keyed: false,
+            insufficient: 0.0,
+            bulk: None,
+            hashes: Arc::default(),
+        }
+    }
+
+    /// Looks up payout users.
+    pub fn look_up(hashes: Vec<String>) -> Self {
+        Self { hashes: Arc::new(hashes), ..Self::even(vec![]) }
     }
 
     /// The k-th business gets 1/k of what the first gets.
@@ -56,9 +71,10 @@ pub enum Pace {
     Open(f64),
 }
 
-/// The result of a run. Counts are of allocations, posted alone or in bulk.
+/// The result of a run. Counts are of allocations, posted alone or in bulk, or of look-ups.
 pub struct Outcome {
     pub seconds: f64,
+    /// Allocated, or found.
     pub allocated: u64,
     /// Refused for the balance.
     pub refused: u64,
@@ -211,7 +227,7 @@ impl Client {
         let items = self.workload.bulk.unwrap_or(1);
         match status {
             200 if self.workload.bulk.is_some() => outcome.count_results(&self.answer, items),
-            200 if self.has_hash() => outcome.allocated += 1,
+            200 if !self.workload.hashes.is_empty() || self.has_hash() => outcome.allocated += 1,
             400 if self.workload.insufficient > 0.0 => outcome.refused += 1,
             503 => {
                 outcome.unavailable += items as u64;
@@ -234,6 +250,11 @@ impl Client {
 
     fn write_request(&mut self) {
         use std::io::Write;
+        if let Some(hash) = self.workload.hashes.choose(&mut self.rng) {
+            self.request.clear();
+            let _ = write!(self.request, "GET /payout/user HTTP/1.1\r\nHost: bench\r\nX-Payout-Hash: {hash}\r\n\r\n");
+            return;
+        }
         self.write_body();
         let Self { workload, rng, request, body, .. } = self;
         let last = workload.weights.last().copied().unwrap_or(1.0);

@@ -43,6 +43,9 @@ struct Arguments {
     /// Only measure bulk
     #[arg(long)]
     bulk: bool,
+    /// Only measure deployments with several shards, each beside one with one
+    #[arg(long)]
+    shards: bool,
     /// With `only`: so many requests a second instead of as many as can be
     #[arg(long)]
     rate: Option<f64>,
@@ -311,6 +314,12 @@ async fn measure(arguments: Arguments) {
         report.print();
         return report.assert_right();
     }
+    if arguments.shards {
+        drop(earmark);
+        let report = Report { contenders: sharded(&place, &arguments, time).await, ratios: BTreeMap::new() };
+        report.print();
+        return report.assert_right();
+    }
     if let Some(connections) = arguments.only {
         let api_keys = (0..arguments.businesses).map(|_| create_business(&database_url).api_key).collect();
         let label = format!("businesses: {}", arguments.businesses);
@@ -482,6 +491,91 @@ async fn paced(place: &Place, earmark: &Target, one: &Workload, saturated: f64, 
     rows.push(place.run(earmark, "five times the rate", one, OVERLOADING, Pace::Open(saturated * 5.0), time).await);
     rows.iter().for_each(say);
     rows
+}
+
+/// Deployments with more and more shards in one Postgres: many businesses, one business, bulk, and look-ups by hash. A
+/// hash that was not looked up before is looked for in every shard.
+async fn sharded(place: &Place, arguments: &Arguments, time: Duration) -> Vec<Row> {
+    let mut rows = vec![];
+    let mut targets = vec![];
+    for shards in [1, 2, 4, 8] {
+        targets.push(Sharded::start(place, shards, arguments.workers).await);
+    }
+    for (label, connections) in [("1,000 businesses", 1_024), (ONE, 1_024), ("bulk of 1,000, 1,000 businesses", 16)] {
+        let mut rounds: Vec<Vec<Row>> = targets.iter().map(|_| vec![]).collect();
+        for _ in 0..if arguments.quick { 1 } else { 3 } {
+            for (target, rounds) in targets.iter().zip(&mut rounds) {
+                let workload = match label {
+                    ONE => Workload::even(target.api_keys[..1].to_vec()),
+                    "1,000 businesses" => Workload::even(target.api_keys.clone()),
+                    _ => Workload { bulk: Some(1_000), ..Workload::even(target.api_keys.clone()) },
+                };
+                let row = place.run(&target.earmark, label, &workload, connections, Pace::Closed, time).await;
+                say(&row);
+                println!("    {:.0?} µs, {:.0?} MiB", row.cpu_us_per_request, row.rss_mib);
+                rounds.push(row);
+            }
+        }
+        rows.extend(rounds.into_iter().map(median));
+    }
+    for target in targets.drain(..) {
+        target.end();
+    }
+    for shards in [1, 16, 64] {
+        let target = Sharded::start(place, shards, arguments.workers).await;
+        let allocating = Workload::even(target.api_keys.clone());
+        place.run(&target.earmark, "to have users", &allocating, 256, Pace::Closed, time).await;
+        let hashes = target.hashes(shards).await;
+        let again = hashes.iter().take(100).cloned().collect();
+        for (label, hashes) in [("look-up by hash, first", hashes), ("look-up by hash, again", again)] {
+            for connections in [1, 16] {
+                let workload = Workload::look_up(hashes.clone());
+                let row = place.run(&target.earmark, label, &workload, connections, Pace::Closed, time).await;
+                say(&row);
+                println!("    {:.0?} µs", row.cpu_us_per_request);
+                rows.push(row);
+            }
+        }
+        target.end();
+    }
+    rows
+}
+
+/// A deployment with several shards and 1,000 businesses in them.
+struct Sharded {
+    earmark: Target,
+    database_url: String,
+    api_keys: Vec<String>,
+}
+
+impl Sharded {
+    async fn start(place: &Place, shards: usize, workers: usize) -> Self {
+        let database_url = place.create_database(&format!("bench_shards_{shards}")).await;
+        for _ in 1..shards {
+            run_earmark(&["shards", "add"], &database_url);
+        }
+        // A business goes to the shard with the fewest, so they are spread evenly.
+        let api_keys = (0..1_000).map(|_| create_business(&database_url).api_key).collect();
+        let earmark = place.earmark(&format!("{shards} shards"), &database_url, workers, false, &[]).await;
+        Self { earmark, database_url, api_keys }
+    }
+
+    /// The hashes of all payout users.
+    async fn hashes(&self, shards: usize) -> Vec<String> {
+        let mut connection = PgConnection::connect(&self.database_url).await.expect("the database");
+        let mut hashes = vec![];
+        for shard in 0..shards {
+            let sql = format!("SELECT encode(hash, 'hex') FROM shard_{shard}.payout_users");
+            let found = sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_all(&mut connection).await;
+            hashes.extend(found.expect("hashes"));
+        }
+        hashes
+    }
+
+    fn end(self) {
+        drop(self.earmark);
+        audit(&self.database_url);
+    }
 }
 
 /// Offers Earmark five times what it can do. A slow database limits it here, because this machine cannot send five

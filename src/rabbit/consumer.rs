@@ -54,12 +54,16 @@ impl Held {
 
 impl Consumer {
     /// Consumes a shared queue, with at most `prefetch` messages unacknowledged. Without that bound the broker would
-    /// send everything it has. Fails if the broker does not answer as expected.
-    pub async fn open(link: &Link, queue: &str, prefetch: u16) -> Result<Self, Error> {
+    /// send everything it has. Of the consumers that stand by, the one with the highest `priority` is the next, and takes
+    /// over from one with a lower priority as soon as that has no messages in hand. RabbitMQ before 4.0 ignores it: there
+    /// the next is the one that has waited longest. Fails if the broker does not answer as expected.
+    pub async fn open(link: &Link, queue: &str, prefetch: u16, priority: i16) -> Result<Self, Error> {
         let channel = link.channel().await?;
         channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions::default();
-        let stream = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-priority".into(), AMQPValue::LongInt(priority.into()));
+        let stream = channel.basic_consume(queue.into(), "".into(), options, arguments).await?;
         Ok(Self { link: link.clone(), _ended: link.lost_when_dropped(), channel, stream, held: Held::default() })
     }
 

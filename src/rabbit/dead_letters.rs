@@ -71,7 +71,7 @@ pub struct DeadLetterReceiver(Consumer);
 impl DeadLetterReceiver {
     /// Consumes the dead-letter queue, with at most `prefetch` dead letters unacknowledged.
     pub async fn open(link: &Link, topology: &Topology, prefetch: u16) -> Result<Self, Error> {
-        Ok(Self(Consumer::open(link, &topology.dead_letter_queue(), prefetch).await?))
+        Ok(Self(Consumer::open(link, &topology.dead_letter_queue(), prefetch, 0).await?))
     }
 
     /// What acknowledges the messages.

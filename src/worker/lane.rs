@@ -33,20 +33,22 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// Opens the consumer and the senders. `one_at_a_time`: take a message only when the one before it is acknowledged.
+    /// Opens the consumer and the senders. `priority`: that of the consumer. `one_at_a_time`: take a message only when the
+    /// one before it is acknowledged.
     pub async fn open(
         consuming: &Link,
         publishing: &Link,
         topology: &Topology,
         shard: ShardId,
         limits: Limits,
+        priority: i16,
         one_at_a_time: bool,
     ) -> Result<Self, Error> {
         let (queue, prefetch) = (topology.work_queue(shard.number()), if one_at_a_time { 1 } else { limits.prefetch });
         Ok(Self {
             replies: ReplySender::open(publishing).await?,
             dead_letters: DeadLetterSender::open(publishing, topology, &queue).await?,
-            consumer: Consumer::open(consuming, &queue, prefetch).await?,
+            consumer: Consumer::open(consuming, &queue, prefetch, priority).await?,
             shard,
             queue,
             limits,

@@ -102,6 +102,28 @@ async fn a_full_shard_takes_no_business_and_a_closed_one_no_request() {
 }
 
 #[tokio::test]
+async fn the_shards_are_spread_over_the_workers() {
+    // With one shard more there is one chance in 65,536 that all go to one worker.
+    let app = App::with_shards(17).await;
+    let business = |shard| app.create_business_in(shard, 1_000);
+    let businesses: Vec<_> = (0..17).map(business).collect();
+    let [intake, one, other] = [app.start("intake").await, app.start("worker").await, app.start("worker").await];
+    if app.run(&["doctor"]).stdout().contains("version 3.") {
+        eprintln!("skipped: this RabbitMQ ignores priorities");
+        return app.finish([intake, one, other]).await;
+    }
+    eventually("both have worked", async || {
+        for business in &businesses {
+            assert_allocated(&app.client(&intake, business).create("ann@example.com", 1).await);
+        }
+        let batches = async |worker: &Process| worker.metric("earmark_batch_requests_count").await.unwrap_or(0.0);
+        batches(&one).await > 0.0 && batches(&other).await > 0.0
+    })
+    .await;
+    app.finish([intake, one, other]).await;
+}
+
+#[tokio::test]
 async fn what_a_closed_shard_has_is_still_decided() {
     let app = App::with_shards(2).await;
     let business = app.create_business_in(1, 1_000);
