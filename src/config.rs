@@ -11,6 +11,7 @@ use crate::postgres::{self, Shards};
 use crate::rabbit::Broker;
 use crate::rabbit::publisher::Limits as Packing;
 use crate::secret::HashSecret;
+use crate::wire::signing::Keyring;
 use crate::worker::Limits;
 use anyhow::{Context, anyhow, ensure};
 use clap::Args;
@@ -104,6 +105,15 @@ pub struct Process {
     /// hashes of another kind, and the ids of earlier requests are no longer recognised
     #[arg(long, env = "EARMARK_HASH_SECRET", hide_env_values = true)]
     hash_secret: String,
+    /// The keys that sign what intakes and workers send each other: `NAME:HEX,NAME:HEX`, each of at least 32 bytes
+    /// (`openssl rand -hex 32`). The first one signs, and what any of them has signed is believed, so keys can be replaced
+    /// while everything runs. Without keys nothing is signed, and whoever can put a message into a queue can move money
+    #[arg(long, env = "EARMARK_ENVELOPE_KEYS", hide_env_values = true)]
+    envelope_keys: Option<String>,
+    /// Also believe what is not signed. Only for the time in which some processes have EARMARK_ENVELOPE_KEYS and others do
+    /// not yet
+    #[arg(long, env = "EARMARK_ACCEPT_UNSIGNED")]
+    accept_unsigned: bool,
     /// Where /livez, /readyz, /metrics and the console are served: address:port. Without it there is no side listener.
     /// An address other than loopback needs a token (EARMARK_OPS_TOKEN or EARMARK_OPS_READ_TOKEN)
     #[arg(long, env = "EARMARK_OPS_LISTEN")]
@@ -247,6 +257,15 @@ impl Process {
     /// The secret. It is parsed here because clap's error would print it.
     pub fn secret(&self) -> anyhow::Result<HashSecret> {
         self.hash_secret.parse().map_err(named("EARMARK_HASH_SECRET"))
+    }
+
+    /// The keys that sign messages and replies. Like the secret they are parsed here. An empty value counts as not set.
+    pub fn keys(&self) -> anyhow::Result<Keyring> {
+        let Some(keys) = self.envelope_keys.as_deref().filter(|keys| !keys.is_empty()) else {
+            return Ok(Keyring::none());
+        };
+        let prefix = self.queue_prefix()?;
+        Keyring::parse(keys, prefix, self.accept_unsigned).map_err(named("EARMARK_ENVELOPE_KEYS"))
     }
 
     /// The OTLP endpoint, from either variable. An empty value counts as not set.

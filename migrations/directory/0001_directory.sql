@@ -79,8 +79,9 @@ CREATE TABLE dead_letters (
     dead_letter_id     uuid        CONSTRAINT dead_letters_pkey PRIMARY KEY,
     body          bytea       NOT NULL,
     requests      uuid[]      NOT NULL,
+    key_id        text,
     queue         text,
-    cause         text        NOT NULL CONSTRAINT dead_letters_cause CHECK (cause IN ('unreadable', 'rejected', 'wrong_shard', 'delivery_limit', 'other')),
+    cause         text        NOT NULL CONSTRAINT dead_letters_cause CHECK (cause IN ('unreadable', 'unauthentic', 'rejected', 'wrong_shard', 'delivery_limit', 'other')),
     reason        text        NOT NULL,
     deaths        bigint      NOT NULL CONSTRAINT dead_letters_deaths CHECK (deaths >= 0),
     died_at       timestamptz,
@@ -101,8 +102,9 @@ COMMENT ON TABLE dead_letters IS 'Messages that could not be applied, moved here
 COMMENT ON COLUMN dead_letters.dead_letter_id IS 'Made of the message''s id and its body, so that a message that is delivered again is the same dead letter.';
 COMMENT ON COLUMN dead_letters.body IS 'The message as it was.';
 COMMENT ON COLUMN dead_letters.requests IS 'The ids of the requests in it that can be read.';
-COMMENT ON COLUMN dead_letters.queue IS 'The work queue that it came from and is replayed to. Null if that is not known.';
-COMMENT ON COLUMN dead_letters.cause IS 'unreadable, rejected, wrong_shard: a worker put it into the dead-letter queue. delivery_limit: the broker did, because it was delivered too often. other: the broker did for another reason, or a person did.';
+COMMENT ON COLUMN dead_letters.key_id IS 'The name of the key that signed the message; empty if it is not signed. Null if it cannot be read or is not authentic.';
+COMMENT ON COLUMN dead_letters.queue IS 'The queue that it came from, as the message says. A replay goes to the work queue of its shard. Null if that is not known.';
+COMMENT ON COLUMN dead_letters.cause IS 'unreadable, unauthentic, rejected, wrong_shard: a worker put it into the dead-letter queue. delivery_limit: the broker did, because it was delivered too often. other: the broker did for another reason, or a person did.';
 COMMENT ON COLUMN dead_letters.reason IS 'Why it could not be applied, in words, without an address or a key.';
 COMMENT ON COLUMN dead_letters.deaths IS 'How often the message became a dead letter, as the broker says; 0 if it does not say.';
 COMMENT ON COLUMN dead_letters.died_at IS 'When it first became a dead letter, as the broker says; null if it does not say.';
@@ -113,7 +115,7 @@ COMMENT ON COLUMN dead_letters.replayed_by IS 'Who last replayed it; null if nob
 COMMENT ON COLUMN dead_letters.dropped_at IS 'When somebody dropped it as of no use; null if nobody did.';
 COMMENT ON COLUMN dead_letters.dropped_by IS 'Who dropped it; null if nobody did.';
 COMMENT ON CONSTRAINT dead_letters_pkey ON dead_letters IS 'A dead letter that is delivered twice is stored once.';
-COMMENT ON CONSTRAINT dead_letters_cause ON dead_letters IS 'The five causes.';
+COMMENT ON CONSTRAINT dead_letters_cause ON dead_letters IS 'The six causes.';
 COMMENT ON CONSTRAINT dead_letters_deaths ON dead_letters IS 'A count is never negative.';
 COMMENT ON CONSTRAINT dead_letters_replays ON dead_letters IS 'A count is never negative.';
 COMMENT ON CONSTRAINT dead_letters_replayed ON dead_letters IS 'A replay has a time and a name.';

@@ -31,7 +31,7 @@ pub struct Arguments {
 enum Command {
     /// List open dead letters, newest first, with what a replay would do
     List {
-        /// Only dead letters with this cause: unreadable, rejected, wrong_shard, delivery_limit, other
+        /// Only dead letters with this cause: unreadable, unauthentic, rejected, wrong_shard, delivery_limit, other
         #[arg(long, value_parser = parse_cause)]
         reason: Option<Cause>,
         /// Only dead letters with this text in their reason, or with a request of this id
@@ -77,7 +77,7 @@ struct Selection {
     /// All open dead letters
     #[arg(long)]
     all: bool,
-    /// All open dead letters with this cause: unreadable, rejected, wrong_shard, delivery_limit, other
+    /// All open dead letters with this cause: unreadable, unauthentic, rejected, wrong_shard, delivery_limit, other
     #[arg(long, value_parser = parse_cause)]
     reason: Option<Cause>,
 }

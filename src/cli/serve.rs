@@ -6,7 +6,8 @@ use crate::intake::{self, Intake};
 use crate::ops::console::Console;
 use crate::ops::queues::Depths;
 use crate::ops::{self, console};
-use crate::postgres::{Error, Shards, deployments, shards};
+use crate::postgres::{Error, Shards, dead_letters, deployments, shards};
+use crate::wire::signing::Keyring;
 use crate::rabbit::topology::Topology;
 use crate::retry::Backoff;
 use crate::worker::{self, Worker};
@@ -155,6 +156,7 @@ fn open_intake(
         topology: topology.clone(),
         shards: shards.clone(),
         secret: process.secret()?,
+        keys: process.keys()?,
         budgets: process.budgets(),
         admission: settings.admission(),
         packing: settings.packing(),
@@ -184,6 +186,7 @@ fn open_worker(process: &Process, settings: WorkerSettings, shards: &Shards) -> 
         broker: process.broker()?,
         shards: shards.clone(),
         secret: process.secret()?,
+        keys: process.keys()?,
         limits: settings.limits(),
         audit_interval: settings.audit_interval,
     }))
@@ -210,8 +213,11 @@ async fn wait_for_ledger(process: &Process, ways: [&Shards; 2], stop: &Cancellat
     let mut backoff = Backoff::for_connections();
     while !stop.is_cancelled() {
         match read_ledger(prefix, ways).await {
-            Ok(0) => return Ok(true),
-            Ok(missing) => bail!("the schema lacks {missing} migrations of this program: run `earmark migrate`"),
+            Ok((0, signed_with)) => {
+                refuse_retired_keys(&process.keys()?, &signed_with)?;
+                return Ok(true);
+            }
+            Ok((missing, _)) => bail!("the schema lacks {missing} migrations of this program: run `earmark migrate`"),
             Err(error @ (Error::Refused(_) | Error::Constraint { .. } | Error::Data(_) | Error::Fatal(_))) => {
                 return Err(error.into());
             }
@@ -225,13 +231,30 @@ async fn wait_for_ledger(process: &Process, ways: [&Shards; 2], stop: &Cancellat
     Ok(false)
 }
 
-/// Returns how many migrations the ledger lacks. If none, the deployment is noted, and both ways know the shards.
-async fn read_ledger(prefix: &str, [one, other]: [&Shards; 2]) -> Result<usize, Error> {
+/// Returns how many migrations the ledger lacks. If none, the deployment is noted, both ways know the shards, and the names
+/// of the keys that open dead letters are signed with are returned too.
+async fn read_ledger(prefix: &str, [one, other]: [&Shards; 2]) -> Result<(usize, Vec<String>), Error> {
     one.directory().refuse_shared_sessions().await?;
     let missing = shards::missing_migrations(one).await?;
-    if missing == 0 {
-        one.directory().write(async |connection| deployments::write_new(connection, prefix).await).await?;
-        other.look().await?;
+    if missing > 0 {
+        return Ok((missing, vec![]));
     }
-    Ok(missing)
+    one.directory().write(async |connection| deployments::write_new(connection, prefix).await).await?;
+    other.look().await?;
+    Ok((0, one.directory().read(dead_letters::find_open_key_ids).await?))
+}
+
+/// Refuses to start without a key that open dead letters are signed with: they could not be replayed any more.
+fn refuse_retired_keys(keys: &Keyring, signed_with: &[String]) -> anyhow::Result<()> {
+    match signed_with.iter().find(|id| !keys.knows(id)).map(String::as_str) {
+        None => Ok(()),
+        Some("") => bail!(
+            "some open dead letters are not signed: set EARMARK_ACCEPT_UNSIGNED=true until they are replayed or dropped \
+             (`earmark dead-letters list`)"
+        ),
+        Some(id) => bail!(
+            "EARMARK_ENVELOPE_KEYS lacks the key {id}, with which some open dead letters are signed: add it behind the \
+             first one until they are replayed or dropped (`earmark dead-letters list`)"
+        ),
+    }
 }

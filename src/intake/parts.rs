@@ -12,6 +12,7 @@ use crate::rabbit::Broker;
 use crate::rabbit::publisher;
 use crate::rabbit::topology::Topology;
 use crate::secret::{HashSecret, RequestIds};
+use crate::wire::signing::Keyring;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,8 @@ pub struct Settings {
     pub shards: Shards,
     /// The hash secret.
     pub secret: HashSecret,
+    /// The keys that messages and replies are signed with.
+    pub keys: Keyring,
     /// How long a request may take.
     pub budgets: Budgets,
     /// How much is admitted at once.
@@ -69,10 +72,10 @@ pub struct Intake {
 impl Intake {
     /// Makes an intake, and starts the tasks that look up API keys and resolve requests. [`Self::run`] does the rest.
     pub fn start(settings: Settings) -> Arc<Self> {
-        let Settings { broker, topology, shards, secret, budgets, admission, packing, connections } = settings;
+        let Settings { broker, topology, shards, secret, keys, budgets, admission, packing, connections } = settings;
         let (tracker, abandon) = (TaskTracker::new(), CancellationToken::new());
         let raises = Arc::new(Raises::default());
-        let sessions = BrokerSessions::new(broker, topology, packing, shards.clone());
+        let sessions = BrokerSessions::new(broker, topology, keys, packing, shards.clone());
         Arc::new(Self {
             admission: Admission::new(admission, Arc::clone(&sessions), shards.clone()),
             sessions,

@@ -3,7 +3,8 @@
 //! that is there.
 
 use super::replies::{Event, Waiters};
-use crate::ledger::{Request, RequestId, ShardId};
+use crate::ledger::{Cause, Request, RequestId, ShardId};
+use crate::metrics::METRICS;
 use crate::metrics::labels::Role;
 use crate::postgres::Shards;
 use crate::postgres::shards::Known;
@@ -14,6 +15,7 @@ use crate::rabbit::{self, Broker, Error, Link};
 use crate::retry::Backoff;
 use crate::trace;
 use crate::wire::messages;
+use crate::wire::signing::Keyring;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -27,6 +29,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct BrokerSessions {
     broker: Broker,
     topology: Topology,
+    keys: Keyring,
     packing: Limits,
     shards: Shards,
     open: RwLock<Option<Arc<BrokerSession>>>,
@@ -34,8 +37,8 @@ pub struct BrokerSessions {
 
 impl BrokerSessions {
     /// No session yet; [`Self::start`] opens one.
-    pub fn new(broker: Broker, topology: Topology, packing: Limits, shards: Shards) -> Arc<Self> {
-        Arc::new(Self { broker, topology, packing, shards, open: RwLock::new(None) })
+    pub fn new(broker: Broker, topology: Topology, keys: Keyring, packing: Limits, shards: Shards) -> Arc<Self> {
+        Arc::new(Self { broker, topology, keys, packing, shards, open: RwLock::new(None) })
     }
 
     /// The session that is open now, if there is one.
@@ -64,7 +67,7 @@ impl BrokerSessions {
     async fn keep(&self, stop: &CancellationToken) {
         let mut backoff = Backoff::for_connections();
         while !stop.is_cancelled() {
-            match BrokerSession::open(&self.broker, &self.topology).await {
+            match BrokerSession::open(&self.broker, &self.topology, &self.keys).await {
                 Ok(session) => {
                     let ended =
                         tokio::select! { ended = self.use_session(&session) => ended, () = stop.cancelled() => Ok(()) };
@@ -113,6 +116,7 @@ pub struct BrokerSession {
     publishing: Link,
     consuming: Link,
     reply_queue: String,
+    keys: Keyring,
     /// The way to the publisher of each shard.
     outgoing: RwLock<BTreeMap<ShardId, mpsc::UnboundedSender<Outgoing>>>,
     waiters: Arc<Waiters>,
@@ -124,14 +128,15 @@ impl BrokerSession {
         &self.waiters
     }
 
-    async fn open(broker: &Broker, topology: &Topology) -> Result<Arc<Self>, Error> {
+    async fn open(broker: &Broker, topology: &Topology, keys: &Keyring) -> Result<Arc<Self>, Error> {
         let (consuming, publishing) = broker.connect_twice(Role::IntakeReplies, Role::IntakeRequests).await?;
         let reply_queue = topology.reply_queue(rand::random());
         let opening = Consumer::open_replies(&consuming, topology, &reply_queue);
         let consumer = rabbit::open(&[&publishing, &consuming], opening).await?;
         let waiters = Arc::new(Waiters::new());
-        tokio::spawn(deliver(consumer, Arc::clone(&waiters)));
-        Ok(Arc::new(Self { publishing, consuming, reply_queue, outgoing: RwLock::default(), waiters }))
+        tokio::spawn(deliver(consumer, reply_queue.clone(), keys.clone(), Arc::clone(&waiters)));
+        let (keys, outgoing) = (keys.clone(), RwLock::default());
+        Ok(Arc::new(Self { publishing, consuming, reply_queue, keys, outgoing, waiters }))
     }
 
     /// Declares the queues of these shards, and opens the publishers that are missing.
@@ -142,7 +147,7 @@ impl BrokerSession {
             for &shard in shards.iter().filter(|shard| !self.serves(**shard)) {
                 let publisher =
                     Publisher::open(&self.publishing, &topology.work_queue(shard.number()), packing).await?;
-                let outgoing = start_publisher(shard, publisher, self.reply_queue.clone(), Arc::clone(&self.waiters));
+                let outgoing = self.start_publisher(shard, publisher);
                 self.outgoing.write().unwrap_or_else(PoisonError::into_inner).insert(shard, outgoing);
             }
             Ok(())
@@ -183,41 +188,47 @@ impl BrokerSession {
         self.consuming.is_lost()
     }
 
+    /// Starts a publisher, and returns the way to it.
+    fn start_publisher(&self, shard: ShardId, publisher: Publisher) -> mpsc::UnboundedSender<Outgoing> {
+        let (outgoing, incoming) = mpsc::unbounded_channel();
+        let (keys, reply_queue) = (self.keys.clone(), self.reply_queue.clone());
+        let (waiters, answering) = (Arc::clone(&self.waiters), Arc::clone(&self.waiters));
+        tokio::spawn(publisher.run(
+            incoming,
+            move |items: &[Outgoing]| {
+                let items = items.iter().map(|item| item.item.as_slice());
+                messages::pack_requests(&keys, shard, &reply_queue, items)
+            },
+            move |id, trouble| {
+                let request_id = RequestId::from_u128(id);
+                tracing::debug!(%request_id, ?trouble, "the broker returned or refused a message");
+                waiters.wake(id, Event::Trouble);
+            },
+            move |id| {
+                let waiters = Arc::clone(&answering);
+                async move { waiters.answered(id).await }
+            },
+        ));
+        outgoing
+    }
+
     async fn close(&self) {
         tokio::join!(self.publishing.close(), self.consuming.close());
     }
 }
 
-/// Starts a publisher, and returns the way to it.
-fn start_publisher(
-    shard: ShardId,
-    publisher: Publisher,
-    reply_queue: String,
-    waiters: Arc<Waiters>,
-) -> mpsc::UnboundedSender<Outgoing> {
-    let (outgoing, incoming) = mpsc::unbounded_channel();
-    let answering = Arc::clone(&waiters);
-    tokio::spawn(publisher.run(
-        incoming,
-        move |items: &[Outgoing]| {
-            messages::pack_requests(shard, &reply_queue, items.iter().map(|item| item.item.as_slice()))
-        },
-        move |id, trouble| {
-            tracing::debug!(request_id = %RequestId::from_u128(id), ?trouble, "the broker returned or refused a message");
-            waiters.wake(id, Event::Trouble);
-        },
-        move |id| {
-            let waiters = Arc::clone(&answering);
-            async move { waiters.answered(id).await }
-        },
-    ));
-    outgoing
-}
-
-/// Passes replies to the requests that wait for them, until the connection is lost.
-async fn deliver(mut consumer: Consumer, waiters: Arc<Waiters>) {
+/// Passes replies to the requests that wait for them, until the connection is lost. A reply that is not believed is left out:
+/// its request is resolved in the ledger, so its answer is true all the same.
+async fn deliver(mut consumer: Consumer, queue: String, keys: Keyring, waiters: Arc<Waiters>) {
     let _failed = waiters.fail_when_dropped();
     while let Some(delivery) = consumer.next().await {
-        waiters.deliver(messages::read_replies(&delivery.body));
+        let replies = messages::read_replies(&keys, &queue, &delivery.body);
+        waiters.deliver(replies.unwrap_or_else(|(cause, reason)| {
+            if cause == Cause::Unauthentic {
+                METRICS.unauthentic_replies.inc();
+            }
+            tracing::warn!(cause = cause.as_str(), reason, "replies are not believed");
+            vec![]
+        }));
     }
 }

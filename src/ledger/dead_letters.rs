@@ -7,6 +7,8 @@ closed_list! {
     Cause {
         /// A worker could not read it.
         Unreadable = "unreadable",
+        /// It was not signed with a key that the worker knows: whoever sent it is nobody who may move money.
+        Unauthentic = "unauthentic",
         /// A worker could read it, and the ledger could not store it.
         Rejected = "rejected",
         /// It came to the queue of another shard than its own.
@@ -33,17 +35,20 @@ pub enum OnReplay {
     WillBeDecided,
     /// Another request has its id, so no worker can apply it.
     ComesBack,
+    /// It is not authentic, so it is not replayed.
+    Never,
 }
 
 impl OnReplay {
     /// Every value, in order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::StaysAllocated,
         Self::StaysVoided,
         Self::StaysRefused,
         Self::WillBeVoided,
         Self::WillBeDecided,
         Self::ComesBack,
+        Self::Never,
     ];
 
     /// What a replay would do now. `decided`: the outcome in the request's row, if it has one. `now` and `deadline`: by
@@ -67,6 +72,7 @@ impl OnReplay {
             Self::WillBeVoided => "will_be_voided",
             Self::WillBeDecided => "will_be_decided",
             Self::ComesBack => "comes_back",
+            Self::Never => "never",
         }
     }
 
@@ -79,6 +85,7 @@ impl OnReplay {
             Self::WillBeVoided => "undecided and past its deadline: it will be voided, no funds move",
             Self::WillBeDecided => "undecided and in time: it will be decided on its merits, and may debit",
             Self::ComesBack => "its id belongs to another request: it comes back as a dead letter",
+            Self::Never => "its message is not authentic: it is never replayed, no funds move",
         }
     }
 }

@@ -73,6 +73,8 @@ pub struct Metrics {
     pub late: Counters<Late>,
     /// `earmark_voids_total`.
     pub voids: Counters<Voider>,
+    /// `earmark_unauthentic_replies_total`.
+    pub unauthentic_replies: IntCounter,
     /// `earmark_replies_without_waiter_total`.
     pub replies_without_waiter: IntCounter,
     /// `earmark_message_requests`.
@@ -143,6 +145,10 @@ impl Metrics {
             ),
             voids: make
                 .counters("earmark_voids_total", "Requests voided, by the part of the program that voided them."),
+            unauthentic_replies: make.counter(
+                "earmark_unauthentic_replies_total",
+                "Messages of replies that were not signed with a key of EARMARK_ENVELOPE_KEYS, and were not believed.",
+            ),
             replies_without_waiter: make.counter(
                 "earmark_replies_without_waiter_total",
                 "Replies that came too late: no request waited for them.",

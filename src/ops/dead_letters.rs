@@ -1,6 +1,6 @@
 //! What operators do with dead letters: list, show, replay, drop. The command line and the console both use this.
 //!
-//! A replay is always safe. A request that was decided keeps its decision, which is in its row. A request without a row
+//! A replay is always safe. What is not authentic is never replayed. A request that was decided keeps its decision, which is in its row. A request without a row
 //! is decided if its deadline has not passed, and voided otherwise. Each shown request says what a replay would do.
 
 use crate::clock;
@@ -14,6 +14,7 @@ use crate::rabbit::topology::Topology;
 use crate::rabbit::{self, Broker};
 use crate::wire::messages;
 use crate::wire::operator::{DeadLetter, DeadLetterRequest};
+use crate::wire::signing::Keyring;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
@@ -41,6 +42,11 @@ pub async fn holding(shards: &Shards, request: RequestId, reveal: bool) -> Resul
     show_all(shards, shards.directory().read(finding).await?, reveal).await
 }
 
+/// Parses a dead letter to be looked at, whoever has signed it.
+fn read(body: &[u8]) -> Result<messages::RequestMessage, String> {
+    messages::read_requests(&Keyring::none(), body).map_err(|(_, reason)| reason)
+}
+
 /// Adds to each dead letter what the ledger says about its requests.
 async fn show_all(
     shards: &Shards,
@@ -48,7 +54,7 @@ async fn show_all(
     reveal: bool,
 ) -> Result<Vec<DeadLetter>, Error> {
     let read: Vec<_> =
-        dead_letters.into_iter().map(|dead_letter| (messages::read_requests(&dead_letter.body), dead_letter)).collect();
+        dead_letters.into_iter().map(|dead_letter| (read(&dead_letter.body), dead_letter)).collect();
     let readable = read.iter().filter_map(|(message, _)| message.as_ref().ok());
     let mut names = BTreeMap::<ShardId, Vec<(BusinessId, RequestId)>>::new();
     for request in readable.flat_map(|message| &message.requests) {
@@ -74,9 +80,12 @@ fn shown(
         Ok(message) => (message.requests, message.unreadable.into_iter().map(|part| part.reason).collect()),
         Err(reason) => (vec![], vec![reason]),
     };
-    let row = |request: &Request| decided.get(&(request.business, request.id));
+    let is_authentic = dead_letter.cause != Cause::Unauthentic.as_str();
+    let show = |request: &Request| {
+        shown_request(request, decided.get(&(request.business, request.id)), is_authentic, reveal)
+    };
     DeadLetter {
-        requests: requests.iter().map(|request| shown_request(request, row(request), reveal)).collect(),
+        requests: requests.iter().map(show).collect(),
         unreadable,
         body: reveal.then(|| String::from_utf8_lossy(&dead_letter.body).into_owned()),
         dead_letter_id: dead_letter.dead_letter_id,
@@ -94,8 +103,14 @@ fn shown(
     }
 }
 
-fn shown_request(request: &Request, decided: Option<&Decided>, reveal: bool) -> DeadLetterRequest {
+fn shown_request(
+    request: &Request,
+    decided: Option<&Decided>,
+    is_authentic: bool,
+    reveal: bool,
+) -> DeadLetterRequest {
     let on_replay = match decided {
+        _ if !is_authentic => OnReplay::Never,
         Some(row) if !row.is_of(request) => OnReplay::ComesBack,
         row => OnReplay::predict(row.map(|row| row.outcome), request.deadline, clock::now_millis()),
     };
@@ -127,7 +142,7 @@ pub enum Failure {
 }
 
 /// Publishes dead letters to the work queues that they came from, in the order given, and records who did it. Returns
-/// the ids of those that were published. Dropped and unknown ones are skipped.
+/// the ids of those that were published. Dropped and unknown ones are skipped, and those that are not authentic.
 ///
 /// Each is published first and marked as replayed afterwards. If something fails in between, the dead letter stays
 /// open: it may be replayed twice, but is never lost.
@@ -155,18 +170,24 @@ async fn replay_over(
     let (mut session, mut replayed) = (postgres.session(), vec![]);
     for &id in dead_letters {
         let found = session.read(async |connection| dead_letters::find_one(connection, id).await).await?;
-        let Some(dead_letter) = found.filter(|dead_letter| dead_letter.dropped_at.is_none()) else { continue };
-        // One that came to the wrong queue, or from an unknown one, goes to the queue of its shard. One that cannot be read
-        // comes back from any queue.
-        let shard = || messages::read_requests(&dead_letter.body).map_or(ShardId::FIRST, |message| message.shard);
-        let queue = dead_letter.queue.clone().filter(|_| dead_letter.cause != Cause::WrongShard.as_str());
-        let queue = queue.unwrap_or_else(|| topology.work_queue(shard().number()));
+        let Some(dead_letter) = found.filter(may_be_replayed) else { continue };
+        let queue = queue_of(&dead_letter, topology);
         confirmed.put(&queue, &Uuid::new_v4().simple().to_string(), &dead_letter.body).await?;
         tracing::info!(dead_letter_id = %id, who, queue, "dead letter replayed");
         session.write(async |connection| dead_letters::mark_replayed(connection, id, who).await).await?;
         replayed.push(id);
     }
     Ok(replayed)
+}
+
+fn may_be_replayed(dead_letter: &dead_letters::DeadLetter) -> bool {
+    dead_letter.dropped_at.is_none() && dead_letter.cause != Cause::Unauthentic.as_str()
+}
+
+/// The queue of the shard that a dead letter names. One that cannot be read comes back from any work queue.
+fn queue_of(dead_letter: &dead_letters::DeadLetter, topology: &Topology) -> String {
+    let shard = read(&dead_letter.body).map_or(ShardId::FIRST, |message| message.shard);
+    topology.work_queue(shard.number())
 }
 
 /// Marks open dead letters as dropped, with time and name. Their rows stay in the table. Returns the ids of those that

@@ -15,6 +15,8 @@ pub struct NewDeadLetter {
     pub body: Vec<u8>,
     /// The ids of those of its requests that can be read.
     pub requests: Vec<RequestId>,
+    /// The name of the key that signed it; empty if it is not signed. `None` if nobody knows.
+    pub key_id: Option<String>,
     /// The work queue it came from, if anybody said.
     pub queue: Option<String>,
     /// Why it is a dead letter.
@@ -75,8 +77,8 @@ pub struct DeadLetterFilter {
 pub async fn write_new(connection: &mut PgConnection, dead_letter: &NewDeadLetter) -> Result<bool, Error> {
     let done = sqlx::query!(
         "/* write_dead_letter */
-         INSERT INTO dead_letters (dead_letter_id, body, requests, queue, cause, reason, deaths, died_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+         INSERT INTO dead_letters (dead_letter_id, body, requests, queue, cause, reason, deaths, died_at, key_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
         dead_letter.dead_letter_id,
         dead_letter.body,
         &dead_letter.requests as &[RequestId],
@@ -84,7 +86,8 @@ pub async fn write_new(connection: &mut PgConnection, dead_letter: &NewDeadLette
         dead_letter.cause as Cause,
         dead_letter.reason,
         i64::try_from(dead_letter.deaths).unwrap_or(i64::MAX),
-        dead_letter.died_at
+        dead_letter.died_at,
+        dead_letter.key_id
     )
     .execute(connection)
     .await?;
@@ -167,6 +170,17 @@ pub async fn count_open(connection: &mut PgConnection) -> Result<Vec<(Cause, i64
     .fetch_all(connection)
     .await?;
     Ok(rows.into_iter().map(|row| (row.cause, row.count)).collect())
+}
+
+/// The names of the keys that open dead letters were signed with; empty for those that are not signed.
+pub async fn find_open_key_ids(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"/* find_open_dead_letter_key_ids */
+        SELECT DISTINCT key_id AS "key_id!" FROM dead_letters
+        WHERE replayed_at IS NULL AND dropped_at IS NULL AND key_id IS NOT NULL ORDER BY 1"#
+    )
+    .fetch_all(connection)
+    .await?)
 }
 
 /// Notes that a dead letter is back in a work queue; false if it was dropped meanwhile. Doing it twice counts as two

@@ -54,6 +54,12 @@ impl Topology {
         format!("{}.replies.{id:032x}", self.prefix)
     }
 
+    /// Whether a queue of this name is one for replies.
+    pub fn is_reply_queue(&self, name: &str) -> bool {
+        let id = name.strip_prefix(&self.prefix).and_then(|rest| rest.strip_prefix(".replies."));
+        id.is_some_and(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    }
+
     /// Declares the work queues of these shards, the dead-letter queue and its exchange. Harmless if they exist; an error if
     /// they exist with other arguments.
     pub async fn declare(&self, link: &Link, shards: &[u8]) -> Result<(), Error> {

@@ -1,8 +1,10 @@
 //! The messages in the queues: requests from intakes to workers, and replies from workers to intakes.
 //!
 //! Messages are JSON, so that a person can read a dead letter. They have a version, so that intakes and workers of two
-//! releases can run side by side.
+//! releases can run side by side. A signature covers the bytes as they are, and is checked before any of the requests or
+//! replies is parsed.
 
+use super::signing::{self, Keyring, What};
 use super::to_json;
 use crate::ledger::{
     Amount, BusinessId, Cause, Email, IdempotencyKey, KeyClaim, Millis, Outcome, RaiseCount, Reference, Request,
@@ -58,17 +60,27 @@ struct RequestEnvelope<'a> {
     shard: u8,
     #[serde(borrow)]
     kind: Cow<'a, str>,
-    /// The name of the key that made `mac`; empty, as messages are not signed yet.
+    /// The name of the key that signed this; empty if it is not signed.
     #[serde(borrow)]
     key_id: Cow<'a, str>,
-    /// Empty, as messages are not signed yet.
+    /// The signature over all other fields, in hexadecimal; empty if it is not signed.
     #[serde(borrow)]
     mac: Cow<'a, str>,
     /// The queue for the replies.
     #[serde(borrow)]
     reply_to: Cow<'a, str>,
+    /// A list of [`RequestItem`]s.
     #[serde(borrow)]
-    requests: Vec<&'a RawValue>,
+    requests: &'a RawValue,
+}
+
+impl RequestEnvelope<'_> {
+    /// What is signed: every field but `key_id`, which [`Keyring`] adds, and `mac`.
+    fn verify(&self, keys: &Keyring) -> Result<(), &'static str> {
+        let (kind, reply_to) = (self.kind.as_bytes(), self.reply_to.as_bytes());
+        let fields = [&self.version.to_be_bytes()[..], &[self.shard], kind, reply_to, self.requests.get().as_bytes()];
+        keys.verify(What::Requests, &self.key_id, &self.mac, &fields)
+    }
 }
 
 /// One request of a message that could not be parsed, or a message that cannot be applied.
@@ -89,6 +101,8 @@ pub struct RequestMessage {
     pub shard: ShardId,
     /// The queue for the replies.
     pub reply_to: String,
+    /// The name of the key that signed it; empty if it is not signed.
+    pub key_id: String,
     /// The requests that can be read.
     pub requests: Vec<Request>,
     /// The trace contexts of the requests that have one.
@@ -118,31 +132,82 @@ pub fn write_traced_request(request: &Request, trace: Option<&str>) -> Vec<u8> {
     to_json(&item)
 }
 
-/// Makes one message of serialised requests of one shard. `reply_to`: the queue for the replies.
-pub fn pack_requests<'a>(shard: ShardId, reply_to: &str, items: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let (version, kind) = (VERSION, ALLOCATE);
-    let head = format!(r#"{{"version":{version},"shard":{shard},"kind":"{kind}","key_id":"","mac":"","reply_to":"#);
+/// Makes one signed message of serialised requests of one shard. `reply_to`: the queue for the replies.
+pub fn pack_requests<'a>(
+    keys: &Keyring,
+    shard: ShardId,
+    reply_to: &str,
+    items: impl Iterator<Item = &'a [u8]>,
+) -> Vec<u8> {
+    let key_id = keys.id();
+    let head = format!(r#"{{"version":{VERSION},"shard":{shard},"kind":"{ALLOCATE}","key_id":"{key_id}","mac":""#);
     let mut message = head.into_bytes();
+    // The place of the signature, which is over what follows.
+    let mac = message.len()..message.len() + if key_id.is_empty() { 0 } else { signing::LENGTH };
+    message.resize(mac.end, b'0');
+    message.extend_from_slice(b"\",\"reply_to\":");
     message.extend_from_slice(&to_json(&reply_to));
-    message.extend_from_slice(b",\"requests\":[");
+    message.extend_from_slice(b",\"requests\":");
+    let requests = message.len();
+    message.push(b'[');
     for (index, item) in items.enumerate() {
         if index > 0 {
             message.push(b',');
         }
         message.extend_from_slice(item);
     }
-    message.extend_from_slice(b"]}");
+    message.push(b']');
+    let (kind, reply_to) = (ALLOCATE.as_bytes(), reply_to.as_bytes());
+    let fields = [&VERSION.to_be_bytes()[..], &[shard.number()], kind, reply_to, &message[requests..]];
+    if let Some(signature) = keys.sign(What::Requests, &fields) {
+        message[mac].copy_from_slice(signature.as_bytes());
+    }
+    message.push(b'}');
     message
 }
 
-/// Parses a message of the work queue. A request that cannot be parsed does not affect the others: it is returned in
-/// [`RequestMessage::unreadable`]. The error says why the message as a whole cannot be parsed.
-pub fn read_requests(body: &[u8]) -> Result<RequestMessage, String> {
+/// Parses a message of the work queue that was signed with one of the keys. A request that cannot be parsed does not affect
+/// the others: it is returned in [`RequestMessage::unreadable`]. The error says why the message as a whole cannot be applied.
+pub fn read_requests(keys: &Keyring, body: &[u8]) -> Result<RequestMessage, (Cause, String)> {
+    let unreadable = |reason: String| (Cause::Unreadable, reason);
+    let envelope = read_envelope(body).map_err(unreadable)?;
+    envelope.verify(keys).map_err(|reason| (Cause::Unauthentic, reason.to_owned()))?;
+    let items: Vec<&RawValue> =
+        serde_json::from_str(envelope.requests.get()).map_err(|error| unreadable(not_a("message", &error)))?;
+    if items.len() > MOST_REQUESTS {
+        return Err(unreadable(format!("message has more than {MOST_REQUESTS} requests")));
+    }
+    let shard = ShardId::new(envelope.shard);
+    let mut message = RequestMessage {
+        shard,
+        reply_to: envelope.reply_to.into_owned(),
+        key_id: envelope.key_id.into_owned(),
+        requests: vec![],
+        traces: vec![],
+        unreadable: vec![],
+    };
+    for item in items {
+        match read_request(shard, item.get()) {
+            Ok((request, trace)) => {
+                message.traces.extend(trace.map(|trace| (request.id, trace)));
+                message.requests.push(request);
+            }
+            Err(reason) => {
+                let body = pack_requests(keys, shard, &message.reply_to, std::iter::once(item.get().as_bytes()));
+                message.unreadable.push(Unreadable { body, cause: Cause::Unreadable, reason });
+            }
+        }
+    }
+    Ok(message)
+}
+
+/// Parses what stands around the requests. The error says why that cannot be done.
+fn read_envelope(body: &[u8]) -> Result<RequestEnvelope<'_>, String> {
     if body.len() > MAX_MESSAGE {
         return Err(format!("message is longer than {MAX_MESSAGE} bytes"));
     }
     let envelope: RequestEnvelope = serde_json::from_slice(body)
-        .map_err(|error| of_another_version(body).unwrap_or_else(|| unreadable("message", &error)))?;
+        .map_err(|error| of_another_version(body).unwrap_or_else(|| not_a("message", &error)))?;
     if envelope.version != VERSION {
         return Err(another_version(envelope.version));
     }
@@ -152,30 +217,7 @@ pub fn read_requests(body: &[u8]) -> Result<RequestMessage, String> {
     if envelope.reply_to.len() > MAX_QUEUE_NAME {
         return Err(format!("reply_to is longer than {MAX_QUEUE_NAME} bytes"));
     }
-    if envelope.requests.len() > MOST_REQUESTS {
-        return Err(format!("message has more than {MOST_REQUESTS} requests"));
-    }
-    let shard = ShardId::new(envelope.shard);
-    let mut message = RequestMessage {
-        shard,
-        reply_to: envelope.reply_to.into_owned(),
-        requests: vec![],
-        traces: vec![],
-        unreadable: vec![],
-    };
-    for item in envelope.requests {
-        match read_request(shard, item.get()) {
-            Ok((request, trace)) => {
-                message.traces.extend(trace.map(|trace| (request.id, trace)));
-                message.requests.push(request);
-            }
-            Err(reason) => {
-                let body = pack_requests(shard, &message.reply_to, std::iter::once(item.get().as_bytes()));
-                message.unreadable.push(Unreadable { body, cause: Cause::Unreadable, reason });
-            }
-        }
-    }
-    Ok(message)
+    Ok(envelope)
 }
 
 /// Says so if a message that cannot be parsed is of another version, which may have other fields.
@@ -193,7 +235,7 @@ fn another_version(version: u32) -> String {
 }
 
 /// Says why and where parsing failed. It repeats nothing of the text, because reasons are logged.
-fn unreadable(what: &str, error: &serde_json::Error) -> String {
+fn not_a(what: &str, error: &serde_json::Error) -> String {
     let kind = match error.classify() {
         Category::Io | Category::Syntax => "no JSON",
         Category::Data => "a field is missing or of the wrong kind",
@@ -205,7 +247,7 @@ fn unreadable(what: &str, error: &serde_json::Error) -> String {
 /// Parses one request of a shard, and its trace context. Refuses values that an intake would not send, such as an email
 /// that is not normalised.
 fn read_request(shard: ShardId, text: &str) -> Result<(Request, Option<String>), String> {
-    let item: RequestItem = serde_json::from_str(text).map_err(|error| unreadable("request", &error))?;
+    let item: RequestItem = serde_json::from_str(text).map_err(|error| not_a("request", &error))?;
     let key = match item.key {
         None => None,
         Some(key) => {
@@ -267,50 +309,60 @@ struct ReplyItem<'a> {
     original: Option<Uuid>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 struct ReplyEnvelope<'a> {
     version: u32,
+    /// As in [`RequestEnvelope`].
     #[serde(borrow)]
-    replies: Vec<ReplyItem<'a>>,
+    key_id: Cow<'a, str>,
+    /// As in [`RequestEnvelope`]. It also covers the name of the queue, so that nobody can put a reply into another one.
+    #[serde(borrow)]
+    mac: Cow<'a, str>,
+    /// A list of [`ReplyItem`]s.
+    #[serde(borrow)]
+    replies: &'a RawValue,
 }
 
-/// Serialises the replies to one intake as one message.
-pub fn write_replies(replies: &[Reply]) -> Vec<u8> {
-    let items = replies.iter().map(|reply| {
-        let verdict = SettledAs::from(reply.verdict).as_str();
-        let epoch = match reply.verdict {
-            Verdict::StaleEpoch { current, .. } => Some(current),
-            Verdict::Replayed { .. } | Verdict::KeyReused | Verdict::Decided(_) => None,
-        };
-        let original = match reply.verdict {
-            Verdict::Replayed { original } => Some(Uuid::from_u128(original.as_u128())),
-            Verdict::KeyReused | Verdict::StaleEpoch { .. } | Verdict::Decided(_) => None,
-        };
-        let raise = match reply.verdict {
-            Verdict::StaleEpoch { raise, .. } => raise.map(|raise| raise.0),
-            Verdict::Replayed { .. } | Verdict::KeyReused | Verdict::Decided(_) => None,
-        };
-        let hash = reply.hash.map(|hash| hex::encode(hash.0).into());
-        ReplyItem { id: Uuid::from_u128(reply.id.as_u128()), verdict: verdict.into(), hash, epoch, raise, original }
-    });
-    to_json(&ReplyEnvelope { version: VERSION, replies: items.collect() })
+/// Serialises the replies to one intake as one signed message for this queue.
+pub fn write_replies(keys: &Keyring, queue: &str, replies: &[Reply]) -> Vec<u8> {
+    let items: Vec<ReplyItem> = replies.iter().map(write_reply).collect();
+    let items = String::from_utf8(to_json(&items)).unwrap_or_default();
+    let fields = [&VERSION.to_be_bytes()[..], queue.as_bytes(), items.as_bytes()];
+    let (key_id, mac) = (keys.id(), keys.sign(What::Replies, &fields).unwrap_or_default());
+    format!(r#"{{"version":{VERSION},"key_id":"{key_id}","mac":"{mac}","replies":{items}}}"#).into_bytes()
 }
 
-/// Parses a message of replies. Replies that cannot be parsed are left out: the intake then resolves their requests in
-/// Postgres.
-pub fn read_replies(body: &[u8]) -> Vec<Reply> {
-    let envelope: ReplyEnvelope = match serde_json::from_slice(body) {
-        Ok(envelope) => envelope,
-        Err(error) => {
-            tracing::warn!(error = unreadable("message", &error), "replies from a worker cannot be read");
-            return vec![];
-        }
+fn write_reply(reply: &Reply) -> ReplyItem<'static> {
+    let verdict = SettledAs::from(reply.verdict).as_str();
+    let epoch = match reply.verdict {
+        Verdict::StaleEpoch { current, .. } => Some(current),
+        Verdict::Replayed { .. } | Verdict::KeyReused | Verdict::Decided(_) => None,
     };
+    let original = match reply.verdict {
+        Verdict::Replayed { original } => Some(Uuid::from_u128(original.as_u128())),
+        Verdict::KeyReused | Verdict::StaleEpoch { .. } | Verdict::Decided(_) => None,
+    };
+    let raise = match reply.verdict {
+        Verdict::StaleEpoch { raise, .. } => raise.map(|raise| raise.0),
+        Verdict::Replayed { .. } | Verdict::KeyReused | Verdict::Decided(_) => None,
+    };
+    let hash = reply.hash.map(|hash| hex::encode(hash.0).into());
+    ReplyItem { id: Uuid::from_u128(reply.id.as_u128()), verdict: verdict.into(), hash, epoch, raise, original }
+}
+
+/// Parses a message of replies from this queue that was signed with one of the keys. Replies that cannot be parsed are left
+/// out: the intake then resolves their requests in Postgres. The error says why none of them is believed.
+pub fn read_replies(keys: &Keyring, queue: &str, body: &[u8]) -> Result<Vec<Reply>, (Cause, String)> {
+    let unreadable = |error: serde_json::Error| (Cause::Unreadable, not_a("message", &error));
+    let envelope: ReplyEnvelope = serde_json::from_slice(body).map_err(unreadable)?;
     if envelope.version != VERSION {
-        tracing::warn!(version = envelope.version, "replies from a worker have an unknown version");
-        return vec![];
+        return Err((Cause::Unreadable, format!("version {}, this intake reads {VERSION}", envelope.version)));
     }
-    envelope.replies.iter().filter_map(read_reply).collect()
+    let fields = [&VERSION.to_be_bytes()[..], queue.as_bytes(), envelope.replies.get().as_bytes()];
+    keys.verify(What::Replies, &envelope.key_id, &envelope.mac, &fields)
+        .map_err(|reason| (Cause::Unauthentic, reason.to_owned()))?;
+    let items: Vec<ReplyItem> = serde_json::from_str(envelope.replies.get()).map_err(unreadable)?;
+    Ok(items.iter().filter_map(read_reply).collect())
 }
 
 fn read_reply(item: &ReplyItem) -> Option<Reply> {
@@ -347,13 +399,17 @@ mod tests {
         }
     }
 
+    fn keys() -> Keyring {
+        Keyring::parse(&format!("k1:{}", "11".repeat(32)), "earmark", false).unwrap()
+    }
+
     #[test]
     fn a_request_comes_out_of_a_message_as_it_went_in() {
         let bare = || Request { key: None, reference: None, ..request() };
         let items = [write_request(&request()), write_request(&bare())];
         assert!(!items[1].windows(9).any(|window| window == b"reference"), "as earlier releases wrote it");
         let message =
-            read_requests(&pack_requests(ShardId::FIRST, "replies", items.iter().map(Vec::as_slice))).unwrap();
+            read_requests(&keys(), &pack_requests(&keys(), ShardId::FIRST, "replies", items.iter().map(Vec::as_slice))).unwrap();
         assert_eq!(message.reply_to, "replies");
         assert_eq!(message.requests, [request(), bare()]);
         assert!(message.unreadable.is_empty());
@@ -364,7 +420,7 @@ mod tests {
         let traced = Request { id: RequestId::from_u128(9), ..request() };
         let items = [write_request(&request()), write_traced_request(&traced, Some("00-trace"))];
         let message =
-            read_requests(&pack_requests(ShardId::FIRST, "replies", items.iter().map(Vec::as_slice))).unwrap();
+            read_requests(&keys(), &pack_requests(&keys(), ShardId::FIRST, "replies", items.iter().map(Vec::as_slice))).unwrap();
         assert_eq!(message.traces, [(traced.id, "00-trace".to_owned())]);
     }
 
@@ -372,10 +428,10 @@ mod tests {
     fn one_unreadable_request_spoils_no_other() {
         let good = write_request(&request());
         let items: [&[u8]; 4] = [b"{\"id\":7}", &good, b"[]", &good];
-        let message = read_requests(&pack_requests(ShardId::FIRST, "replies", items.into_iter())).unwrap();
+        let message = read_requests(&keys(), &pack_requests(&keys(), ShardId::FIRST, "replies", items.into_iter())).unwrap();
         assert_eq!(message.requests.len(), 2);
         assert_eq!(message.unreadable.len(), 2);
-        let alone = read_requests(&message.unreadable[0].body).unwrap();
+        let alone = read_requests(&keys(), &message.unreadable[0].body).unwrap();
         assert_eq!((alone.requests.len(), alone.unreadable.len()), (0, 1));
     }
 
@@ -387,8 +443,8 @@ mod tests {
             ..request()
         };
         let items = [of(3, 3), of(3, 4), of(4, 3), of(4, 4)].map(|request| write_request(&request));
-        let message = pack_requests(ShardId::new(3), "replies", items.iter().map(Vec::as_slice));
-        let message = read_requests(&message).unwrap();
+        let message = pack_requests(&keys(), ShardId::new(3), "replies", items.iter().map(Vec::as_slice));
+        let message = read_requests(&keys(), &message).unwrap();
         assert_eq!((message.shard, message.requests), (ShardId::new(3), vec![of(3, 3)]));
         assert_eq!(message.unreadable.len(), 3);
         assert!(message.unreadable.iter().all(|one| one.reason.ends_with("is of another shard")));
@@ -406,34 +462,81 @@ mod tests {
         let trace = "x".repeat(55);
         let item = write_traced_request(&longest, Some(&trace));
         let message =
-            |count: usize| pack_requests(ShardId::FIRST, "replies", std::iter::repeat_n(item.as_slice(), count));
-        assert_eq!(read_requests(&message(MOST_REQUESTS)).unwrap().requests.len(), MOST_REQUESTS);
+            |count: usize| pack_requests(&keys(), ShardId::FIRST, "replies", std::iter::repeat_n(item.as_slice(), count));
+        assert_eq!(read_requests(&keys(), &message(MOST_REQUESTS)).unwrap().requests.len(), MOST_REQUESTS);
         assert!(message(MOST_REQUESTS).len() < MAX_MESSAGE * 2 / 3);
-        assert_eq!(read_requests(&message(MOST_REQUESTS + 1)).unwrap_err(), "message has more than 1024 requests");
+        let refused = |message: &[u8]| read_requests(&keys(), message).unwrap_err().1;
+        assert_eq!(refused(&message(MOST_REQUESTS + 1)), "message has more than 1024 requests");
         let unreadable =
-            pack_requests(ShardId::FIRST, "replies", std::iter::repeat_n(b"0".as_slice(), MAX_MESSAGE / 2));
-        assert_eq!(read_requests(&unreadable).unwrap_err(), "message is longer than 4194304 bytes");
+            pack_requests(&keys(), ShardId::FIRST, "replies", std::iter::repeat_n(b"0".as_slice(), MAX_MESSAGE / 2));
+        assert_eq!(refused(&unreadable), "message is longer than 4194304 bytes");
+    }
+
+    /// Where and why a message is not applied.
+    fn refused(message: &[u8]) -> (Cause, String) {
+        read_requests(&keys(), message).unwrap_err()
+    }
+
+    /// A message with one of its texts replaced by another.
+    fn changed(message: &[u8], from: &str, to: &str) -> Vec<u8> {
+        let text = std::str::from_utf8(message).unwrap();
+        assert!(text.contains(from), "{text}");
+        text.replacen(from, to, 1).into_bytes()
+    }
+
+    #[test]
+    fn a_message_in_which_anything_was_changed_is_not_applied() {
+        let items = [write_request(&request())];
+        let message = pack_requests(&keys(), ShardId::FIRST, "replies", items.iter().map(Vec::as_slice));
+        let changes = [
+            ("\"amount\":5", "\"amount\":6"),
+            ("\"replies\"", "\"other\""),
+            ("\"shard\":0", "\"shard\":1"),
+            ("\"requests\":[", "\"requests\":[ "),
+            ("\"key_id\":\"k1\"", "\"key_id\":\"k2\""),
+            ("\"key_id\":\"k1\"", "\"key_id\":\"\""),
+            ("\"mac\":\"", "\"mac\":\"0"),
+        ];
+        for (from, to) in changes {
+            let (cause, reason) = refused(&changed(&message, from, to));
+            assert_eq!(cause, Cause::Unauthentic, "{to}: {reason}");
+        }
+        let unsigned = pack_requests(&Keyring::none(), ShardId::FIRST, "replies", items.iter().map(Vec::as_slice));
+        assert_eq!(refused(&unsigned), (Cause::Unauthentic, "it is not signed".to_owned()));
+        assert_eq!(read_requests(&Keyring::none(), &message).unwrap().key_id, "k1", "whoever has no key believes it");
+        let cut = &message[..message.len() - 1];
+        assert_eq!(refused(cut).0, Cause::Unreadable);
+    }
+
+    #[test]
+    fn replies_that_were_changed_or_are_of_another_queue_are_not_believed() {
+        let reply = Reply { id: RequestId::from_u128(9), verdict: Verdict::KeyReused, hash: None };
+        let message = write_replies(&keys(), "mine", std::slice::from_ref(&reply));
+        let read = |queue: &str, message: &[u8]| read_replies(&keys(), queue, message).map_err(|(cause, _)| cause);
+        assert_eq!(read("mine", &message), Ok(vec![reply.clone()]));
+        assert_eq!(read("yours", &message), Err(Cause::Unauthentic));
+        assert_eq!(read("mine", &changed(&message, "key_reused", "allocated")), Err(Cause::Unauthentic));
+        assert_eq!(read("mine", &write_replies(&Keyring::none(), "mine", &[reply])), Err(Cause::Unauthentic));
     }
 
     #[test]
     fn replies_of_another_version_are_left_out() {
-        assert_eq!(read_replies(br#"{"version":2,"replies":[]}"#), []);
-        let reply = Reply { id: RequestId::from_u128(9), verdict: Verdict::KeyReused, hash: None };
-        let message = String::from_utf8(write_replies(&[reply])).unwrap();
-        assert_eq!(read_replies(message.as_bytes()).len(), 1);
-        assert_eq!(read_replies(message.replace("\"version\":1", "\"version\":2").as_bytes()), []);
+        let read = |message: &[u8]| read_replies(&keys(), "replies", message).map_err(|(cause, _)| cause);
+        assert_eq!(read(br#"{"version":2,"key_id":"","mac":"","replies":[]}"#), Err(Cause::Unreadable));
+        assert_eq!(read(b"nonsense"), Err(Cause::Unreadable));
     }
 
     #[test]
     fn what_is_no_message_is_refused_in_words() {
-        assert!(read_requests(b"nonsense").unwrap_err().starts_with("not a message"));
-        let newer = read_requests(b"{\"version\":2,\"reply_to\":\"r\",\"requests\":[]}").unwrap_err();
-        assert_eq!(newer, "message version 2, this worker reads 1");
-        let message = pack_requests(ShardId::FIRST, "replies", std::iter::empty());
-        let changed = |from: &str, to: &str| String::from_utf8(message.clone()).unwrap().replace(from, to).into_bytes();
-        assert_eq!(read_requests(&changed("\"version\":1", "\"version\":2")).unwrap_err(), newer);
-        assert!(read_requests(&changed("allocate", "settle")).unwrap_err().starts_with("kind"));
-        assert!(read_requests(&changed("\"shard\":0", "\"shard\":256")).unwrap_err().starts_with("not a message"));
+        assert!(refused(b"nonsense").1.starts_with("not a message"));
+        let newer = "message version 2, this worker reads 1";
+        assert_eq!(refused(b"{\"version\":2,\"reply_to\":\"r\",\"requests\":[]}").1, newer);
+        let message = pack_requests(&keys(), ShardId::FIRST, "replies", std::iter::empty());
+        assert_eq!(refused(&changed(&message, "\"version\":1", "\"version\":2")).1, newer);
+        assert!(refused(&changed(&message, "allocate", "settle")).1.starts_with("kind"));
+        assert!(refused(&changed(&message, "\"shard\":0", "\"shard\":256")).1.starts_with("not a message"));
+        let no_list = changed(&message, "\"requests\":[]", "\"requests\":{}");
+        assert!(read_requests(&Keyring::none(), &no_list).unwrap_err().1.starts_with("not a message"));
     }
 
     #[test]
@@ -447,6 +550,6 @@ mod tests {
             Reply { id, verdict: Verdict::StaleEpoch { current: 4, raise: None }, hash: None },
         ];
         replies.extend(Outcome::ALL.map(|outcome| Reply { id, verdict: Verdict::Decided(outcome), hash: None }));
-        assert_eq!(read_replies(&write_replies(&replies)), replies);
+        assert_eq!(read_replies(&keys(), "r", &write_replies(&keys(), "r", &replies)), Ok(replies));
     }
 }

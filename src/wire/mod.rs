@@ -1,9 +1,10 @@
-//! All serialised formats: [`messages`] in the queues, [`answers`] over HTTP, [`operator`] output of commands with
+//! All serialised formats: [`messages`] in the queues, [`signing`] their signatures, [`answers`] over HTTP, [`operator`] output of commands with
 //! `--json`, and [`state`], which each process writes about itself into Postgres.
 
 pub mod answers;
 pub mod messages;
 pub mod operator;
+pub mod signing;
 pub mod state;
 
 use serde::Serialize;

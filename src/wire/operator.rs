@@ -247,7 +247,7 @@ pub struct Process {
 pub struct DeadLetter {
     /// The dead letter.
     pub dead_letter_id: Uuid,
-    /// `unreadable`, `rejected`, `wrong_shard`, `delivery_limit` or `other`.
+    /// `unreadable`, `unauthentic`, `rejected`, `wrong_shard`, `delivery_limit` or `other`.
     pub cause: String,
     /// Why the message could not be applied, as text.
     pub reason: String,

@@ -5,13 +5,14 @@
 //! away, dead letters stay with the broker.
 
 use super::Worker;
-use crate::ledger::{Cause, RequestId};
+use crate::ledger::Cause;
 use crate::metrics::METRICS;
 use crate::postgres::dead_letters::{self, NewDeadLetter};
 use crate::postgres::{PgConnection, Session};
 use crate::rabbit::dead_letters::{DeadLetterMessage, DeadLetterReceiver};
 use crate::retry::Backoff;
 use crate::wire::messages;
+use crate::wire::signing::Keyring;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -37,7 +38,7 @@ pub async fn store_all(
         let next = tokio::select! { dead_letter = dead_letters.next() => dead_letter, () = ending.cancelled() => None };
         let Some(dead_letter) = next else { return dead_letters };
         let tag = dead_letter.tag;
-        let stored = store(&mut ledger, &row_of(dead_letter), &ending).await;
+        let stored = store(&mut ledger, &row_of(dead_letter, &worker.settings.keys), &ending).await;
         if !stored || acknowledger.ack_through(tag).await.is_err() {
             return dead_letters;
         }
@@ -67,16 +68,24 @@ async fn store(ledger: &mut Session, row: &NewDeadLetter, ending: &CancellationT
     }
 }
 
-/// The row of a dead letter.
-fn row_of(dead_letter: DeadLetterMessage) -> NewDeadLetter {
-    let cause = cause_of(&dead_letter);
+/// The row of a dead letter. Anybody who can write to the queue can put one there, so its signature counts here too.
+fn row_of(dead_letter: DeadLetterMessage, keys: &Keyring) -> NewDeadLetter {
+    let read = messages::read_requests(keys, &dead_letter.body);
+    let cause = match read {
+        Err((Cause::Unauthentic, _)) => Cause::Unauthentic,
+        _ => cause_of(&dead_letter),
+    };
+    let authentic = read.ok();
     let reason = dead_letter.reason.unwrap_or_else(|| match cause {
         Cause::DeliveryLimit => format!("came back more than {} times", crate::rabbit::topology::DELIVERY_LIMIT),
-        Cause::Unreadable | Cause::Rejected | Cause::WrongShard | Cause::Other => "no reason was given".to_owned(),
+        Cause::Unreadable | Cause::Unauthentic | Cause::Rejected | Cause::WrongShard | Cause::Other => {
+            "no reason was given".to_owned()
+        }
     });
     NewDeadLetter {
         dead_letter_id: id_of(dead_letter.message_id.as_deref().unwrap_or_default(), &dead_letter.body),
-        requests: readable(&dead_letter.body),
+        requests: authentic.iter().flat_map(|message| &message.requests).map(|request| request.id).collect(),
+        key_id: authentic.map(|message| message.key_id),
         body: dead_letter.body,
         queue: dead_letter.queue.map(without_nul),
         cause,
@@ -108,11 +117,6 @@ fn id_of(message_id: &str, body: &[u8]) -> Uuid {
     uuid::Builder::from_custom_bytes(start).into_uuid()
 }
 
-/// The ids of the requests in a body; none if it cannot be read.
-fn readable(body: &[u8]) -> Vec<RequestId> {
-    messages::read_requests(body).map_or_else(|_| vec![], |message| message.requests.iter().map(|one| one.id).collect())
-}
-
 /// Postgres cannot store this character in a text.
 fn without_nul(text: String) -> String {
     text.replace('\0', "")
@@ -121,6 +125,7 @@ fn without_nul(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::ShardId;
 
     fn dead_letter(death: Option<&str>, cause: Option<&str>) -> DeadLetterMessage {
         let own = |text: Option<&str>| text.map(str::to_owned);
@@ -149,8 +154,18 @@ mod tests {
             (None, None, Cause::Other),
         ];
         for (death, cause, expected) in rows {
-            assert_eq!(row_of(dead_letter(death, cause)).cause, expected, "{death:?} {cause:?}");
+            assert_eq!(row_of(dead_letter(death, cause), &Keyring::none()).cause, expected, "{death:?} {cause:?}");
         }
+    }
+
+    #[test]
+    fn what_is_not_signed_is_never_taken_for_a_dead_letter_of_ours() {
+        let keys = Keyring::parse(&format!("k1:{}", "11".repeat(32)), "earmark", false).unwrap();
+        let body = |keys: &Keyring| messages::pack_requests(keys, ShardId::FIRST, "replies", std::iter::empty());
+        let row = |body| row_of(DeadLetterMessage { body, ..dead_letter(Some("delivery_limit"), None) }, &keys);
+        let (forged, own) = (row(body(&Keyring::none())), row(body(&keys)));
+        assert_eq!((forged.cause, forged.key_id), (Cause::Unauthentic, None));
+        assert_eq!((own.cause, own.key_id.as_deref()), (Cause::DeliveryLimit, Some("k1")));
     }
 
     #[test]
@@ -162,7 +177,7 @@ mod tests {
 
     #[test]
     fn whatever_stands_in_the_headers_can_be_stored() {
-        let row = row_of(dead_letter(None, None));
+        let row = row_of(dead_letter(None, None), &Keyring::none());
         assert_eq!((row.queue.as_deref(), row.died_at), (Some("ab"), None));
     }
 }

@@ -12,6 +12,7 @@ use crate::rabbit::dead_letters::DeadLetterSender;
 use crate::rabbit::replies::ReplySender;
 use crate::rabbit::{Error, Link};
 use crate::wire::messages::{self, Reply, Unreadable};
+use crate::wire::signing::Keyring;
 use std::collections::BTreeMap;
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -29,7 +30,8 @@ pub struct Disposition {
 
 impl Disposition {
     /// What follows from `results`, which has one result for each request of the batch, in order.
-    pub fn new(batch: Batch, results: Vec<Settled>) -> Self {
+    /// `keys` sign the dead letters.
+    pub fn new(batch: Batch, results: Vec<Settled>, keys: &Keyring) -> Self {
         let mut disposition = Self::default();
         let mut settled = batch.requests.iter().zip(results);
         for part in batch.parts {
@@ -40,6 +42,7 @@ impl Disposition {
                         tracing::warn!(request_id = %request.id, reason, "request rejected");
                         let items = [messages::write_request(request)];
                         let body = messages::pack_requests(
+                            keys,
                             request.business.shard(),
                             &part.reply_to,
                             items.iter().map(Vec::as_slice),
@@ -61,39 +64,40 @@ impl Disposition {
     }
 }
 
+/// What a disposition is performed with.
+pub struct Senders {
+    /// Sends the replies.
+    pub replies: ReplySender,
+    /// Sends the dead letters.
+    pub dead_letters: DeadLetterSender,
+    /// Acknowledges the messages.
+    pub acknowledger: Acknowledger,
+    /// Signs the replies.
+    pub keys: Keyring,
+}
+
 /// Performs dispositions in order, until there are no more or a link is lost. Messages that were not acknowledged are
 /// delivered again.
-pub async fn perform_all(
-    mut dispositions: mpsc::Receiver<Disposition>,
-    replies: &ReplySender,
-    dead_letters: &DeadLetterSender,
-    acknowledger: &Acknowledger,
-    link: &Link,
-) {
+pub async fn perform_all(mut dispositions: mpsc::Receiver<Disposition>, senders: &Senders, link: &Link) {
     while let Some(disposition) = dispositions.recv().await {
-        if let Err(error) = perform(disposition, replies, dead_letters, acknowledger).await {
+        if let Err(error) = perform(disposition, senders).await {
             return link.give_up(&error.to_string());
         }
     }
 }
 
-async fn perform(
-    disposition: Disposition,
-    replies: &ReplySender,
-    dead_letters: &DeadLetterSender,
-    acknowledger: &Acknowledger,
-) -> Result<(), Error> {
+async fn perform(disposition: Disposition, senders: &Senders) -> Result<(), Error> {
     let since = Instant::now();
     for (queue, batch) in &disposition.replies {
-        replies.send(queue, &messages::write_replies(batch)).await?;
+        senders.replies.send(queue, &messages::write_replies(&senders.keys, queue, batch)).await?;
     }
     for dead_letter in &disposition.dead_letters {
         tracing::warn!(cause = dead_letter.cause.as_str(), reason = dead_letter.reason, "message dead-lettered");
-        dead_letters.put(&dead_letter.body, dead_letter.cause.as_str(), &dead_letter.reason).await?;
+        senders.dead_letters.put(&dead_letter.body, dead_letter.cause.as_str(), &dead_letter.reason).await?;
     }
     failpoint::pass(Failpoint::BeforeAcknowledge).await;
     if let Some(tag) = disposition.through {
-        acknowledger.ack_through(tag).await?;
+        senders.acknowledger.ack_through(tag).await?;
     }
     METRICS.observe(Phase::Reply, since.elapsed());
     Ok(())

@@ -5,9 +5,10 @@
 use crate::ledger::{Cause, Request, RequestId, ShardId, list_ids};
 use crate::metrics::METRICS;
 use crate::rabbit::consumer::{Consumer, Delivery};
-use crate::rabbit::topology::DELIVERY_LIMIT;
+use crate::rabbit::topology::{DELIVERY_LIMIT, Topology};
 use crate::trace;
 use crate::wire::messages::{self, RequestMessage, Unreadable};
+use crate::wire::signing::Keyring;
 use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -77,8 +78,9 @@ impl Message {
         let requests = std::mem::replace(&mut self.content.requests, rest);
         let ids: HashSet<RequestId> = requests.iter().map(|request| request.id).collect();
         let traces = self.content.traces.extract_if(.., |(id, _)| ids.contains(id)).collect();
-        let RequestMessage { shard, ref reply_to, .. } = self.content;
-        let content = RequestMessage { shard, reply_to: reply_to.clone(), requests, traces, unreadable: vec![] };
+        let RequestMessage { shard, ref reply_to, ref key_id, .. } = self.content;
+        let (reply_to, key_id) = (reply_to.clone(), key_id.clone());
+        let content = RequestMessage { shard, reply_to, key_id, requests, traces, unreadable: vec![] };
         Self { tag: self.tag, redeliveries: self.redeliveries, content, _ahead: None }
     }
 }
@@ -121,7 +123,7 @@ pub struct Ended {
 /// taken differently: at a message that came back often while many are taken at once, or at one that did not while they
 /// are taken one at a time.
 pub async fn decode(
-    shard: ShardId,
+    reader: Reader,
     mut consumer: Consumer,
     decoded: mpsc::Sender<Message>,
     read_ahead: u32,
@@ -135,7 +137,7 @@ pub async fn decode(
             if keeps_coming_back != one_at_a_time {
                 return Some(keeps_coming_back);
             }
-            if decoded.send(read_ahead.admit(read(shard, delivery)).await).await.is_err() {
+            if decoded.send(read_ahead.admit(reader.read(delivery)).await).await.is_err() {
                 break;
             }
         }
@@ -145,26 +147,45 @@ pub async fn decode(
     Ended { consumer, one_at_a_time }
 }
 
-/// Decodes a delivery of this shard's queue. A message of another shard is not applied: its businesses are elsewhere.
-fn read(shard: ShardId, delivery: Delivery) -> Message {
-    let (tag, redeliveries) = (delivery.tag, delivery.redeliveries);
-    let read = match messages::read_requests(&delivery.body) {
-        Ok(message) if message.shard == shard => Ok(message),
-        Ok(message) => {
-            let reason = format!("it is of shard {}, and came to the queue of shard {shard}", message.shard);
-            Err((Cause::WrongShard, reason))
+/// Decodes the deliveries of one shard's queue.
+pub struct Reader {
+    /// The shard.
+    pub shard: ShardId,
+    /// The keys that may have signed a message.
+    pub keys: Keyring,
+    /// The queues of the deployment, of which one has to get the replies.
+    pub replies: Topology,
+}
+
+impl Reader {
+    /// Decodes a delivery. What is not signed is not applied, and no message of another shard, whose businesses are
+    /// elsewhere.
+    fn read(&self, delivery: Delivery) -> Message {
+        let (tag, redeliveries) = (delivery.tag, delivery.redeliveries);
+        let content = messages::read_requests(&self.keys, &delivery.body).and_then(|message| self.check(message));
+        let content = content.unwrap_or_else(|(cause, reason)| {
+            let unreadable = vec![Unreadable { body: delivery.body, cause, reason }];
+            let (reply_to, key_id) = (String::new(), String::new());
+            RequestMessage { shard: self.shard, reply_to, key_id, requests: vec![], traces: vec![], unreadable }
+        });
+        if redeliveries > 0 {
+            METRICS.redeliveries.inc();
+            tracing::info!(redeliveries, request_ids = list_ids(&content.requests), "message redelivered");
         }
-        Err(reason) => Err((Cause::Unreadable, reason)),
-    };
-    let content = read.unwrap_or_else(|(cause, reason)| {
-        let unreadable = vec![Unreadable { body: delivery.body, cause, reason }];
-        RequestMessage { shard, reply_to: String::new(), requests: vec![], traces: vec![], unreadable }
-    });
-    if redeliveries > 0 {
-        METRICS.redeliveries.inc();
-        tracing::info!(redeliveries, request_ids = list_ids(&content.requests), "message redelivered");
+        Message { tag, redeliveries, content, _ahead: None }
     }
-    Message { tag, redeliveries, content, _ahead: None }
+
+    fn check(&self, message: RequestMessage) -> Result<RequestMessage, (Cause, String)> {
+        let Self { shard, replies, .. } = self;
+        if message.shard != *shard {
+            let reason = format!("it is of shard {}, and came to the queue of shard {shard}", message.shard);
+            return Err((Cause::WrongShard, reason));
+        }
+        if !replies.is_reply_queue(&message.reply_to) {
+            return Err((Cause::Unreadable, "reply_to: no reply queue of this deployment".to_owned()));
+        }
+        Ok(message)
+    }
 }
 
 /// Forms batches, in order of arrival.
@@ -237,6 +258,7 @@ mod tests {
         let content = RequestMessage {
             shard: ShardId::FIRST,
             reply_to: "replies".to_owned(),
+            key_id: String::new(),
             requests: vec![request; requests],
             traces: vec![],
             unreadable: vec![],

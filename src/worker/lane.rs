@@ -15,6 +15,7 @@ use crate::rabbit::replies::ReplySender;
 use crate::rabbit::topology::Topology;
 use crate::rabbit::{Error, Link};
 use crate::trace;
+use crate::wire::signing::Keyring;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 /// What the queue of one shard needs of the broker: a consumer, and senders for replies and dead letters.
 pub struct Lane {
     shard: ShardId,
+    topology: Topology,
     queue: String,
     limits: Limits,
     one_at_a_time: bool,
@@ -50,6 +52,7 @@ impl Lane {
             dead_letters: DeadLetterSender::open(publishing, topology, &queue).await?,
             consumer: Consumer::open(consuming, &queue, prefetch, priority).await?,
             shard,
+            topology: topology.clone(),
             queue,
             limits,
             one_at_a_time,
@@ -64,19 +67,19 @@ impl Lane {
     /// Works until the session ends; then finishes the batch in hand, replies and acknowledges. Returns the consumer,
     /// which has to be kept until all lanes have ended; `None` if reading it panicked.
     pub async fn run(self, worker: Arc<Worker>, link: Link, ending: CancellationToken) -> Option<Consumer> {
-        let Self { shard, queue: _, limits, one_at_a_time, consumer, replies, dead_letters } = self;
+        let Self { shard, topology, queue: _, limits, one_at_a_time, consumer, replies, dead_letters } = self;
         let Ok(postgres) = worker.settings.shards.get(shard) else { return Some(consumer) };
         let acknowledger = consumer.acknowledger();
         let (decoded, messages) = mpsc::channel(usize::from(limits.prefetch));
         // Two: one being answered, one waiting. With more, a crash would leave more to be done again.
         let (settled, dispositions) = mpsc::channel::<Disposition>(2);
+        let reader = gather::Reader { shard, keys: worker.settings.keys.clone(), replies: topology };
         let gathering =
-            tokio::spawn(gather::decode(shard, consumer, decoded, limits.read_ahead, one_at_a_time, ending.clone()));
-        let disposing = tokio::spawn(async move {
-            disposition::perform_all(dispositions, &replies, &dead_letters, &acknowledger, &link).await;
-        });
+            tokio::spawn(gather::decode(reader, consumer, decoded, limits.read_ahead, one_at_a_time, ending.clone()));
+        let senders = disposition::Senders { replies, dead_letters, acknowledger, keys: worker.settings.keys.clone() };
+        let disposing = tokio::spawn(async move { disposition::perform_all(dispositions, &senders, &link).await });
         let batches = Batches::new(messages, limits.batch);
-        settle_all(Settler::new(&postgres, &worker.settings), batches, settled, &ending).await;
+        settle_all(Settler::new(&postgres, &worker.settings), batches, settled, &worker.settings.keys, &ending).await;
         ending.cancel();
         let _ = disposing.await;
         let Ended { consumer, one_at_a_time } = gathering.await.ok()?;
@@ -92,6 +95,7 @@ async fn settle_all(
     mut settler: Settler,
     mut batches: Batches,
     settled: mpsc::Sender<Disposition>,
+    keys: &Keyring,
     ending: &CancellationToken,
 ) {
     loop {
@@ -104,7 +108,7 @@ async fn settle_all(
         METRICS.batch_duration.observe(since.elapsed().as_secs_f64());
         end_spans(spans, &batch, &results);
         failpoint::pass(Failpoint::BeforeReply).await;
-        if settled.send(Disposition::new(batch, results)).await.is_err() {
+        if settled.send(Disposition::new(batch, results, keys)).await.is_err() {
             return;
         }
     }

@@ -23,6 +23,7 @@ use crate::rabbit::topology::Topology;
 use crate::rabbit::{self, Broker, Error};
 use crate::retry::Backoff;
 use crate::secret::HashSecret;
+use crate::wire::signing::Keyring;
 use lane::Lane;
 use pause::Pause;
 use std::collections::{BTreeSet, HashSet};
@@ -62,6 +63,8 @@ pub struct Settings {
     pub shards: Shards,
     /// The hash secret.
     pub secret: HashSecret,
+    /// The keys that messages and replies are signed with.
+    pub keys: Keyring,
     /// How much it takes at once.
     pub limits: Limits,
     /// How old the last audit may be before this worker makes another; zero if it makes none.

@@ -2,7 +2,7 @@
 
 use crate::harness::{App, Business, assert_allocated, eventually, shard};
 use crate::recovery::is_waited_for;
-use earmark::ledger::{Amount, BusinessId, Email, Request, ShardId};
+use earmark::ledger::{Amount, BusinessId, Email, Request};
 use earmark::secret::{HashSecret, RequestIds};
 use earmark::wire::messages;
 use lapin::BasicProperties;
@@ -135,10 +135,10 @@ pub async fn publish(app: &App, body: &[u8]) {
     app.publish(&app.work_queue(), body, BasicProperties::default()).await;
 }
 
-pub fn message(requests: &[&Request], strays: &[&[u8]]) -> Vec<u8> {
+pub fn message(app: &App, requests: &[&Request], strays: &[&[u8]]) -> Vec<u8> {
     let items: Vec<Vec<u8>> = requests.iter().map(|request| messages::write_request(request)).collect();
     let items = items.iter().map(Vec::as_slice).chain(strays.iter().copied());
-    messages::pack_requests(ShardId::new(shard()), "nobody-listens-here", items)
+    app.pack(shard(), items)
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn a_message_that_comes_twice_debits_once() {
     let client = app.client(&process, &business);
     let asked = request(&business, "ann@example.com", 10);
     // The message holds the request twice, and the message is published twice.
-    let body = message(&[&asked, &asked], &[]);
+    let body = message(&app, &[&asked, &asked], &[]);
     publish(&app, &body).await;
     publish(&app, &body).await;
     app.until_queue_holds(&app.work_queue(), 0).await;
@@ -167,7 +167,7 @@ async fn what_cannot_be_read_is_dead_lettered_with_its_reason_and_its_neighbours
     let client = app.client(&process, &business);
     let (ann, bob) = (request(&business, "ann@example.com", 10), request(&business, "bob@example.com", 20));
     publish(&app, b"no message at all").await;
-    publish(&app, &message(&[&ann, &bob], &[br#"{"id":"not an id"}"#])).await;
+    publish(&app, &message(&app, &[&ann, &bob], &[br#"{"id":"not an id"}"#])).await;
     let dead_letters = app.until_dead_letters(2).await;
     assert_allocated(&client.create("carl@example.com", 1).await);
     assert_eq!((client.user_balance("ann@example.com").await, client.user_balance("bob@example.com").await), (10, 20));
@@ -199,7 +199,7 @@ async fn what_cannot_be_stored_is_split_off_dead_lettered_and_voided_and_its_nei
     sqlx::query(full).execute(&mut database).await.expect("a full user");
     let emails = ["ann@example.com", "bob@example.com", "full@example.com", "carl@example.com"];
     let requests = emails.map(|email| request(&business, email, 10));
-    publish(&app, &message(&requests.each_ref(), &[])).await;
+    publish(&app, &message(&app, &requests.each_ref(), &[])).await;
     let dead_letters = app.until_dead_letters(1).await;
     assert_allocated(&client.create("dora@example.com", 1).await);
     for email in ["ann@example.com", "bob@example.com", "carl@example.com"] {
@@ -247,7 +247,7 @@ async fn a_message_that_kills_its_worker_takes_no_neighbour_with_it() {
     // The worker declares the queues.
     app.start("worker").await.terminate().await;
     for request in &requests {
-        publish(&app, &message(&[request], &[])).await;
+        publish(&app, &message(&app, &[request], &[])).await;
     }
     // Three workers in a row die on their first batch. Each holds all four messages at that moment.
     for _ in 0..3 {
@@ -274,7 +274,7 @@ async fn a_message_that_kills_every_worker_is_given_up_on_and_none_of_its_neighb
     // The worker declares the queues.
     app.start("worker").await.terminate().await;
     for name in ["killer", "ann", "bob", "carl"] {
-        publish(&app, &message(&[&request(&business, &format!("{name}@example.com"), 10)], &[])).await;
+        publish(&app, &message(&app, &[&request(&business, &format!("{name}@example.com"), 10)], &[])).await;
     }
     let mut worker = app.spawn("worker", &[]);
     loop {
@@ -305,7 +305,7 @@ async fn a_message_that_is_settled_in_parts_comes_again_until_its_last_part_is_d
     // The worker declares the queues.
     app.start("worker").await.terminate().await;
     let requests: [Request; 8] = std::array::from_fn(|n| request(&business, &format!("user{n}@example.com"), 10));
-    publish(&app, &message(&requests.each_ref(), &[])).await;
+    publish(&app, &message(&app, &requests.each_ref(), &[])).await;
     // The second part is settled and answered, and then the worker dies.
     let mut doomed =
         app.spawn("worker", &[("EARMARK_BATCH", "1"), ("EARMARK_FAILPOINT", "before-acknowledge=abort@2")]);

@@ -342,7 +342,7 @@ async fn in_the_browser_a_dead_letter_is_replayed_and_another_dropped() {
     let business = app.create_business(1_000);
     let process = app.start_with("serve", &TOKENS).await;
     let asked = request(&business, "ann.secret@example.com", 250);
-    for body in [message(&[&asked], &[]), b"no message at all".to_vec()] {
+    for body in [message(&app, &[&asked], &[]), b"no message at all".to_vec()] {
         app.publish(&app.dead_letter_queue(), &body, BasicProperties::default()).await;
     }
     app.until_dead_letters(2).await;

@@ -67,7 +67,7 @@ async fn a_message_that_the_broker_gives_up_on_is_a_dead_letter_with_its_queue_a
     // The worker declares the queues.
     app.start("worker").await.terminate().await;
     let asked = request(&business, "ann@example.com", 10);
-    app.publish(&app.work_queue(), &message(&[&asked], &[]), BasicProperties::default()).await;
+    app.publish(&app.work_queue(), &message(&app, &[&asked], &[]), BasicProperties::default()).await;
     for _ in 0..=earmark::rabbit::topology::DELIVERY_LIMIT {
         take_and_vanish(&app).await;
     }
@@ -93,7 +93,7 @@ async fn a_replay_does_what_was_said_before_it_and_debits_nothing_twice() {
     let [done, void, mut refused, mut late, open] = asked;
     refused.amount = earmark::ledger::Amount::from_cents(5_000).expect("an amount");
     late.deadline -= 3_600_000;
-    app.publish(&app.work_queue(), &message(&[&done, &refused], &[]), BasicProperties::default()).await;
+    app.publish(&app.work_queue(), &message(&app, &[&done, &refused], &[]), BasicProperties::default()).await;
     eventually("two are decided", async || app.count("allocated").await + app.count("insufficient_balance").await == 2)
         .await;
     let voiding = "INSERT INTO allocations (business_id, request_id, outcome) VALUES ($1, $2, 'voided')";
@@ -103,7 +103,7 @@ async fn a_replay_does_what_was_said_before_it_and_debits_nothing_twice() {
         .execute(&mut app.database().await)
         .await
         .expect("voided");
-    put(&app, &message(&[&done, &void, &refused, &late, &open], &[b"{}"]), "one").await;
+    put(&app, &message(&app, &[&done, &void, &refused, &late, &open], &[b"{}"]), "one").await;
     let dead_letter = app.until_dead_letters(1).await.remove(0);
     let said: Vec<&str> = dead_letter["requests"]
         .as_array()
@@ -160,7 +160,7 @@ async fn addresses_in_dead_letters_are_masked_until_they_are_revealed() {
     let app = App::new().await;
     let business = app.create_business(1_000);
     let worker = app.start("worker").await;
-    put(&app, &message(&[&request(&business, "ann.private@example.com", 10)], &[]), "one").await;
+    put(&app, &message(&app, &[&request(&business, "ann.private@example.com", 10)], &[]), "one").await;
     let dead_letter = id_of(&app.until_dead_letters(1).await[0]);
     for command in
         [["list", "--json"].as_slice(), &["list"], &["show", &dead_letter], &["show", &dead_letter, "--json"]]
@@ -182,7 +182,7 @@ async fn dead_letters_are_found_by_cause_by_text_and_page_by_page() {
     let held = request(&business, "ann@example.com", 10);
     app.publish(&app.work_queue(), b"no message", BasicProperties::default()).await;
     app.until_dead_letters(1).await;
-    put(&app, &message(&[&held], &[]), "one").await;
+    put(&app, &message(&app, &[&held], &[]), "one").await;
     let all = app.until_dead_letters(2).await;
     let list = |more: &[&str]| {
         let run = app.run(&[&["dead-letters", "list", "--json"], more].concat()).expect_success();

@@ -9,6 +9,7 @@ use earmark::intake::validate::{Invalid, InvalidBulk, MOST_ITEMS, NewAllocation,
 use earmark::ledger::{Email, IdempotencyKey};
 use earmark::send::file;
 use earmark::trace::Context;
+use earmark::wire::signing::Keyring;
 use earmark::wire::messages::{self, MOST_REQUESTS};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -156,15 +157,16 @@ proptest! {
 
     #[test]
     fn a_message_is_read_as_it_would_be_written(body in mutated(REQUESTS, 1)) {
-        let Ok(message) = messages::read_requests(&body) else { return Ok(()) };
+        let Ok(message) = messages::read_requests(&Keyring::none(), &body) else { return Ok(()) };
         prop_assert!(message.requests.len() + message.unreadable.len() <= MOST_REQUESTS);
         for request in &message.requests {
             let item = messages::write_request(request);
-            let again = messages::read_requests(&messages::pack_requests(message.shard, &message.reply_to, std::iter::once(item.as_slice())));
+            let packed = messages::pack_requests(&Keyring::none(), message.shard, &message.reply_to, std::iter::once(item.as_slice()));
+            let again = messages::read_requests(&Keyring::none(), &packed);
             prop_assert_eq!(&again.expect("a message").requests, std::slice::from_ref(request));
         }
         for unreadable in &message.unreadable {
-            let again = messages::read_requests(&unreadable.body).expect("a message");
+            let again = messages::read_requests(&Keyring::none(), &unreadable.body).expect("a message");
             prop_assert_eq!((again.requests.len(), again.unreadable.len()), (0, 1));
             // The reason is logged, so it must not quote the message.
             prop_assert!(!unreadable.reason.contains('@'), "{}", unreadable.reason);
@@ -175,9 +177,10 @@ proptest! {
 
     #[test]
     fn replies_are_read_as_they_would_be_written(body in mutated(REPLIES, 1)) {
-        let replies = messages::read_replies(&body);
+        let Ok(replies) = messages::read_replies(&Keyring::none(), "replies", &body) else { return Ok(()) };
         prop_assert!(replies.len() <= body.len());
-        prop_assert_eq!(messages::read_replies(&messages::write_replies(&replies)), replies);
+        let again = messages::read_replies(&Keyring::none(), "replies", &messages::write_replies(&Keyring::none(), "replies", &replies));
+        prop_assert_eq!(again, Ok(replies));
     }
 
     #[test]
@@ -270,7 +273,8 @@ fn the_worst_of_a_mebibyte_is_read_to_its_end() {
     for (what, body) in worst {
         let bytes = body.as_bytes();
         assert!(read_allocation(bytes).is_err() && read_bulk(bytes).is_err(), "{what}");
-        assert!(messages::read_requests(bytes).is_err() && messages::read_replies(bytes).is_empty(), "{what}");
+        assert!(messages::read_requests(&Keyring::none(), bytes).is_err(), "{what}");
+        assert!(messages::read_replies(&Keyring::none(), "replies", bytes).is_err(), "{what}");
         assert!(read_file("worst.jsonl", bytes).is_err() && read_file("worst.csv", bytes).is_err(), "{what}");
         assert_eq!((IdempotencyKey::from_header(&body), Context::parse(&body)), (None, None), "{what}");
         assert!(Email::parse(&body).is_err() && !api_key::is_well_formed_secret(&body), "{what}");

@@ -78,7 +78,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         ],
         "send" => &["clock", "https", "ledger", "retry", "wire"],
         "trace" => &["clock", "https"],
-        "config" => &["connections", "intake", "ops", "postgres", "rabbit", "secret", "worker"],
+        "config" => &["connections", "intake", "ops", "postgres", "rabbit", "secret", "wire", "worker"],
         "cli" => &[
             "api_key",
             "clock",

@@ -3,7 +3,7 @@
 use crate::allocate::{message, publish, request};
 use crate::harness::proxy::{Mode, Protocol, Proxy};
 use crate::harness::{App, Business, eventually, shard};
-use earmark::ledger::{IdempotencyKey, KeyClaim, Reference, Request, ShardId};
+use earmark::ledger::{IdempotencyKey, KeyClaim, Reference, Request};
 use earmark::wire::messages;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -49,8 +49,8 @@ async fn give_up(app: &App, requests: &[Request]) {
     }
 }
 
-fn pack(items: &[Vec<u8>]) -> Vec<u8> {
-    messages::pack_requests(ShardId::new(shard()), "nobody-listens-here", items.iter().map(Vec::as_slice))
+fn pack(app: &App, items: &[Vec<u8>]) -> Vec<u8> {
+    app.pack(shard(), items.iter().map(Vec::as_slice))
 }
 
 /// Kills two workers that hold part of a queue of `count` requests unsettled. The database is a millisecond away.
@@ -67,7 +67,7 @@ async fn recover(count: usize) -> Duration {
     let requests = backlog(&business, count);
     give_up(&app, &requests[..count / 3]).await;
     let items: Vec<Vec<u8>> = requests.iter().map(messages::write_request).collect();
-    app.publish_all(&app.work_queue(), items.chunks(A_MESSAGE).map(pack)).await;
+    app.publish_all(&app.work_queue(), items.chunks(A_MESSAGE).map(|items| pack(&app, items))).await;
     let mut locker = app.database().await;
     sqlx::query("BEGIN").execute(&mut locker).await.expect("begun");
     sqlx::query("SELECT FROM businesses FOR UPDATE").execute(&mut locker).await.expect("locked");
@@ -133,7 +133,7 @@ async fn work_off(count: usize) -> (u64, u64) {
         messages::write_request(&one)
     });
     let items: Vec<Vec<u8>> = items.collect();
-    app.publish_all(&app.work_queue(), items.chunks(512).map(pack)).await;
+    app.publish_all(&app.work_queue(), items.chunks(512).map(|items| pack(&app, items))).await;
     let mut locker = app.database().await;
     sqlx::query("BEGIN").execute(&mut locker).await.expect("begun");
     sqlx::query("SELECT FROM businesses FOR UPDATE").execute(&mut locker).await.expect("locked");
@@ -162,7 +162,7 @@ async fn what_a_worker_holds_is_bounded_over_all_its_queues() {
         let business = app.create_business_in(shard, 1_000);
         let one = |n| {
             let item = messages::write_request(&request(&business, &format!("user{n}@example.com"), 1));
-            messages::pack_requests(ShardId::new(shard), "nobody-listens-here", std::iter::once(item.as_slice()))
+            app.pack(shard, std::iter::once(item.as_slice()))
         };
         app.publish_all(&app.work_queue_of(shard), (0..5).map(one)).await;
         let mut locker = app.database_of(shard).await;
@@ -207,7 +207,7 @@ async fn a_batch_that_takes_too_long_is_halved_until_it_gets_through() {
     sqlx::raw_sql(slow).execute(&mut database).await.expect("slow");
     let worker = app.start_with("worker", &[("EARMARK_SETTLE_TIMEOUT", "1s")]).await;
     let requests: Vec<Request> = (0..200).map(|n| request(&business, &format!("user{n}@example.com"), 1)).collect();
-    publish(&app, &message(&requests.iter().collect::<Vec<_>>(), &[])).await;
+    publish(&app, &message(&app, &requests.iter().collect::<Vec<_>>(), &[])).await;
     eventually("all are settled", async || {
         app.count("allocated").await == 150 && app.count("insufficient_balance").await == 50
     })

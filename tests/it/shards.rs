@@ -168,7 +168,7 @@ async fn a_message_in_the_queue_of_another_shard_is_a_dead_letter_and_moves_noth
     let worker = app.start("worker").await;
     let strayed: Request = request(&business, "ann@example.com", 10);
     let item = messages::write_request(&strayed);
-    let body = messages::pack_requests(ShardId::new(1), "nobody-listens-here", std::iter::once(item.as_slice()));
+    let body = app.pack(1, std::iter::once(item.as_slice()));
     app.publish(&app.work_queue_of(0), &body, BasicProperties::default()).await;
     let found = app.until_dead_letters(1).await;
     let said = (&found[0]["cause"], &found[0]["reason"]);

@@ -127,7 +127,7 @@ async fn an_undecided_request_is_told_with_the_dead_letter_that_holds_it() {
     let id = Uuid::from_u128(held.id.as_u128()).to_string();
     let unknown = app.run(&["request", &id, "--json"]).expect_success().json();
     assert_eq!((&unknown["state"], &unknown["dead_letters"]), (&json!("undecided"), &json!([])));
-    app.publish(&app.dead_letter_queue(), &message(&[&held], &[]), Default::default()).await;
+    app.publish(&app.dead_letter_queue(), &message(&app, &[&held], &[]), Default::default()).await;
     let letter = app.until_dead_letters(1).await.remove(0);
     let shown = app.run(&["request", &id, "--json"]).expect_success().json();
     assert_eq!((&shown["dead_letters"][0]["dead_letter_id"], &shown["epoch"]), (&letter["dead_letter_id"], &json!(3)));

@@ -76,6 +76,7 @@ pub(super) fn grouped(value: impl Borrow<u64>) -> String {
 pub(super) fn cause(name: &str) -> &str {
     match Cause::parse(name) {
         Some(Cause::Unreadable) => "cannot be read",
+        Some(Cause::Unauthentic) => "is not signed by this deployment",
         Some(Cause::Rejected) => "cannot be stored",
         Some(Cause::WrongShard) => "came to the queue of another shard",
         Some(Cause::DeliveryLimit) => "came back too often",

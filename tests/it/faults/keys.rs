@@ -210,7 +210,7 @@ async fn peek_request_id(app: &App) -> String {
     let channel = broker.create_channel().await.expect("a channel");
     let consuming = channel.basic_consume(app.work_queue().into(), "".into(), Default::default(), Default::default());
     let message = consuming.await.expect("a consumer").next().await.expect("a message").expect("delivered");
-    let read = earmark::wire::messages::read_requests(&message.data).expect("a message of ours");
+    let read = earmark::wire::messages::read_requests(&app.keys(), &message.data).expect("a message of ours");
     // Closing the connection without an acknowledgement puts the message back.
     broker.close(200, "done".into()).await.expect("closed");
     uuid::Uuid::from_u128(read.requests[0].id.as_u128()).to_string()

@@ -10,6 +10,9 @@ pub mod raw;
 pub mod scripted;
 pub mod servers;
 
+use earmark::ledger::ShardId;
+use earmark::wire::messages;
+use earmark::wire::signing::Keyring;
 use http::{Answer, Client};
 use lapin::options::{BasicPublishOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
@@ -27,6 +30,9 @@ use tokio::time::Instant;
 /// How long a test waits for something that must happen. It is far longer than needed, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 pub const SECRET: &str = "5ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7e75ec7";
+
+/// The keys that sign the messages of every deployment.
+pub const ENVELOPE_KEYS: &str = "k1:e1e7e1e7e1e7e1e7e1e7e1e7e1e7e1e7e1e7e1e7e1e7e1e7e1e7e1e7e1e7e1e7";
 
 /// Waits until `check` holds.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
@@ -114,6 +120,7 @@ impl App {
             ("AMQP_URL", self.amqp_url.clone()),
             ("EARMARK_QUEUE_PREFIX", self.prefix.clone()),
             ("EARMARK_HASH_SECRET", SECRET.to_owned()),
+            ("EARMARK_ENVELOPE_KEYS", ENVELOPE_KEYS.to_owned()),
             ("EARMARK_LISTEN", "127.0.0.1:0".to_owned()),
             ("EARMARK_OPS_LISTEN", "127.0.0.1:0".to_owned()),
             ("EARMARK_LOG_FORMAT", "json".to_owned()),
@@ -226,6 +233,17 @@ impl App {
 
     pub fn work_queue_of(&self, shard: u8) -> String {
         format!("{}.allocations.{shard}", self.prefix)
+    }
+
+    /// The keys that sign the messages of this deployment.
+    pub fn keys(&self) -> Keyring {
+        Keyring::parse(ENVELOPE_KEYS, &self.prefix, false).expect("keys")
+    }
+
+    /// Makes a signed message of serialised requests. Nobody listens to its replies.
+    pub fn pack<'a>(&self, shard: u8, items: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+        let replies = format!("{}.replies.{:032x}", self.prefix, 0);
+        messages::pack_requests(&self.keys(), ShardId::new(shard), &replies, items)
     }
 
     pub fn dead_letter_queue(&self) -> String {
