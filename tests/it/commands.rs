@@ -166,6 +166,7 @@ async fn a_bad_setting_stops_the_start_with_its_name_and_without_its_secrets() {
     let rows = [
         ("EARMARK_HASH_SECRET", "5ec7e7", "EARMARK_HASH_SECRET"),
         ("EARMARK_HASH_SECRET", "not hexadecimal at all", "EARMARK_HASH_SECRET"),
+        ("EARMARK_ENVELOPE_KEYS", "k1:5ec7e7", "EARMARK_ENVELOPE_KEYS key 1"),
         ("EARMARK_REPLY_TIMEOUT", "20s", "EARMARK_SHUTDOWN_GRACE"),
         ("EARMARK_REPLY_TIMEOUT", "0s", "EARMARK_REPLY_TIMEOUT"),
         ("EARMARK_SETTLE_TIMEOUT", "6s", "EARMARK_RESOLVE_TIMEOUT"),

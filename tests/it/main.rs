@@ -32,5 +32,6 @@ mod send;
 mod shards;
 mod shell;
 mod shutdown;
+mod signing;
 mod traces;
 mod urls;
