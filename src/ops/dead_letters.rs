@@ -53,8 +53,7 @@ async fn show_all(
     dead_letters: Vec<dead_letters::DeadLetter>,
     reveal: bool,
 ) -> Result<Vec<DeadLetter>, Error> {
-    let read: Vec<_> =
-        dead_letters.into_iter().map(|dead_letter| (read(&dead_letter.body), dead_letter)).collect();
+    let read: Vec<_> = dead_letters.into_iter().map(|dead_letter| (read(&dead_letter.body), dead_letter)).collect();
     let readable = read.iter().filter_map(|(message, _)| message.as_ref().ok());
     let mut names = BTreeMap::<ShardId, Vec<(BusinessId, RequestId)>>::new();
     for request in readable.flat_map(|message| &message.requests) {
@@ -81,9 +80,8 @@ fn shown(
         Err(reason) => (vec![], vec![reason]),
     };
     let is_authentic = dead_letter.cause != Cause::Unauthentic.as_str();
-    let show = |request: &Request| {
-        shown_request(request, decided.get(&(request.business, request.id)), is_authentic, reveal)
-    };
+    let show =
+        |request: &Request| shown_request(request, decided.get(&(request.business, request.id)), is_authentic, reveal);
     DeadLetter {
         requests: requests.iter().map(show).collect(),
         unreadable,
@@ -103,12 +101,7 @@ fn shown(
     }
 }
 
-fn shown_request(
-    request: &Request,
-    decided: Option<&Decided>,
-    is_authentic: bool,
-    reveal: bool,
-) -> DeadLetterRequest {
+fn shown_request(request: &Request, decided: Option<&Decided>, is_authentic: bool, reveal: bool) -> DeadLetterRequest {
     let on_replay = match decided {
         _ if !is_authentic => OnReplay::Never,
         Some(row) if !row.is_of(request) => OnReplay::ComesBack,

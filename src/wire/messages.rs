@@ -409,7 +409,8 @@ mod tests {
         let items = [write_request(&request()), write_request(&bare())];
         assert!(!items[1].windows(9).any(|window| window == b"reference"), "as earlier releases wrote it");
         let message =
-            read_requests(&keys(), &pack_requests(&keys(), ShardId::FIRST, "replies", items.iter().map(Vec::as_slice))).unwrap();
+            read_requests(&keys(), &pack_requests(&keys(), ShardId::FIRST, "replies", items.iter().map(Vec::as_slice)))
+                .unwrap();
         assert_eq!(message.reply_to, "replies");
         assert_eq!(message.requests, [request(), bare()]);
         assert!(message.unreadable.is_empty());
@@ -420,7 +421,8 @@ mod tests {
         let traced = Request { id: RequestId::from_u128(9), ..request() };
         let items = [write_request(&request()), write_traced_request(&traced, Some("00-trace"))];
         let message =
-            read_requests(&keys(), &pack_requests(&keys(), ShardId::FIRST, "replies", items.iter().map(Vec::as_slice))).unwrap();
+            read_requests(&keys(), &pack_requests(&keys(), ShardId::FIRST, "replies", items.iter().map(Vec::as_slice)))
+                .unwrap();
         assert_eq!(message.traces, [(traced.id, "00-trace".to_owned())]);
     }
 
@@ -428,7 +430,8 @@ mod tests {
     fn one_unreadable_request_spoils_no_other() {
         let good = write_request(&request());
         let items: [&[u8]; 4] = [b"{\"id\":7}", &good, b"[]", &good];
-        let message = read_requests(&keys(), &pack_requests(&keys(), ShardId::FIRST, "replies", items.into_iter())).unwrap();
+        let message =
+            read_requests(&keys(), &pack_requests(&keys(), ShardId::FIRST, "replies", items.into_iter())).unwrap();
         assert_eq!(message.requests.len(), 2);
         assert_eq!(message.unreadable.len(), 2);
         let alone = read_requests(&keys(), &message.unreadable[0].body).unwrap();
@@ -461,8 +464,9 @@ mod tests {
         };
         let trace = "x".repeat(55);
         let item = write_traced_request(&longest, Some(&trace));
-        let message =
-            |count: usize| pack_requests(&keys(), ShardId::FIRST, "replies", std::iter::repeat_n(item.as_slice(), count));
+        let message = |count: usize| {
+            pack_requests(&keys(), ShardId::FIRST, "replies", std::iter::repeat_n(item.as_slice(), count))
+        };
         assert_eq!(read_requests(&keys(), &message(MOST_REQUESTS)).unwrap().requests.len(), MOST_REQUESTS);
         assert!(message(MOST_REQUESTS).len() < MAX_MESSAGE * 2 / 3);
         let refused = |message: &[u8]| read_requests(&keys(), message).unwrap_err().1;

@@ -201,9 +201,8 @@ impl Worker {
                 // Drawn anew for each queue, so that the queues are spread over the workers. One queue alone stays where
                 // it is.
                 let priority = if shards.len() > 1 { rand::random() } else { 0 };
-                lanes.push(
-                    Lane::open(&consuming, &publishing, topology, shard, limits, priority, one_at_a_time).await?,
-                );
+                lanes
+                    .push(Lane::open(&consuming, &publishing, topology, shard, limits, priority, one_at_a_time).await?);
             }
             Ok((lanes, DeadLetterReceiver::open(&consuming, topology, dead_letters::PREFETCH).await?))
         };

@@ -9,8 +9,8 @@ use earmark::intake::validate::{Invalid, InvalidBulk, MOST_ITEMS, NewAllocation,
 use earmark::ledger::{Email, IdempotencyKey};
 use earmark::send::file;
 use earmark::trace::Context;
-use earmark::wire::signing::Keyring;
 use earmark::wire::messages::{self, MOST_REQUESTS};
+use earmark::wire::signing::Keyring;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};

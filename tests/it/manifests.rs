@@ -103,7 +103,7 @@ fn every_container_runs_a_command_of_the_program_with_settings_that_it_reads() {
             assert!(is_setting(&help, name), "{command} does not read {name}");
         }
         // Probes come from outside the pod. So the side listener listens beyond loopback, which needs a token.
-        for name in ["DATABASE_URL", "AMQP_URL", "EARMARK_HASH_SECRET", "EARMARK_OPS_TOKEN"] {
+        for name in ["DATABASE_URL", "AMQP_URL", "EARMARK_HASH_SECRET", "EARMARK_ENVELOPE_KEYS", "EARMARK_OPS_TOKEN"] {
             assert!(secrets.contains(name), "{name} is required");
         }
     }

@@ -48,7 +48,9 @@ async fn a_message_that_is_not_signed_by_this_deployment_moves_nothing_and_is_ne
     put(&app, &app.dead_letter_queue(), &forged[0]).await;
     let found = app.until_dead_letters(forged.len() + 1).await;
     assert!(found.iter().all(|letter| letter["cause"] == "unauthentic"), "{found:?}");
-    assert!(found.iter().flat_map(|letter| letter["requests"].as_array()).flatten().all(|one| one["on_replay"] == "never"));
+    assert!(
+        found.iter().flat_map(|letter| letter["requests"].as_array()).flatten().all(|one| one["on_replay"] == "never")
+    );
     let told = worker.metric("earmark_dead_letters_total{reason=\"unauthentic\"}").await;
     assert_eq!(told, Some((forged.len() + 1) as f64), "the alarm goes by this");
     let replayed = app.run(&["dead-letters", "replay", "--all"]);
