@@ -3,7 +3,7 @@
 use super::{moment, print_json};
 use crate::config::Database;
 use crate::ledger::{ShardId, ShardState, shards as numbers};
-use crate::postgres::{Shards, businesses, citus, shards};
+use crate::postgres::{Postgres, Shards, businesses, citus, shards};
 use crate::wire::operator;
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
@@ -64,17 +64,23 @@ async fn add(ledger: &Shards) -> anyhow::Result<()> {
 
 async fn set(ledger: &Shards, shard: u8, state: ShardState) -> anyhow::Result<()> {
     // One whose schema is not made yet is not known, and stays as it is: `earmark migrate` completes it.
+    find(ledger, shard)?;
     let shard = ShardId::new(shard);
-    ledger.get(shard)?;
     ledger.directory().write(async |connection| shards::write_state(connection, shard, state).await).await?;
     eprintln!("shard {shard} is {}", state.as_str());
     Ok(())
 }
 
+fn find(ledger: &Shards, shard: u8) -> anyhow::Result<Postgres> {
+    let known = ledger.known();
+    let open = known.get(&ShardId::new(shard)).map(|open| open.postgres.clone());
+    open.with_context(|| format!("there is no shard {shard}: see `earmark shards list`"))
+}
+
 async fn relocate(ledger: &Shards, shard: u8, to: &str) -> anyhow::Result<()> {
     let (host, port) = to.rsplit_once(':').context("--to takes host:port")?;
     let port: u16 = port.parse().context("--to takes host:port")?;
-    let postgres = ledger.get(ShardId::new(shard))?;
+    let postgres = find(ledger, shard)?;
     let directory = ledger.directory();
     ensure!(
         directory.read(citus::find).await?,

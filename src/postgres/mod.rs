@@ -158,11 +158,13 @@ impl Postgres {
 
     /// A new connection for work that changes a schema or moves it. That may take as long as it needs, and read whole tables.
     ///
-    /// Postgres takes the settings of Citus also where there is none. A new schema is not distributed by itself, because the
-    /// directory must not be. Triggers are allowed: ours refuse a statement, and read and write nothing.
+    /// What Postgres notes on the way is for nobody. It takes the settings of Citus also where there is none: a new schema is
+    /// not distributed by itself, because the directory must not be; and triggers are allowed, as ours refuse a statement, and
+    /// read and write nothing.
     async fn connect_unlimited(&self) -> Result<PgConnection, Error> {
         let mut connection = self.connect().await?;
         let sql = "SET statement_timeout = 0; SET lock_timeout = 0; RESET enable_seqscan;
+                   SET client_min_messages = warning;
                    SET citus.enable_schema_based_sharding = off; SET citus.enable_unsafe_triggers = on";
         connection.execute(sql).await?;
         Ok(connection)

@@ -67,11 +67,11 @@ impl Servers {
             .unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
-    /// Creates a database and returns its URL. A cluster may need more than one statement for it, so whoever has started one
-    /// names a program in `EARMARK_TEST_CREATE_DATABASE`.
+    /// Creates a database and returns its URL. A cluster at `DATABASE_URL` may need more than one statement for it, so whoever
+    /// has started it names a program in `EARMARK_TEST_CREATE_DATABASE`.
     pub async fn create_database(&self, name: &str) -> String {
         match std::env::var("EARMARK_TEST_CREATE_DATABASE") {
-            Ok(program) if self.alone.is_none() => run(Command::new(program).arg(name)).await,
+            Ok(program) if self.postgres_url == setting("DATABASE_URL") => run(Command::new(program).arg(name)).await,
             _ => self.execute(format!("CREATE DATABASE \"{name}\"")).await,
         }
         let (server, _) = self.postgres_url.rsplit_once('/').expect("a URL with a database");
