@@ -1,11 +1,11 @@
-//! `earmark shards`: lists, adds and closes shards.
+//! `earmark shards`: lists, adds, closes and moves shards.
 
 use super::{moment, print_json};
 use crate::config::Database;
 use crate::ledger::{ShardId, ShardState, shards as numbers};
-use crate::postgres::{Shards, businesses, shards};
+use crate::postgres::{Postgres, Shards, businesses, citus, shards};
 use crate::wire::operator;
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 
 #[derive(Args)]
@@ -31,6 +31,13 @@ enum Command {
     Full { shard: u8 },
     /// Close a shard: every new request of its businesses is refused with 503. Those that it has are still decided
     Close { shard: u8 },
+    /// Move a shard to another node of a Citus cluster, while it is used
+    Move {
+        shard: u8,
+        /// The node, as `shards list` shows it
+        #[arg(long, value_name = "HOST:PORT")]
+        to: String,
+    },
 }
 
 /// Runs the subcommand, then prints the shards.
@@ -42,6 +49,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Open { shard } => set(&shards, shard, ShardState::Open).await?,
         Command::Full { shard } => set(&shards, shard, ShardState::Full).await?,
         Command::Close { shard } => set(&shards, shard, ShardState::Closed).await?,
+        Command::Move { shard, to } => relocate(&shards, shard, &to).await?,
     }
     print(&shards, arguments.json).await
 }
@@ -56,15 +64,46 @@ async fn add(ledger: &Shards) -> anyhow::Result<()> {
 
 async fn set(ledger: &Shards, shard: u8, state: ShardState) -> anyhow::Result<()> {
     // One whose schema is not made yet is not known, and stays as it is: `earmark migrate` completes it.
+    find(ledger, shard)?;
     let shard = ShardId::new(shard);
-    ensure!(ledger.known().contains_key(&shard), "there is no shard {shard}: see `earmark shards list`");
     ledger.directory().write(async |connection| shards::write_state(connection, shard, state).await).await?;
     eprintln!("shard {shard} is {}", state.as_str());
     Ok(())
 }
 
+fn find(ledger: &Shards, shard: u8) -> anyhow::Result<Postgres> {
+    let known = ledger.known();
+    let open = known.get(&ShardId::new(shard)).map(|open| open.postgres.clone());
+    open.with_context(|| format!("there is no shard {shard}: see `earmark shards list`"))
+}
+
+async fn relocate(ledger: &Shards, shard: u8, to: &str) -> anyhow::Result<()> {
+    let (host, port) = to.rsplit_once(':').context("--to takes host:port")?;
+    let port: u16 = port.parse().context("--to takes host:port")?;
+    let postgres = find(ledger, shard)?;
+    let directory = ledger.directory();
+    ensure!(
+        directory.read(citus::find).await?,
+        "this Postgres is no Citus cluster: there is no node to move a shard to"
+    );
+    let nodes = directory.read(citus::find_nodes).await?;
+    ensure!(nodes.iter().any(|node| node == to), "there is no node {to}, only {}", nodes.join(" and "));
+    let read_place = async || anyhow::Ok(directory.read(citus::read_places).await?.remove(postgres.schema()));
+    let Some(from) = read_place().await? else { bail!("shard {shard} is not distributed yet: run `earmark migrate`") };
+    if from == to {
+        eprintln!("shard {shard} is on {to} already");
+        return Ok(());
+    }
+    let moved = citus::relocate(&postgres, host, port, |progress| eprintln!("{progress}")).await;
+    let place = read_place().await?.unwrap_or_default();
+    moved.with_context(|| format!("shard {shard} is on {place}, and was to move to {to}"))?;
+    eprintln!("shard {shard} is on {place}");
+    Ok(())
+}
+
 async fn print(ledger: &Shards, json: bool) -> anyhow::Result<()> {
     ledger.look().await?;
+    let mut places = shards::read_places(ledger).await?;
     let mut shown = vec![];
     for row in ledger.directory().read(shards::read_all).await? {
         let businesses = match ledger.get(row.shard.id) {
@@ -75,16 +114,18 @@ async fn print(ledger: &Shards, json: bool) -> anyhow::Result<()> {
             shard: row.shard.id.number(),
             state: row.shard.state.as_str(),
             businesses,
+            node: places.remove(&row.shard.id),
             changed_at: row.changed_at,
         });
     }
     if json {
         return print_json(&shown);
     }
-    println!("{:>5}  {:<9}  {:>10}  SINCE", "SHARD", "STATE", "BUSINESSES");
-    for operator::Shard { shard, state, businesses, changed_at } in shown {
+    println!("{:>5}  {:<9}  {:>10}  {:<20}  NODE", "SHARD", "STATE", "BUSINESSES", "SINCE");
+    for operator::Shard { shard, state, businesses, node, changed_at } in shown {
         let businesses = businesses.map_or_else(|| "no schema".to_owned(), |count| count.to_string());
-        println!("{shard:>5}  {state:<9}  {businesses:>10}  {}", moment(changed_at));
+        let node = node.as_deref().unwrap_or("-");
+        println!("{shard:>5}  {state:<9}  {businesses:>10}  {}  {node}", moment(changed_at));
     }
     Ok(())
 }

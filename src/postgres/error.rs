@@ -167,8 +167,8 @@ impl From<sqlx::Error> for Error {
                 Class::Full => Self::Full(text),
                 Class::Rollback | Class::Operator => Self::Transient(text),
                 Class::Slow => Self::TooSlow(text),
-                Class::Integrity => match database.constraint() {
-                    Some(name) => Self::Constraint { name: name.to_owned() },
+                Class::Integrity => match constraint(database.constraint(), database.message()) {
+                    Some(name) => Self::Constraint { name },
                     None => Self::Data(text),
                 },
                 Class::Data => Self::Data(text),
@@ -184,6 +184,15 @@ impl From<sqlx::Error> for Error {
             _ => Self::Refused(text),
         }
     }
+}
+
+/// The name of a violated constraint. A coordinator of Citus passes on the message of a node without the name beside it. On the
+/// node, the names of most constraints end with the number of Citus' shard: `deposits_pkey_102010`.
+fn constraint(name: Option<&str>, message: &str) -> Option<String> {
+    let in_message = || message.split_once(" constraint \"")?.1.split_once('"').map(|(name, _)| name);
+    let name = name.or_else(in_message)?;
+    let numbered = name.rsplit_once('_').filter(|(_, end)| !end.is_empty() && end.bytes().all(|c| c.is_ascii_digit()));
+    Some(numbered.map_or(name, |(start, _)| start).to_owned())
 }
 
 /// The kind of an error of the connection. If rustls cannot read or trust the server's certificate, a person has to change
@@ -228,6 +237,21 @@ mod tests {
         assert!(matches!(unread, Error::Unknown(_)), "the rest of the answer was not read: {unread}");
         let refused = Error::from(undecoded("mismatched types".into()));
         assert!(matches!(refused, Error::Refused(_)), "{refused}");
+    }
+
+    #[test]
+    fn a_constraint_has_the_same_name_on_a_node_of_citus() {
+        let unique = r#"duplicate key value violates unique constraint "deposits_pkey_102010""#;
+        let check = r#"new row for relation "deposits_102010" violates check constraint "deposits_amount_not_zero""#;
+        for (name, message, found) in [
+            (Some("deposits_pkey"), "", Some("deposits_pkey")),
+            (Some("deposits_pkey_102010"), unique, Some("deposits_pkey")),
+            (None, unique, Some("deposits_pkey")),
+            (None, check, Some("deposits_amount_not_zero")),
+            (None, r#"null value in column "note" of relation "deposits_102010""#, None),
+        ] {
+            assert_eq!(constraint(name, message).as_deref(), found, "{message}");
+        }
     }
 
     #[test]

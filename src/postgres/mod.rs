@@ -19,6 +19,7 @@ pub mod api_keys;
 pub mod audits;
 pub mod batches;
 pub mod businesses;
+pub mod citus;
 pub mod dead_letters;
 pub mod deployments;
 mod error;
@@ -26,6 +27,7 @@ mod health;
 pub mod history;
 pub mod inspection;
 pub mod keys;
+mod migrations;
 pub mod processes;
 mod session;
 mod session_settings;
@@ -44,7 +46,7 @@ use crate::ledger::ShardId;
 use session::{Readers, Way};
 pub use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
-use sqlx::{AssertSqlSafe, Connection, Postgres as Database, Transaction};
+use sqlx::{AssertSqlSafe, Connection, Executor, Postgres as Database, Transaction};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,6 +156,20 @@ impl Postgres {
         session::connect(&self.way).await
     }
 
+    /// A new connection for work that changes a schema or moves it. That may take as long as it needs, and read whole tables.
+    ///
+    /// What Postgres notes on the way is for nobody. It takes the settings of Citus also where there is none: a new schema is
+    /// not distributed by itself, because the directory must not be; and triggers are allowed, as ours refuse a statement, and
+    /// read and write nothing.
+    async fn connect_unlimited(&self) -> Result<PgConnection, Error> {
+        let mut connection = self.connect().await?;
+        let sql = "SET statement_timeout = 0; SET lock_timeout = 0; RESET enable_seqscan;
+                   SET client_min_messages = warning;
+                   SET citus.enable_schema_based_sharding = off; SET citus.enable_unsafe_triggers = on";
+        connection.execute(sql).await?;
+        Ok(connection)
+    }
+
     /// Refuses a pooler that lets several clients into one session (transaction mode): no setting, prepared statement or
     /// lock lasts there from one transaction to the next. Such a pooler gives the same session to two that are used
     /// alternately, and each then finds the mark of the other.
@@ -167,16 +183,18 @@ impl Postgres {
     }
 
     /// Brings the schema up to this program's version, and creates it if it is missing. Does nothing if it has that version
-    /// already.
+    /// already. On Citus it also distributes the schema of a shard.
     pub async fn migrate(&self) -> Result<(), Error> {
-        let mut connection = self.connect().await?;
-        // A migration has no time limit, and may read whole tables.
-        let sql = format!(
-            "SET statement_timeout = 0; SET lock_timeout = 0; RESET enable_seqscan; CREATE SCHEMA IF NOT EXISTS {}",
-            self.schema()
-        );
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
-        self.migrator().run(&mut connection).await.map_err(|error| Error::Fatal(format!("{}: {error}", self.schema())))
+        let mut connection = self.connect_unlimited().await?;
+        let sql = format!("CREATE SCHEMA IF NOT EXISTS {}", self.schema());
+        connection.execute(AssertSqlSafe(sql)).await?;
+        let applied = migrations::apply(self.migrator(), &mut connection).await;
+        applied.map_err(|error| Error::Fatal(format!("{}: {error}", self.schema())))?;
+        // After the migrations: Citus takes a table with the triggers and functions that it has, and refuses some later.
+        if self.shard.is_some() && citus::find(&mut connection).await? {
+            citus::write_distributed(&mut connection, self.schema()).await?;
+        }
+        Ok(())
     }
 
     /// How many of this program's migrations the schema lacks. Fails if the schema is newer than the program.

@@ -26,6 +26,7 @@ pub struct Way {
 pub struct Session {
     way: Way,
     open: Option<Open>,
+    is_citus: bool,
 }
 
 /// A connection whose settings are checked.
@@ -40,7 +41,7 @@ struct Open {
 impl Session {
     /// A session that opens its connection when it is needed.
     pub fn new(way: Way) -> Self {
-        Self { way, open: None }
+        Self { way, open: None, is_citus: false }
     }
 
     /// Does `work` once, within the timeout. After an error the connection is dropped, so that no later work meets an open
@@ -100,6 +101,11 @@ impl Session {
         self.open.as_ref().is_some_and(|open| open.losses == self.way.health.losses())
     }
 
+    /// Whether the last connection led to a server of Citus.
+    pub fn is_citus(&self) -> bool {
+        self.is_citus
+    }
+
     fn take(&mut self) -> Option<Open> {
         let is_open = self.is_open();
         self.open.take().filter(|_| is_open)
@@ -115,6 +121,7 @@ impl Session {
             self.way.health.doubt();
         });
         let (open, checked) = opened?;
+        self.is_citus = checked.is_citus;
         checked.read_only.iter().for_each(|error| self.way.health.heard(error));
         Ok(open)
     }

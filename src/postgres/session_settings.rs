@@ -23,6 +23,8 @@ pub(super) struct Settings {
 pub(super) struct Checked {
     /// Why nothing can be written, if so.
     pub read_only: Option<Error>,
+    /// Whether the server is one of Citus.
+    pub is_citus: bool,
 }
 
 impl Checked {
@@ -82,7 +84,8 @@ impl Settings {
                               ELSE current_setting(name, true) END
             FROM unnest(ARRAY['earmark.session', 'server_encoding', 'client_encoding', 'fsync', 'full_page_writes',
                               'synchronous_commit', 'statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout',
-                              'default_transaction_isolation', 'enable_seqscan', 'jit', 'search_path', 'transaction_read_only']) AS name
+                              'default_transaction_isolation', 'enable_seqscan', 'jit', 'search_path', 'transaction_read_only',
+                              'citus.version']) AS name
             UNION ALL SELECT 'pg_is_in_recovery', pg_is_in_recovery()::text",
         )
         .fetch_all(connection)
@@ -95,7 +98,7 @@ impl Settings {
     }
 
     fn judge(&self, found: &[(String, String)]) -> Result<Checked, Error> {
-        let mut read_only = None;
+        let (mut read_only, mut is_citus) = (None, false);
         for (name, value) in found {
             match name.as_str() {
                 "pg_is_in_recovery" if value == "true" => {
@@ -104,11 +107,13 @@ impl Settings {
                 "transaction_read_only" if value == "on" => {
                     read_only = Some("new transactions are read-only there (default_transaction_read_only)");
                 }
+                // Empty where there is no such setting.
+                "citus.version" => is_citus = !value.is_empty(),
                 name if !self.is_as_set(name, value) => return Err(Error::Refused(refusal(name, value))),
                 _ => {}
             }
         }
-        Ok(Checked { read_only: read_only.map(|why| Error::ReadOnly(why.to_owned())) })
+        Ok(Checked { read_only: read_only.map(|why| Error::ReadOnly(why.to_owned())), is_citus })
     }
 
     fn is_as_set(&self, name: &str, value: &str) -> bool {

@@ -3,7 +3,7 @@
 //! The directory is the schema `earmark`. A shard is the schema `shard_3`, with all rows of its businesses. The two have no
 //! table of the same name, and a session works in one schema only. So a statement that comes to the wrong one fails.
 
-use super::{Error, Postgres, Settings};
+use super::{Error, Postgres, Settings, citus};
 use crate::ledger::{BusinessId, RaiseCount, Shard, ShardId, ShardState};
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, BTreeSet};
@@ -195,6 +195,17 @@ pub async fn add(shards: &Shards, shard: ShardId) -> Result<(), Error> {
 
 async fn open(directory: &Postgres, shard: ShardId) -> Result<(), Error> {
     directory.write(async |connection| write_state(connection, shard, ShardState::Open).await).await.map(drop)
+}
+
+/// The node that each shard is on, as `host:port`. Without Citus there are none.
+pub async fn read_places(shards: &Shards) -> Result<BTreeMap<ShardId, String>, Error> {
+    let reading = async |connection: &mut PgConnection| match citus::find(connection).await? {
+        true => citus::read_places(connection).await,
+        false => Ok(BTreeMap::new()),
+    };
+    let mut places = shards.directory().read(reading).await?;
+    let known = shards.known();
+    Ok(known.iter().filter_map(|(id, open)| Some((*id, places.remove(open.postgres.schema())?))).collect())
 }
 
 /// How many migrations of this program the directory and the shards lack together. Reads which shards there are.

@@ -60,6 +60,8 @@ pub struct Shard {
     pub state: &'static str,
     /// How many businesses it has; `None` if its schema is not made yet.
     pub businesses: Option<u64>,
+    /// The node of Citus that it is on, as `host:port`; `None` without Citus.
+    pub node: Option<String>,
     /// Since when it has this state.
     #[serde(with = "time::serde::rfc3339")]
     pub changed_at: OffsetDateTime,

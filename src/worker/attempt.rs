@@ -5,6 +5,9 @@
 //! |---|---|
 //! | at once: decide on the balances of the last commit, write everything if they still hold | 1 |
 //! | step by step: lock, read, decide, write, commit | 4 to 8 |
+//!
+//! On Citus it is always step by step. Citus takes the statement of the other way apart, sends what one part leads to to all
+//! nodes, and commits on all of them. So a shard could not be used while the node of another is away.
 
 use crate::failpoint::{self, Failpoint};
 use crate::ledger::{
@@ -53,8 +56,8 @@ impl Attempts {
         Self { secret, known: Accounts::new() }
     }
 
-    /// Makes one attempt: at once if all balances are known; step by step if they are not, or if the attempt at once
-    /// could not be used.
+    /// Makes one attempt: at once if that may be and all balances are known; otherwise, or if the attempt at once could not
+    /// be used, step by step.
     ///
     /// The remembered balances of the batch's businesses are removed first and put back after a commit: after a failure
     /// it is unknown whether they still hold.
@@ -63,11 +66,13 @@ impl Attempts {
         connection: &mut PgConnection,
         requests: &[Request],
         now: Millis,
+        at_once: bool,
     ) -> Result<Attempt, Error> {
         let named: BTreeSet<BusinessId> = requests.iter().map(|request| request.business).collect();
         let known: Accounts =
             named.iter().filter_map(|business| Some((*business, self.known.remove(business)?))).collect();
-        if known.len() == named.len()
+        if at_once
+            && known.len() == named.len()
             && let Some(attempt) = self.at_once(connection, &known, requests, now).await?
         {
             return Ok(attempt);

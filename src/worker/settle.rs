@@ -90,7 +90,8 @@ impl Settler {
             let chosen: Vec<Request> = group.iter().map(|&index| requests[index].clone()).collect();
             let attempts = &mut self.attempts;
             let now = clock::now_millis().saturating_sub(self.clock_tolerance);
-            match self.session.write(async |connection| attempts.make(connection, &chosen, now).await).await {
+            let at_once = !self.session.is_citus();
+            match self.session.write(async |connection| attempts.make(connection, &chosen, now, at_once).await).await {
                 Ok(Attempt::Committed(settled)) => {
                     count(&settled);
                     group.drain(..).zip(settled).for_each(|(index, settled)| results[index] = Some(settled));

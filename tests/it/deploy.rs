@@ -52,7 +52,9 @@ fn instructions(name: &str) -> Vec<String> {
 /// The arguments of every call of the program: commands and health checks.
 fn calls() -> Vec<Vec<String>> {
     let settings = compose();
-    let own = |(path, _): &&(String, Yaml)| path.ends_with(".command") && !path.contains(".prometheus.");
+    // The containers of the program have its image from the map that they merge.
+    let has_image = |service: &str| settings.iter().any(|(path, _)| *path == format!("{service}.image"));
+    let own = |(path, _): &&(String, Yaml)| path.strip_suffix(".command").is_some_and(|service| !has_image(service));
     let mut calls: Vec<Vec<String>> = settings.iter().filter(own).map(|(_, command)| texts(command)).collect();
     let list = |json: &String| serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"));
     calls.extend(instructions("CMD").iter().map(list));
@@ -132,7 +134,8 @@ fn every_image_has_a_pinned_tag() {
 #[test]
 fn every_password_comes_from_outside() {
     let settings = compose();
-    let mut passwords: Vec<&str> = values(&settings, "_URL").into_iter().map(text).filter_map(password_of).collect();
+    let mut passwords: Vec<&str> =
+        values(&settings, "_URL").into_iter().flat_map(|urls| text(urls).split(',')).filter_map(password_of).collect();
     assert!(!passwords.is_empty(), "no URL has a password");
     for ending in ["_PASSWORD", "_PASS", "_SECRET", "_TOKEN"] {
         passwords.extend(values(&settings, ending).into_iter().map(text));
@@ -164,6 +167,41 @@ fn a_container_is_given_longer_to_stop_than_the_program_takes() {
         for period in values(&settings, &format!("services.{service}.<<.stop_grace_period")).into_iter().map(text) {
             assert!(seconds(period) > grace, "{service}: {period} is not longer than {grace}s");
         }
+    }
+}
+
+#[test]
+fn the_cluster_is_made_of_the_servers_that_it_names() {
+    let settings = compose();
+    let service = |name: &str| settings.iter().any(|(path, _)| *path == format!(".services.{name}"));
+    let profile = |name: &str| {
+        let [own, merged] = ["", ".<<"].map(|merged| format!(".services.{name}{merged}.profiles"));
+        settings.iter().find(|(path, _)| *path == own || *path == merged).map(|(_, profiles)| texts(profiles))
+    };
+    let value = |ending: &str| text(values(&settings, ending)[0]).to_owned();
+    let hosts = |urls: &str| -> Vec<String> {
+        let hosts = urls.split('@').skip(1).map(|rest| rest.split(':').next().unwrap_or_default().to_owned());
+        hosts.collect()
+    };
+    let intake = ".services.cluster-intake.environment";
+    let (database, brokers) = (value(&format!("{intake}.DATABASE_URL")), value(&format!("{intake}.AMQP_URL")));
+    assert_eq!(hosts(&database), ["coordinator"]);
+    let brokers = hosts(&brokers);
+    assert_eq!(brokers.len(), 3);
+    // Each node of Citus is added under its name, and each node of RabbitMQ has the name that the others look for.
+    let joining = texts(values(&settings, "services.cluster-nodes.command")[0]).join(" ");
+    let quoted: Vec<&str> = joining.split('\'').skip(1).step_by(2).collect();
+    assert_eq!(quoted, ["coordinator", "node-1", "node-2"]);
+    let conf = file("deploy/rabbitmq/cluster.conf");
+    let listed: Vec<&str> =
+        conf.lines().filter_map(|line| line.split_once("= rabbit@").map(|(_, node)| node)).collect();
+    assert_eq!(listed, brokers);
+    for broker in &brokers {
+        assert_eq!(value(&format!(".services.{broker}.hostname")), *broker);
+    }
+    for name in quoted.into_iter().chain(brokers.iter().map(String::as_str)) {
+        assert!(service(name), "there is no service {name}");
+        assert_eq!(profile(name), Some(vec!["cluster".to_owned()]), "{name}");
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod allocate;
 mod bulk;
+mod citus;
 mod clients;
 mod commands;
 mod connections;

@@ -4,7 +4,7 @@
 use super::{failure, ok, warning};
 use crate::clock;
 use crate::postgres::inspection::{self, Server};
-use crate::postgres::{Error, PgConnection, Shards, shards};
+use crate::postgres::{Error, PgConnection, Shards, citus, shards};
 use crate::wire::operator::Check;
 
 /// The oldest Postgres version that the program is tested with.
@@ -37,8 +37,22 @@ pub(super) async fn check(shards: &Shards) -> Vec<Check> {
         postgres_clock(&server, now),
     ];
     checks.extend(writable.err().iter().map(unreachable));
-    checks.extend(schema(shards).await);
+    let is_citus = postgres.session().read(citus::find).await;
+    if let Ok(true) = is_citus {
+        checks.push(nodes(shards).await);
+    }
+    checks.extend(schema(shards, is_citus.unwrap_or_default()).await);
     checks
+}
+
+/// Citus: a statement is executed on its node, with the settings of that node.
+async fn nodes(ledger: &Shards) -> Check {
+    let fix = "start the node, or switch these settings on there: otherwise a committed debit may be lost in a crash";
+    match ledger.directory().session().read(citus::find_careless).await {
+        Ok(careless) if careless.is_empty() => ok("nodes", "all answer, and keep what they commit"),
+        Ok(careless) => failure("nodes", careless.join("; "), fix),
+        Err(error) => failure("nodes", error.to_string(), fix),
+    }
 }
 
 fn unreachable(error: &Error) -> Check {
@@ -99,7 +113,7 @@ pub(super) fn time(check: &'static str, of: &str, ahead: i128) -> Check {
     ok(check, found)
 }
 
-async fn schema(ledger: &Shards) -> Vec<Check> {
+async fn schema(ledger: &Shards, is_citus: bool) -> Vec<Check> {
     match shards::missing_migrations(ledger).await {
         Ok(0) => {}
         Ok(missing) => {
@@ -109,7 +123,7 @@ async fn schema(ledger: &Shards) -> Vec<Check> {
         Err(error) => return vec![failure("schema", error.to_string(), "run the newest release of earmark")],
     }
     let mut checks = vec![ok("schema", "up to date")];
-    match missing_and_unguarded(ledger).await {
+    match missing_and_unguarded(ledger, is_citus).await {
         Ok((missing, unguarded)) => checks.extend([rights(&missing), guards(&unguarded)]),
         Err(error) => checks.push(unreachable(&error)),
     }
@@ -117,13 +131,16 @@ async fn schema(ledger: &Shards) -> Vec<Check> {
 }
 
 /// The rights that are missing in the directory and the shards, and the tables that nothing guards.
-async fn missing_and_unguarded(ledger: &Shards) -> Result<(Vec<String>, Vec<String>), Error> {
+async fn missing_and_unguarded(ledger: &Shards, is_citus: bool) -> Result<(Vec<String>, Vec<String>), Error> {
     let reading = async |connection: &mut PgConnection| inspection::find_missing_privileges(connection).await;
     let (mut missing, mut unguarded) = (ledger.directory().session().read(reading).await?, vec![]);
     for open in ledger.known().values() {
         let mut session = open.postgres.session();
         missing.extend(session.read(reading).await?);
         unguarded.extend(session.read(async |connection| inspection::find_unguarded(connection).await).await?);
+        if is_citus {
+            unguarded.extend(session.read(citus::find_unguarded).await?);
+        }
     }
     Ok((missing, unguarded))
 }

@@ -3,7 +3,7 @@
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -67,9 +67,13 @@ impl Servers {
             .unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
-    /// Creates a database and returns its URL.
+    /// Creates a database and returns its URL. A cluster at `DATABASE_URL` may need more than one statement for it, so whoever
+    /// has started it names a program in `EARMARK_TEST_CREATE_DATABASE`.
     pub async fn create_database(&self, name: &str) -> String {
-        self.execute(format!("CREATE DATABASE \"{name}\"")).await;
+        match std::env::var("EARMARK_TEST_CREATE_DATABASE") {
+            Ok(program) if self.postgres_url == setting("DATABASE_URL") => run(Command::new(program).arg(name)).await,
+            _ => self.execute(format!("CREATE DATABASE \"{name}\"")).await,
+        }
         let (server, _) = self.postgres_url.rsplit_once('/').expect("a URL with a database");
         format!("{server}/{name}?sslmode=disable")
     }
@@ -81,11 +85,15 @@ impl Servers {
     /// `stop postgres`, `stop rabbitmq --immediate`, `start postgres`, as `scripts/services` understands it.
     pub async fn control(&self, arguments: &[&str]) {
         assert!(self.alone.is_some(), "only a test that has the servers for itself may stop them");
-        let mut command = services();
-        command.args(arguments);
-        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it runs");
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        run(services().args(arguments)).await;
     }
+}
+
+/// Runs a program to its end.
+async fn run(command: &mut Command) {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let output = tokio::task::spawn_blocking(|| child.wait_with_output()).await.expect("joined").expect("it ends");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A test that fails halfway must not leave the next one without a server.
