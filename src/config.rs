@@ -14,7 +14,7 @@ use crate::secret::HashSecret;
 use crate::wire::signing::Keyring;
 use crate::worker::Limits;
 use anyhow::{Context, anyhow, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -24,6 +24,18 @@ pub struct Database {
     /// The database: `postgres://user:password@host:port/database`
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database_url: String,
+    /// Whether a Postgres is refused on which no standby has to confirm commits (its `synchronous_standby_names` is empty). By
+    /// default it is not: a single server has no standby, and some providers replicate below Postgres. With `required`, a
+    /// standby that is promoted is refused until it has a standby of its own
+    #[arg(long, env = "EARMARK_SYNCHRONOUS_STANDBY", default_value = "off")]
+    synchronous_standby: SynchronousStandby,
+}
+
+/// Whether a standby has to confirm commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SynchronousStandby {
+    Off,
+    Required,
 }
 
 impl Database {
@@ -41,7 +53,8 @@ impl Database {
     }
 
     fn way_with(&self, pool_size: u32, timeout: Duration) -> anyhow::Result<Shards> {
-        let settings = postgres::Settings { url: self.database_url.clone(), pool_size, timeout };
+        let needs_standby = self.synchronous_standby == SynchronousStandby::Required;
+        let settings = postgres::Settings { url: self.database_url.clone(), pool_size, timeout, needs_standby };
         Ok(Shards::new(&settings, "earmark")?)
     }
 }

@@ -178,3 +178,16 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION in_schema(text) IS 'True if the session works in this schema. Otherwise it ends the statement that calls it with the error EM002.';
+
+-- A row can be seen here and be missing on the synchronous standby: when the wait of its COMMIT for the standby was cancelled, and
+-- after a crash during that wait. Such a row is gone after a failover, so nobody may be told what it says. A statement that calls
+-- this function writes a little into the log and so waits for the standby itself, after everything that it can see.
+CREATE FUNCTION await_standby() RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('synchronous_standby_names') <> '' AND NOT pg_is_in_recovery() THEN
+        PERFORM pg_logical_emit_message(true, 'earmark', '');
+    END IF;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION await_standby() IS 'Always true. If a standby has to confirm commits, the transaction that calls it has something to commit: its COMMIT is answered when everything that it saw is on the standby.';

@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 
 /// The proof that a request never debited and never will, nor anything that was received under its key before. Its row says
 /// `voided` and its key's epoch is raised, both committed; without a key the row is enough. Only this module makes one.
-/// [`void_keyed_many`] returns it only if its commit succeeded.
+/// [`void_keyed_many`] returns it only if its commit succeeded, and a [`super::Session`] passes it on only if the standby has it.
 #[derive(Debug)]
 pub struct Voided(Proof);
 
@@ -67,7 +67,8 @@ impl Decided {
     }
 }
 
-/// Reads the rows of several requests. A request without a row is left out: it was undecided when this was read.
+/// Reads the rows of several requests. A request without a row is left out: it was undecided when this was read. What these
+/// rows say is told to callers, so a synchronous standby has to have them first.
 pub async fn find_decided(
     connection: &mut PgConnection,
     requests: &[(BusinessId, RequestId)],
@@ -80,7 +81,8 @@ pub async fn find_decided(
                a.decided_at
         FROM unnest($1::uuid[], $2::uuid[]) AS wanted (business_id, request_id)
         JOIN allocations a USING (business_id, request_id)
-        LEFT JOIN payout_users u ON u.business_id = a.business_id AND u.email = a.email AND a.outcome = 'allocated'"#,
+        LEFT JOIN payout_users u ON u.business_id = a.business_id AND u.email = a.email AND a.outcome = 'allocated'
+        WHERE (SELECT await_standby())"#,
         &businesses as &[BusinessId],
         &ids as &[RequestId]
     )

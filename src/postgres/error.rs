@@ -28,7 +28,8 @@ pub enum Error {
     /// it, and until then no request can be decided.
     #[error("postgres refuses: {0}")]
     Refused(String),
-    /// The answer to a COMMIT or a statement is lost. Only the rows tell whether it happened.
+    /// The answer to a COMMIT or a statement is lost, or came with a warning: a standby may lack it. Only the rows tell whether it
+    /// happened, once the standby has them.
     #[error("outcome unknown: {0}")]
     Unknown(String),
     /// The data violate a named constraint of the schema.

@@ -20,6 +20,7 @@ enum State {
     /// Nobody has asked yet.
     Unknown,
     Away,
+    Silent,
     Up,
     ReadOnly,
     Full,
@@ -27,13 +28,15 @@ enum State {
 }
 
 impl State {
-    const ALL: [Self; 6] = [Self::Unknown, Self::Away, Self::Up, Self::ReadOnly, Self::Full, Self::Refused];
+    const ALL: [Self; 7] =
+        [Self::Unknown, Self::Away, Self::Silent, Self::Up, Self::ReadOnly, Self::Full, Self::Refused];
 
     /// Why the database cannot be worked with, in words; `None` if it can.
     fn words(self) -> Option<&'static str> {
         match self {
             Self::Up => None,
             Self::Unknown | Self::Away => Some("postgres is not reachable"),
+            Self::Silent => Some("postgres does not answer in time, or waits for its standby"),
             Self::ReadOnly => Some("postgres is read-only"),
             Self::Full => Some("postgres has no disk space left"),
             Self::Refused => Some("postgres refuses this program; the log says why"),
@@ -47,7 +50,8 @@ impl From<&Error> for State {
             Error::ReadOnly(_) => Self::ReadOnly,
             Error::Full(_) => Self::Full,
             Error::Refused(_) | Error::Constraint { .. } | Error::Data(_) | Error::Fatal(_) => Self::Refused,
-            Error::Away(_) | Error::Transient(_) | Error::TooSlow(_) | Error::Unknown(_) => Self::Away,
+            Error::Unknown(_) => Self::Silent,
+            Error::Away(_) | Error::Transient(_) | Error::TooSlow(_) => Self::Away,
         }
     }
 }

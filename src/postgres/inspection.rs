@@ -19,6 +19,8 @@ pub struct Server {
     pub full_page_writes: String,
     /// Postgres's `synchronous_commit`, as this session has it.
     pub synchronous_commit: String,
+    /// Postgres's `synchronous_standby_names`: which standbys have to confirm a commit. Empty: none.
+    pub synchronous_standby_names: String,
     /// Whether the server is a standby: nothing can be written there.
     pub in_recovery: bool,
     /// How many more connections the server takes, from all clients together.
@@ -33,11 +35,33 @@ pub async fn read_server(connection: &mut PgConnection) -> Result<Server, Error>
         SELECT current_setting('server_version') AS "version!", current_setting('server_version_num')::int AS "version_number!",
                clock_timestamp() AS "clock!", current_setting('fsync') AS "fsync!",
                current_setting('full_page_writes') AS "full_page_writes!",
-               current_setting('synchronous_commit') AS "synchronous_commit!", pg_is_in_recovery() AS "in_recovery!",
+               current_setting('synchronous_commit') AS "synchronous_commit!",
+               current_setting('synchronous_standby_names') AS "synchronous_standby_names!", pg_is_in_recovery() AS "in_recovery!",
                current_setting('max_connections')::bigint - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
                    AS "connections_left!""#
     )
     .fetch_one(connection)
+    .await?)
+}
+
+/// A standby, or another program that receives the server's log.
+#[derive(Clone, Debug)]
+pub struct Standby {
+    /// Its name, as `synchronous_standby_names` would name it.
+    pub name: String,
+    /// `sync` or `quorum` if it confirms commits, `potential` if it would in the place of another, `async` if it does not.
+    /// `None` if our role may not know (it lacks `pg_monitor`).
+    pub sync_state: Option<String>,
+}
+
+/// Who receives the server's log.
+pub async fn find_standbys(connection: &mut PgConnection) -> Result<Vec<Standby>, Error> {
+    Ok(sqlx::query_as!(
+        Standby,
+        r#"/* find_standbys */
+        SELECT coalesce(application_name, '') AS "name!", sync_state FROM pg_stat_replication ORDER BY 1"#
+    )
+    .fetch_all(connection)
     .await?)
 }
 

@@ -78,9 +78,13 @@ pub async fn raise(
     Ok(RaiseCount(count))
 }
 
-/// The count of the last raise that is committed.
-pub async fn read_raises(connection: &mut PgConnection) -> Result<RaiseCount, Error> {
-    let count = sqlx::query_scalar!("/* read_raises */ SELECT count FROM key_raises WHERE only_row");
+/// The count of the last raise that is committed. If it is not `fresh`, a synchronous standby has to have it first: a raise
+/// that a failover takes back, with its count, must not count for a request.
+pub async fn read_raises(connection: &mut PgConnection, fresh: Option<RaiseCount>) -> Result<RaiseCount, Error> {
+    let count = sqlx::query_scalar!(
+        "/* read_raises */ SELECT count FROM key_raises WHERE only_row AND (count = $1 OR (SELECT await_standby()))",
+        fresh.map(|RaiseCount(count)| count)
+    );
     Ok(RaiseCount(count.fetch_one(connection).await?))
 }
 

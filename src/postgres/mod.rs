@@ -27,6 +27,7 @@ mod health;
 pub mod history;
 pub mod inspection;
 pub mod keys;
+mod lineage;
 mod migrations;
 pub mod processes;
 mod session;
@@ -35,14 +36,17 @@ pub mod shards;
 mod types;
 mod url;
 pub mod users;
+mod warnings;
 mod watch;
 
 pub use error::Error;
 pub use health::Health;
 pub use session::Session;
 pub use shards::Shards;
+pub use warnings::Ear;
 
 use crate::ledger::ShardId;
+use lineage::Lineage;
 use session::{Readers, Way};
 pub use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
@@ -65,6 +69,8 @@ pub struct Settings {
     /// How long a connect, a statement, a wait for a lock or an idle transaction may last before it is given up. If a
     /// process stops in the middle of a transaction, its locks are held for no longer than this.
     pub timeout: Duration,
+    /// Whether a server is refused on which no standby has to confirm commits.
+    pub needs_standby: bool,
 }
 
 /// The way to one schema of the database: the directory, or a shard.
@@ -85,9 +91,10 @@ impl Postgres {
             .application_name(application)
             // Some poolers refuse a start-up packet that sets this, and the program does not need it.
             .extra_float_digits(None);
-        let (schema, timeout) = ("earmark".to_owned(), settings.timeout);
-        let way = Way { options, health: Health::unknown(&schema), schema, timeout };
-        let pool_size = settings.pool_size;
+        let schema = "earmark".to_owned();
+        let Settings { timeout, needs_standby, pool_size, .. } = *settings;
+        let health = Health::unknown(&schema);
+        let way = Way { options, schema, timeout, needs_standby, health, lineage: Lineage::default() };
         Ok(Self { way, shard: None, pool_size, readers: Arc::new(Readers::new(pool_size)) })
     }
 
@@ -232,7 +239,8 @@ pub async fn rollback(transaction: Transaction<'_, Database>) -> Result<(), Erro
     Ok(transaction.rollback().await?)
 }
 
-/// Commits. [`Error::Unknown`] if the answer is lost: nobody knows then whether the transaction is committed.
+/// Commits. [`Error::Unknown`] if the answer is lost: nobody knows then whether the transaction is committed. That an answer
+/// came with a warning is seen by the [`Session`].
 pub async fn commit(transaction: Transaction<'_, Database>) -> Result<(), Error> {
     transaction.commit().await.map_err(Error::of_commit)
 }

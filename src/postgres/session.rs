@@ -1,7 +1,8 @@
 //! Connections: a [`Session`] has one of its own, and [`Readers`] are a few that reads share.
 
+use super::lineage::{Lineage, Primary};
 use super::session_settings::{Checked, Settings};
-use super::{Error, Health};
+use super::{Error, Health, warnings};
 use crate::metrics::METRICS;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
@@ -18,7 +19,11 @@ pub struct Way {
     pub schema: String,
     /// How long a connect or a piece of work may last.
     pub timeout: Duration,
+    /// Whether a standby has to confirm commits.
+    pub needs_standby: bool,
     pub health: Health,
+    /// Which servers were met so far.
+    pub lineage: Lineage,
 }
 
 /// A connection that its owner alone uses. It is opened when it is needed.
@@ -36,6 +41,8 @@ struct Open {
     settings: Settings,
     /// How often the database had been lost before it was opened.
     losses: u64,
+    /// The server that it leads to; `None` if that was a standby.
+    primary: Option<Primary>,
 }
 
 impl Session {
@@ -46,12 +53,20 @@ impl Session {
 
     /// Does `work` once, within the timeout. After an error the connection is dropped, so that no later work meets an open
     /// transaction or a late answer on it.
+    ///
+    /// [`Error::Unknown`] also if the server sent a warning, or if this process has met a later primary meanwhile: what `work`
+    /// has committed may not be there after a failover.
     pub(super) async fn run<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut open = self.ready().await?;
-        let result = within(self.way.timeout, work(&mut open.connection)).await;
+        let working = within(self.way.timeout, work(&mut open.connection));
+        let (result, was_warned) = warnings::listen(working).await;
+        let result = result.and_then(|done| match was_warned {
+            true => Err(Error::Unknown("Postgres answered with a warning; the log has it".to_owned())),
+            false => self.way.lineage.confirm(open.primary).map(|()| done),
+        });
         match &result {
             Ok(_) => self.open = Some(open),
             Err(error) => self.heard(error),
@@ -90,15 +105,19 @@ impl Session {
             Some(open) => open,
             None => open(&self.way).await?.0,
         };
-        within(self.way.timeout, open.settings.prove(&mut open.connection)).await?.writable()?;
+        let checked = within(self.way.timeout, prove(&self.way, &open.settings, &mut open.connection)).await?;
+        open.primary = checked.primary;
+        checked.writable()?;
         self.open = Some(open);
         Ok(())
     }
 
     /// Whether there is a connection that can be used. One from before the database was last lost does not count: it may
-    /// lead to a server that is gone, and nobody has closed it.
+    /// lead to a server that is gone, and nobody has closed it. Nor does one to a primary of before the last promotion.
     pub fn is_open(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.losses == self.way.health.losses())
+        self.open.as_ref().is_some_and(|open| {
+            open.losses == self.way.health.losses() && self.way.lineage.confirm(open.primary).is_ok()
+        })
     }
 
     /// Whether the last connection led to a server of Citus.
@@ -137,21 +156,29 @@ async fn within<T>(timeout: Duration, work: impl Future<Output = Result<T, Error
     tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| late())
 }
 
+/// Checks the settings of a session, and that it leads to the newest primary.
+async fn prove(way: &Way, settings: &Settings, connection: &mut PgConnection) -> Result<Checked, Error> {
+    let checked = settings.prove(connection).await?;
+    checked.primary.map_or(Ok(()), |primary| way.lineage.admit(primary))?;
+    Ok(checked)
+}
+
 /// A new connection, with its settings made and checked.
 async fn open(way: &Way) -> Result<(Open, Checked), Error> {
     let losses = way.health.losses();
-    let settings = Settings::new(way.timeout, &way.schema);
+    let settings = Settings::new(way.timeout, &way.schema, way.needs_standby);
     let opening = async {
         let mut connection = PgConnection::connect_with(&way.options).await?;
         METRICS.postgres_connects.inc();
         settings.apply(&mut connection).await?;
-        let checked = settings.prove(&mut connection).await?;
+        let checked = prove(way, &settings, &mut connection).await?;
         Ok((connection, checked))
     };
     let opened = tokio::time::timeout(way.timeout, opening).await;
     let late = || Err(Error::Away(format!("no connection within {:?}", way.timeout)));
     let (connection, checked) = opened.unwrap_or_else(|_| late())?;
-    Ok((Open { connection, settings, losses }, checked))
+    let primary = checked.primary;
+    Ok((Open { connection, settings, losses, primary }, checked))
 }
 
 /// A new connection without a time limit for its work.

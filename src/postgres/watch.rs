@@ -9,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 /// How often the watcher asks. It must be well below a second: a client that is told `Retry-After: 1` comes again after a
 /// second, and by then its intake has to know the raises of other intakes.
 const PING_INTERVAL: Duration = Duration::from_millis(250);
+/// How often the watcher of a shard finds out whether the standby still confirms commits, if one has to. Each time costs the
+/// server a small commit.
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 /// How often in a row the watcher asks, without a pause, before the database counts as gone.
 const LOOKS: u32 = 3;
 
@@ -20,15 +23,21 @@ impl Postgres {
     pub async fn watch(self, stop: CancellationToken, tell: impl Fn(Option<RaiseCount>)) {
         let health = self.health().clone();
         let mut session = self.session();
-        let (mut before, mut looks) = (None, 0);
+        let (mut before, mut looks, mut known) = (None, 0, None);
         while !stop.is_cancelled() {
             if !session.is_open() {
+                known = None;
                 tell(None);
             }
             let since = Instant::now();
             looks += 1;
-            match ask(&mut session, self.shard.is_some()).await {
+            let fresh = known.filter(|(_, confirmed): &(_, Instant)| confirmed.elapsed() < CONFIRM_INTERVAL);
+            let fresh = fresh.map(|(count, _)| count);
+            match ask(&mut session, self.shard.is_some(), fresh).await {
                 Ok(count) => {
+                    if count != fresh {
+                        known = count.map(|count| (count, since));
+                    }
                     tell(count);
                     health.answered();
                 }
@@ -59,16 +68,17 @@ impl Postgres {
     }
 }
 
-/// Checks the session, and reads the count of the last raise of a shard. The count is `None` if it cannot be read now, because
-/// the database can be used without it; but a lost connection is an error, and so is a schema without the count.
-async fn ask(session: &mut Session, is_shard: bool) -> Result<Option<RaiseCount>, Error> {
+/// Checks the session, and reads the count of the last raise of a shard. If it is not `fresh`, the standby has to confirm it. The
+/// count is `None` if it cannot be read now, because the database can be used without it; but a lost connection is an error, and
+/// so are a schema without the count and a standby that does not confirm.
+async fn ask(session: &mut Session, is_shard: bool, fresh: Option<RaiseCount>) -> Result<Option<RaiseCount>, Error> {
     session.prove().await?;
     if !is_shard {
         return Ok(None);
     }
-    match session.run(keys::read_raises).await {
+    match session.run(async |connection| keys::read_raises(connection, fresh).await).await {
         Ok(count) => Ok(Some(count)),
-        Err(error @ (Error::Away(_) | Error::Refused(_))) => Err(error),
+        Err(error @ (Error::Away(_) | Error::Refused(_) | Error::Unknown(_))) => Err(error),
         Err(_) => Ok(None),
     }
 }

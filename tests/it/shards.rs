@@ -22,7 +22,12 @@ async fn by_hash(process: &Process, hash: &str) -> Answer {
 
 /// The ledger, as a process sees it.
 async fn ledger(app: &App) -> Shards {
-    let settings = postgres::Settings { url: app.database_url.clone(), pool_size: 1, timeout: Duration::from_secs(10) };
+    let settings = postgres::Settings {
+        url: app.database_url.clone(),
+        pool_size: 1,
+        timeout: Duration::from_secs(10),
+        needs_standby: false,
+    };
     let shards = Shards::new(&settings, "test").expect("a way");
     shards.look().await.expect("the shards");
     shards

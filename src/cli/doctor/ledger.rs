@@ -3,7 +3,7 @@
 
 use super::{failure, ok, warning};
 use crate::clock;
-use crate::postgres::inspection::{self, Server};
+use crate::postgres::inspection::{self, Server, Standby};
 use crate::postgres::{Error, PgConnection, Shards, citus, shards};
 use crate::wire::operator::Check;
 
@@ -24,8 +24,11 @@ pub(super) async fn check(shards: &Shards) -> Vec<Check> {
         return vec![unreachable(error)];
     }
     let before = clock::now_millis();
-    let server = match postgres.session().read(async |connection| inspection::read_server(connection).await).await {
-        Ok(server) => server,
+    let reading = async |connection: &mut PgConnection| {
+        Ok((inspection::read_server(&mut *connection).await?, inspection::find_standbys(connection).await?))
+    };
+    let (server, following) = match postgres.session().read(reading).await {
+        Ok(found) => found,
         Err(error) => return vec![unreachable(&error)],
     };
     let (now, took) = (clock::now_millis(), clock::now_millis() - before);
@@ -36,6 +39,7 @@ pub(super) async fn check(shards: &Shards) -> Vec<Check> {
         connections(&server),
         postgres_clock(&server, now),
     ];
+    checks.extend(standbys(&server, &following));
     checks.extend(writable.err().iter().map(unreachable));
     let is_citus = postgres.session().read(citus::find).await;
     if let Ok(true) = is_citus {
@@ -90,6 +94,41 @@ fn durability(server: &Server) -> Check {
     }
     failure("durability", found, "switch all three on: otherwise a committed debit may be lost in a crash")
 }
+
+fn standbys(server: &Server, following: &[Standby]) -> Vec<Check> {
+    let names = |states: &[&str]| {
+        let is_in = |state: &String| states.contains(&state.as_str());
+        let found = following.iter().filter(|one| one.sync_state.as_ref().is_some_and(is_in));
+        found.map(|one| one.name.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let (waited_for, confirming) = (&server.synchronous_standby_names, names(&["sync", "quorum"]));
+    let is_hidden = following.iter().any(|one| one.sync_state.is_none());
+    let mut checks = vec![match (waited_for.is_empty(), confirming.is_empty()) {
+        (true, _) if following.is_empty() => ok("standbys", "none"),
+        (true, _) if is_hidden => {
+            let found = format!("{} follow, and confirm no commit", following.len());
+            warning("standbys", found, NEVER_PROMOTE)
+        }
+        (true, _) => ok("standbys", "none confirms commits"),
+        (false, false) => ok("standbys", format!("{confirming} confirm commits")),
+        (false, true) if is_hidden => {
+            ok("standbys", format!("commits wait for {waited_for}; which of them are there, only pg_monitor may see"))
+        }
+        (false, true) => {
+            let fix = "start the standby, or shorten synchronous_standby_names: until then nothing is decided";
+            failure("standbys", format!("commits wait for {waited_for}, and none of them is there"), fix)
+        }
+    }];
+    let asynchronous = names(&["async"]);
+    if !asynchronous.is_empty() {
+        checks.push(warning("standbys", format!("{asynchronous} confirm no commit"), NEVER_PROMOTE));
+    }
+    checks
+}
+
+/// What to do about standbys that confirm no commit.
+const NEVER_PROMOTE: &str =
+    "never promote them, as they may lack commits that were answered; or name them in synchronous_standby_names";
 
 fn connections(server: &Server) -> Check {
     let found = format!("{} connections can still be opened", server.connections_left);

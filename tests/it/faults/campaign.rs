@@ -491,7 +491,8 @@ fn count_ghosts(superseded: &[String], operations: &[Operation], ledger: &Ledger
 
 /// A5: the books balance in every snapshot, also during the run.
 async fn watch_books(database_url: String, stop: CancellationToken, snapshots: Arc<AtomicU64>) {
-    let settings = postgres::Settings { url: database_url, pool_size: 1, timeout: Duration::from_secs(2) };
+    let settings =
+        postgres::Settings { url: database_url, pool_size: 1, timeout: Duration::from_secs(2), needs_standby: false };
     let postgres = Postgres::new(&settings, "audit").expect("a URL").of_shard(ShardId::new(shard()));
     while !stop.is_cancelled() {
         if let Ok(audit) = audits::audit(&postgres).await {

@@ -61,6 +61,17 @@ impl Site {
         self.proxies.iter().find(|(of, _)| *of == way).map(|(_, proxy)| proxy).expect("every way has one")
     }
 
+    /// Makes another Postgres the one behind the proxies, and cuts the connections to the last one.
+    pub fn lead_to(&mut self, server_url: &str) {
+        let upstream = authority(server_url).to_owned();
+        for role in [Role::Intake, Role::Worker] {
+            let proxy = self.proxy(Way(role, Protocol::Postgres));
+            proxy.lead_to(upstream.parse().expect("an address in the URL"));
+            proxy.reset_all();
+        }
+        self.app.database_url = self.app.database_url.replace(authority(&self.app.database_url), &upstream);
+    }
+
     fn through(&self, way: Way) -> String {
         let url = if way.1 == Protocol::Postgres { &self.app.database_url } else { &self.app.amqp_url };
         url.replace(authority(url), &self.proxy(way).address().to_string())

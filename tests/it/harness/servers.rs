@@ -1,5 +1,5 @@
-//! The real Postgres and the real RabbitMQ of the tests. There are two pairs: most tests use the first one side by side.
-//! The second one is for tests that stop a server, one test at a time.
+//! The real Postgres and the real RabbitMQ of the tests. There are two of each: most tests use the first ones side by side.
+//! The second ones are for tests that stop a server, one test at a time. Tests of a failover start a primary and a standby.
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
@@ -12,13 +12,33 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 pub struct Servers {
     pub postgres_url: String,
     pub amqp_url: String,
-    /// Set if these are the servers that may be stopped.
-    alone: Option<OwnedMutexGuard<()>>,
+    /// The standby of that Postgres, if it has one.
+    pub standby_url: Option<String>,
+    /// Set if this test alone has these servers: what keeps others away, and the command that tidies up after it.
+    own: Option<(OwnedMutexGuard<()>, &'static [&'static str])>,
 }
 
-fn lock() -> Arc<Mutex<()>> {
-    static LOCK: OnceLock<Arc<Mutex<()>>> = OnceLock::new();
-    Arc::clone(LOCK.get_or_init(Arc::default))
+type Lock = OnceLock<Arc<Mutex<()>>>;
+
+async fn hold(lock: &Lock) -> OwnedMutexGuard<()> {
+    Arc::clone(lock.get_or_init(Arc::default)).lock_owned().await
+}
+
+/// The value of a variable in a file of the servers that may be stopped.
+fn read(folder: &str, file: &str, name: &str) -> String {
+    let path = format!("{folder}/{file}");
+    let lines = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let value = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    value.unwrap_or_else(|| panic!("{path} has no {name}")).to_owned()
+}
+
+/// The folder of the servers that may be stopped. `None` if this test run has not started any.
+fn stoppable() -> Option<String> {
+    let folder = std::env::var("EARMARK_STOPPABLE").ok();
+    if folder.is_none() {
+        eprintln!("skipped: this test run has started no servers");
+    }
+    folder
 }
 
 fn setting(name: &str) -> String {
@@ -36,23 +56,33 @@ fn services() -> Command {
 impl Servers {
     /// The servers that most tests use side by side.
     pub fn shared() -> Self {
-        Self { postgres_url: setting("DATABASE_URL"), amqp_url: setting("AMQP_URL"), alone: None }
+        Self { postgres_url: setting("DATABASE_URL"), amqp_url: setting("AMQP_URL"), standby_url: None, own: None }
     }
 
     /// The servers that may be stopped, for this test alone. `None` if this test run has not started any.
     pub async fn alone() -> Option<Self> {
-        let Ok(folder) = std::env::var("EARMARK_STOPPABLE") else {
-            eprintln!("skipped: this test run has started no servers");
+        static LOCK: Lock = OnceLock::new();
+        let folder = stoppable()?;
+        let own: Option<(_, &[&str])> = Some((hold(&LOCK).await, &["up"]));
+        let url = |name| read(&folder, "services.env", name);
+        Some(Self { postgres_url: url("DATABASE_URL"), amqp_url: url("AMQP_URL"), standby_url: None, own })
+    }
+
+    /// A new primary with a standby that confirms its commits, for this test alone, and the RabbitMQ that most tests use. `None`
+    /// if this test run cannot have them.
+    pub async fn pair() -> Option<Self> {
+        static LOCK: Lock = OnceLock::new();
+        let folder = stoppable()?;
+        if std::fs::read_to_string(format!("{folder}/services.mode")).is_ok_and(|mode| mode.trim() != "native") {
+            eprintln!("skipped: a primary with a standby needs the programs on this machine");
             return None;
-        };
-        let alone = lock().lock_owned().await;
-        let path = format!("{folder}/services.env");
-        let lines = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let url = |name: &str| {
-            let value = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-            value.unwrap_or_else(|| panic!("{path} has no {name}")).to_owned()
-        };
-        Some(Self { postgres_url: url("DATABASE_URL"), amqp_url: url("AMQP_URL"), alone: Some(alone) })
+        }
+        let mut pair = Self::shared();
+        pair.own = Some((hold(&LOCK).await, &["pair", "--purge"]));
+        pair.control(&["pair"]).await;
+        pair.postgres_url = read(&folder, "pair.env", "PRIMARY_URL");
+        pair.standby_url = Some(read(&folder, "pair.env", "STANDBY_URL"));
+        Some(pair)
     }
 
     fn options(&self) -> PgConnectOptions {
@@ -82,9 +112,9 @@ impl Servers {
         self.execute(format!("DROP DATABASE \"{name}\" WITH (FORCE)")).await;
     }
 
-    /// `stop postgres`, `stop rabbitmq --immediate`, `start postgres`, as `scripts/services` understands it.
+    /// `stop postgres`, `stop rabbitmq --immediate`, `start primary`, `promote`, as `scripts/services` understands it.
     pub async fn control(&self, arguments: &[&str]) {
-        assert!(self.alone.is_some(), "only a test that has the servers for itself may stop them");
+        assert!(self.own.is_some(), "only a test that has the servers for itself may stop them");
         run(services().args(arguments)).await;
     }
 }
@@ -96,11 +126,11 @@ async fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A test that fails halfway must not leave the next one without a server.
+/// A test that fails halfway must not leave the next one without a server, nor a server that nobody needs.
 impl Drop for Servers {
     fn drop(&mut self) {
-        if self.alone.is_some() {
-            let _ = services().arg("up").output();
+        if let Some((_, tidying)) = &self.own {
+            let _ = services().args(*tidying).output();
         }
     }
 }

@@ -1,12 +1,13 @@
 //! What the program needs of Postgres, and how it handles each kind of trouble there.
 //!
 //! [`settings`]: sessions that do not have the settings that the program asked for. [`trouble`]: Postgres is slow,
-//! unreachable or read-only. [`changes`]: tables change under prepared statements. [`api_keys`]: keys are looked up
-//! while others send invented keys.
+//! unreachable or read-only. [`standby`]: commits wait for a standby. [`changes`]: tables change under prepared statements.
+//! [`api_keys`]: keys are looked up while others send invented keys.
 
 mod api_keys;
 mod changes;
 mod settings;
+mod standby;
 mod trouble;
 
 use crate::harness::App;

@@ -318,9 +318,15 @@ async fn sessions_that_are_ended_by_hand_refuse_nobody() {
 }
 
 /// Postgres backends that are stopped with SIGSTOP. Dropping this lets them continue.
-struct Stopped(Vec<i32>);
+pub(super) struct Stopped(Vec<i32>);
 
 impl Stopped {
+    /// Stops the one with this process id.
+    pub(super) fn one(pid: i32) -> Self {
+        signal("STOP", pid);
+        Self(vec![pid])
+    }
+
     /// Stops all backends that serve this deployment. `None` if Postgres does not run on this machine.
     async fn all_of(app: &App) -> Option<Self> {
         let mut stopped = Self(vec![]);

@@ -101,6 +101,11 @@ impl Proxy {
         self.address
     }
 
+    /// From now on new connections go to another server, as when an address moves from one machine to the next. Open ones stay.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        *hold(&self.shared.upstream) = upstream;
+    }
+
     pub fn set(&self, mode: Mode) {
         self.shared.mode.send_replace(mode);
         if mode == Mode::Refuse {
@@ -147,7 +152,7 @@ impl Drop for Proxy {
 /// What the proxy and all its connections know.
 struct Shared {
     protocol: Protocol,
-    upstream: SocketAddr,
+    upstream: Mutex<SocketAddr>,
     mode: watch::Sender<Mode>,
     armed: Armed,
     fired: watch::Sender<u64>,
@@ -162,7 +167,7 @@ impl Shared {
         let stop = CancellationToken::new();
         Shared {
             protocol,
-            upstream,
+            upstream: Mutex::new(upstream),
             mode: watch::Sender::new(Mode::Pass),
             armed: Armed(Mutex::new(None)),
             fired: watch::Sender::new(0),

@@ -98,7 +98,8 @@ impl Link {
     /// Connects to the server. Waits while the mode is a black hole.
     async fn connect(&self, client: &TcpStream) -> io::Result<TcpStream> {
         opened(&mut self.shared.mode.subscribe()).await;
-        let server = TcpStream::connect(self.shared.upstream).await?;
+        let upstream = *hold(&self.shared.upstream);
+        let server = TcpStream::connect(upstream).await?;
         // The proxy must not add delays that nobody asked for.
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
