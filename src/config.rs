@@ -1,6 +1,6 @@
 //! The settings of the program: flag, environment variable, unit, default, and the reason for the default. The doc
-//! comments of the fields are the texts of `--help`. The settings of the log are in `telemetry.rs`, and those of
-//! `earmark send` in `cli/send.rs`.
+//! comments of the fields are the texts of `--help`. The settings of the log are in `telemetry.rs`, those of `earmark send`
+//! in `cli/send.rs`, and that of `earmark doctor` alone in `cli/doctor/mod.rs`.
 
 use crate::connections;
 use crate::intake::Budgets;

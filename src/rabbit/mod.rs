@@ -11,6 +11,7 @@ pub mod dead_letters;
 pub mod depth;
 mod fair_queue;
 pub mod inspection;
+pub mod management;
 pub mod publisher;
 pub mod replies;
 pub mod topology;
