@@ -6,6 +6,7 @@
 mod allocate;
 mod bulk;
 mod clients;
+mod cluster;
 mod commands;
 mod connections;
 mod console;

@@ -7,8 +7,8 @@
 mod campaign;
 mod ghosts;
 mod keys;
-mod load;
+pub mod load;
 mod moments;
 mod resolve;
 pub mod site;
-mod told;
+pub mod told;

@@ -1,58 +1,91 @@
 //! The real Postgres and the real RabbitMQ of the tests. There are two pairs: most tests use the first one side by side.
-//! The second one is for tests that stop a server, one test at a time.
+//! The second one is for tests that stop a server, one test at a time. Tests of a cluster have three nodes of RabbitMQ
+//! beside the first Postgres, also one test at a time.
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// The servers. The test may use them while it holds this.
 pub struct Servers {
     pub postgres_url: String,
     pub amqp_url: String,
-    /// Set if these are the servers that may be stopped.
-    alone: Option<OwnedMutexGuard<()>>,
+    /// The management API of RabbitMQ, if it has one.
+    pub management_url: Option<String>,
+    /// Set if these are servers that may be stopped.
+    own: Option<Own>,
 }
 
-fn lock() -> Arc<Mutex<()>> {
-    static LOCK: OnceLock<Arc<Mutex<()>>> = OnceLock::new();
-    Arc::clone(LOCK.get_or_init(Arc::default))
+/// Servers that a test has for itself.
+struct Own {
+    folder: String,
+    /// The command that starts and mends them.
+    mend: &'static [&'static str],
+    _alone: OwnedMutexGuard<()>,
 }
+
+type Lock = LazyLock<Arc<Mutex<()>>>;
+static STOPPABLE: Lock = LazyLock::new(Arc::default);
+static CLUSTER: Lock = LazyLock::new(Arc::default);
 
 fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`"))
 }
 
-/// `scripts/services`, for the servers that may be stopped.
-fn services() -> Command {
-    let mut command = Command::new(setting("EARMARK_SERVICES"));
-    // The URLs in the environment are those of the other pair.
-    command.env("EARMARK_LOCAL", setting("EARMARK_STOPPABLE")).env_remove("DATABASE_URL").env_remove("AMQP_URL");
-    command
+impl Own {
+    /// The servers of the folder that a variable names. `None` if this test run has none.
+    async fn take(variable: &str, lock: &Lock, mend: &'static [&'static str]) -> Option<Self> {
+        let Ok(folder) = std::env::var(variable) else {
+            eprintln!("skipped: this test run has no servers for it ({variable})");
+            return None;
+        };
+        Some(Self { folder, mend, _alone: Arc::clone(lock).lock_owned().await })
+    }
+
+    /// `scripts/services`, for these servers.
+    fn services(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(setting("EARMARK_SERVICES"));
+        // The URLs in the environment are those of the other pair.
+        command.env("EARMARK_LOCAL", &self.folder).env_remove("DATABASE_URL").env_remove("AMQP_URL").args(arguments);
+        command
+    }
+
+    /// A line of the file that `scripts/services` writes for these servers.
+    fn find(&self, name: &str) -> Option<String> {
+        let path = format!("{}/services.env", self.folder);
+        let lines = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        lines.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
+    }
+
+    fn url(&self, name: &str) -> String {
+        self.find(name).unwrap_or_else(|| panic!("{} has no {name}", self.folder))
+    }
 }
 
 impl Servers {
     /// The servers that most tests use side by side.
     pub fn shared() -> Self {
-        Self { postgres_url: setting("DATABASE_URL"), amqp_url: setting("AMQP_URL"), alone: None }
+        let (postgres_url, amqp_url) = (setting("DATABASE_URL"), setting("AMQP_URL"));
+        Self { postgres_url, amqp_url, management_url: None, own: None }
     }
 
     /// The servers that may be stopped, for this test alone. `None` if this test run has not started any.
     pub async fn alone() -> Option<Self> {
-        let Ok(folder) = std::env::var("EARMARK_STOPPABLE") else {
-            eprintln!("skipped: this test run has started no servers");
-            return None;
-        };
-        let alone = lock().lock_owned().await;
-        let path = format!("{folder}/services.env");
-        let lines = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let url = |name: &str| {
-            let value = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-            value.unwrap_or_else(|| panic!("{path} has no {name}")).to_owned()
-        };
-        Some(Self { postgres_url: url("DATABASE_URL"), amqp_url: url("AMQP_URL"), alone: Some(alone) })
+        let own = Own::take("EARMARK_STOPPABLE", &STOPPABLE, &["up"]).await?;
+        let (postgres_url, amqp_url) = (own.url("DATABASE_URL"), own.url("AMQP_URL"));
+        Some(Self { postgres_url, amqp_url, management_url: None, own: Some(own) })
+    }
+
+    /// A cluster of RabbitMQ for this test alone, and the Postgres of all. The first test starts it. `None` if this test run
+    /// cannot have one.
+    pub async fn cluster() -> Option<Self> {
+        let own = Own::take("EARMARK_CLUSTER", &CLUSTER, &["cluster", "up"]).await?;
+        run(own.services(own.mend)).await;
+        let (amqp_url, management_url) = (own.url("AMQP_URL"), own.find("RABBITMQ_MANAGEMENT_URL"));
+        Some(Self { postgres_url: setting("DATABASE_URL"), amqp_url, management_url, own: Some(own) })
     }
 
     fn options(&self) -> PgConnectOptions {
@@ -78,21 +111,27 @@ impl Servers {
         self.execute(format!("DROP DATABASE \"{name}\" WITH (FORCE)")).await;
     }
 
-    /// `stop postgres`, `stop rabbitmq --immediate`, `start postgres`, as `scripts/services` understands it.
-    pub async fn control(&self, arguments: &[&str]) {
-        assert!(self.alone.is_some(), "only a test that has the servers for itself may stop them");
-        let mut command = services();
-        command.args(arguments);
-        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it runs");
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    /// `stop postgres`, `stop rabbitmq --immediate`, `start postgres`, as `scripts/services` understands it. Returns what it
+    /// prints.
+    pub async fn control(&self, arguments: &[&str]) -> String {
+        let own = self.own.as_ref().expect("only a test that has the servers for itself may stop them");
+        let output = run(own.services(arguments)).await;
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
+}
+
+async fn run(mut command: Command) -> Output {
+    let shown = format!("{command:?}");
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it runs");
+    assert!(output.status.success(), "{shown}: {}", String::from_utf8_lossy(&output.stderr));
+    output
 }
 
 /// A test that fails halfway must not leave the next one without a server.
 impl Drop for Servers {
     fn drop(&mut self) {
-        if self.alone.is_some() {
-            let _ = services().arg("up").output();
+        if let Some(own) = &self.own {
+            let _ = own.services(own.mend).output();
         }
     }
 }
