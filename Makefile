@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help services services-down run test schemathesis openapi chaos mutants model bench bench-quick big-send recovery lint
+.PHONY: help services services-down run test cluster-test schemathesis openapi chaos mutants model bench bench-quick big-send recovery lint
 
 help: ## Print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  %-14s %s\n' "$$name" "$$text"; done
@@ -15,6 +15,9 @@ run: ## Build, start everything, send one sample allocation, serve until Ctrl-C
 
 test: ## Run the tests with servers of their own; ARGS="..." goes to cargo test
 	@scripts/test $(ARGS)
+
+cluster-test: ## Let three nodes of RabbitMQ die, hang and lose each other under load (ten minutes, plus the build)
+	@scripts/test --test it -- --include-ignored cluster:: --nocapture --test-threads=1
 
 openapi: ## Write docs/openapi.json anew
 	@cargo run --quiet -- openapi > docs/openapi.json.new && mv docs/openapi.json.new docs/openapi.json

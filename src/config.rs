@@ -1,6 +1,6 @@
 //! The settings of the program: flag, environment variable, unit, default, and the reason for the default. The doc
-//! comments of the fields are the texts of `--help`. The settings of the log are in `telemetry.rs`, and those of
-//! `earmark send` in `cli/send.rs`.
+//! comments of the fields are the texts of `--help`. The settings of the log are in `telemetry.rs`, those of `earmark send`
+//! in `cli/send.rs`, and that of `earmark doctor` alone in `cli/doctor/mod.rs`.
 
 use crate::connections;
 use crate::intake::Budgets;
@@ -399,6 +399,12 @@ pub struct WorkerSettings {
     /// the clocks are
     #[arg(long, env = "EARMARK_CLOCK_TOLERANCE", default_value = "1s", value_parser = parse_duration)]
     clock_tolerance: Duration,
+    /// How long a worker holds a message that it cannot settle because the database is away. Then it gives back all messages
+    /// that it holds, and takes none for that database until it is there again. Much less than RabbitMQ's
+    /// `consumer_timeout` (30 minutes), after which the broker takes the worker for stuck. Not much shorter than the
+    /// default, as a message that comes back often is settled with few others, and is a dead letter after 20 times
+    #[arg(long, env = "EARMARK_HOLD_TIMEOUT", default_value = "5m", value_parser = parse_duration)]
+    hold_timeout: Duration,
     /// How old the last audit of the ledger may be before a worker makes a new one. One worker at a time audits, in one
     /// snapshot. An audit reads every row, so the interval should not be much shorter. `0s`: workers make no audits
     #[arg(long, env = "EARMARK_AUDIT_INTERVAL", default_value = "1h", value_parser = parse_duration)]
@@ -413,6 +419,7 @@ impl WorkerSettings {
             read_ahead: self.read_ahead,
             batch: usize::from(self.batch),
             clock_tolerance: self.clock_tolerance,
+            hold: self.hold_timeout,
         }
     }
 }

@@ -86,6 +86,11 @@ impl Health {
         self.state() == State::Up
     }
 
+    /// Whether the database is known to be one that cannot be worked with.
+    pub fn is_away(&self) -> bool {
+        !self.is_up() && !self.is_unknown()
+    }
+
     /// Whether nobody has found out yet.
     pub(super) fn is_unknown(&self) -> bool {
         self.state() == State::Unknown

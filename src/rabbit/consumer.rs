@@ -7,8 +7,9 @@ use lapin::message::Delivery as RawDelivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio_util::sync::DropGuard;
 
 /// One message from a queue.
@@ -29,26 +30,38 @@ pub struct Consumer {
     _ended: DropGuard,
     channel: Channel,
     stream: lapin::Consumer,
-    held: Held,
+    /// `None` if the broker expects no acknowledgements.
+    held: Option<Held>,
 }
 
-/// How many messages a consumer has received and not acknowledged. Clones share the count.
+/// The messages that a consumer has received and not acknowledged: the tag of each, and since when it is held. Clones
+/// share them.
 #[derive(Clone, Debug, Default)]
-pub struct Held(Arc<Tags>);
-
-/// The last tag that was delivered and the last that was acknowledged. Tags rise by one, so the difference is the
-/// number of messages held.
-#[derive(Debug, Default)]
-struct Tags {
-    delivered: AtomicU64,
-    acknowledged: AtomicU64,
-}
+pub struct Held(Arc<Mutex<VecDeque<(u64, Instant)>>>);
 
 impl Held {
+    fn messages(&self) -> MutexGuard<'_, VecDeque<(u64, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many messages are held now.
     pub fn count(&self) -> u64 {
-        let acknowledged = self.0.acknowledged.load(Ordering::Relaxed);
-        self.0.delivered.load(Ordering::Relaxed).saturating_sub(acknowledged)
+        self.messages().len() as u64
+    }
+
+    /// How long the oldest of them has been held; zero if there is none.
+    pub fn longest(&self) -> Duration {
+        self.messages().front().map_or(Duration::ZERO, |(_, since)| since.elapsed())
+    }
+
+    fn take(&self, tag: u64) {
+        self.messages().push_back((tag, Instant::now()));
+    }
+
+    fn release_through(&self, tag: u64) {
+        let mut messages = self.messages();
+        let kept = messages.partition_point(|(taken, _)| *taken <= tag);
+        messages.drain(..kept);
     }
 }
 
@@ -64,7 +77,8 @@ impl Consumer {
         let mut arguments = FieldTable::default();
         arguments.insert("x-priority".into(), AMQPValue::LongInt(priority.into()));
         let stream = channel.basic_consume(queue.into(), "".into(), options, arguments).await?;
-        Ok(Self { link: link.clone(), _ended: link.lost_when_dropped(), channel, stream, held: Held::default() })
+        let held = Some(Held::default());
+        Ok(Self { link: link.clone(), _ended: link.lost_when_dropped(), channel, stream, held })
     }
 
     /// Declares and consumes a reply queue. Nothing is acknowledged there: a lost reply is looked up in the ledger.
@@ -73,17 +87,17 @@ impl Consumer {
         topology.declare_replies(&channel, queue).await?;
         let options = BasicConsumeOptions { no_ack: true, exclusive: true, ..BasicConsumeOptions::default() };
         let stream = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
-        Ok(Self { link: link.clone(), _ended: link.lost_when_dropped(), channel, stream, held: Held::default() })
+        Ok(Self { link: link.clone(), _ended: link.lost_when_dropped(), channel, stream, held: None })
     }
 
     /// What acknowledges the deliveries of this consumer.
     pub fn acknowledger(&self) -> Acknowledger {
-        Acknowledger { link: self.link.clone(), channel: self.channel.clone(), held: self.held.clone() }
+        Acknowledger { link: self.link.clone(), channel: self.channel.clone(), held: self.held() }
     }
 
-    /// The count of this consumer's unacknowledged messages.
+    /// This consumer's unacknowledged messages.
     pub fn held(&self) -> Held {
-        self.held.clone()
+        self.held.clone().unwrap_or_default()
     }
 
     /// The next message; `None` when the link is lost. A consumer that the broker cancels counts as a lost link.
@@ -96,7 +110,9 @@ impl Consumer {
         let next = tokio::select! { next = self.stream.next() => next, () = self.link.lost() => return None };
         match next {
             Some(Ok(delivery)) => {
-                self.held.0.delivered.store(delivery.delivery_tag, Ordering::Relaxed);
+                if let Some(held) = &self.held {
+                    held.take(delivery.delivery_tag);
+                }
                 Some(delivery)
             }
             Some(Err(error)) => {
@@ -143,7 +159,25 @@ impl Acknowledger {
     pub async fn ack_through(&self, tag: u64) -> Result<(), Error> {
         let done = self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await;
         done.inspect_err(|error| self.link.give_up(&error.to_string()))?;
-        self.held.0.acknowledged.store(tag, Ordering::Relaxed);
+        self.held.release_through(tag);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_acknowledged_is_held_no_longer() {
+        let held = Held::default();
+        assert_eq!((held.count(), held.longest()), (0, Duration::ZERO));
+        (1..=3).for_each(|tag| held.take(tag));
+        assert_eq!(held.count(), 3);
+        assert!(held.longest() > Duration::ZERO);
+        held.release_through(2);
+        assert_eq!(held.count(), 1);
+        held.release_through(3);
+        assert_eq!((held.count(), held.longest()), (0, Duration::ZERO));
     }
 }

@@ -1,7 +1,7 @@
 //! The dead-letter queue: puts in messages that no worker can apply, each with its reason, and takes them out.
 
 use super::confirmed::Confirmed;
-use super::consumer::{Acknowledger, Consumer};
+use super::consumer::{Acknowledger, Consumer, Held};
 use super::topology::Topology;
 use super::{Error, Link};
 use lapin::BasicProperties;
@@ -77,6 +77,11 @@ impl DeadLetterReceiver {
     /// What acknowledges the messages.
     pub fn acknowledger(&self) -> Acknowledger {
         self.0.acknowledger()
+    }
+
+    /// The messages that it has received and not acknowledged.
+    pub fn held(&self) -> Held {
+        self.0.held()
     }
 
     /// The next dead letter; `None` when the link is lost.

@@ -11,6 +11,7 @@ pub mod dead_letters;
 pub mod depth;
 mod fair_queue;
 pub mod inspection;
+pub mod management;
 pub mod publisher;
 pub mod replies;
 pub mod topology;
@@ -21,6 +22,7 @@ use crate::metrics::{
     labels::{Label, Role},
 };
 use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use rand::seq::SliceRandom;
@@ -53,11 +55,18 @@ pub struct Broker {
     uris: Vec<AMQPUri>,
 }
 
-/// How long the broker may be silent before its connection counts as lost, in seconds: two missed heartbeats.
+/// How often a broker of one node must say something, in seconds: its connection counts as lost when it was silent for two
+/// such intervals and up to half of another.
 const HEARTBEAT_SECONDS: u16 = 10;
+/// The same for a broker of several nodes. When one of them hangs, another serves, so it is left within 8 s. One node alone
+/// gets more time: nothing is won by leaving it, and the machine may only be busy.
+const HEARTBEAT_SECONDS_OF_SEVERAL: u16 = 3;
 /// How long connecting may take, and how long opening everything over a new connection. Short, because a broker may
 /// hang while it starts: the next try then comes soon after it has started.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one node is waited for before the next one is tried beside it. A node that hangs accepts connections and says
+/// nothing; a healthy one takes some milliseconds.
+const NEXT_NODE: Duration = Duration::from_millis(300);
 
 /// How long the broker may take to confirm or to answer. Far longer than it ever takes, it serves to notice a queue
 /// that is permanently stuck before messages pile up.
@@ -68,8 +77,9 @@ impl Broker {
     /// follow the name of the setting.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut uris = url::parse_several(text)?;
+        let heartbeat = if uris.len() == 1 { HEARTBEAT_SECONDS } else { HEARTBEAT_SECONDS_OF_SEVERAL };
         for uri in &mut uris {
-            uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+            uri.query.heartbeat.get_or_insert(heartbeat);
             uri.query.connection_timeout.get_or_insert(OPEN_TIMEOUT.as_millis() as u64);
         }
         Ok(Self { uris })
@@ -91,8 +101,9 @@ impl Broker {
         }
     }
 
-    /// Opens a connection to the first node that lets it, in a random order, so that connections spread over the nodes. The
-    /// broker lists it under a name that says its role. The error is that of the node that was tried last.
+    /// Opens a connection to the first node that lets it, in a random order, so that connections spread over the nodes. A
+    /// node that refuses or is slow does not hold up the next. The broker lists the connection under a name that says its
+    /// role. The error is that of the node that failed last.
     pub async fn connect(&self, role: Role) -> Result<Link, Error> {
         let name = match role {
             Role::IntakeReplies => "earmark intake: replies",
@@ -104,18 +115,26 @@ impl Broker {
         };
         let mut uris = self.uris.clone();
         uris.shuffle(&mut rand::rng());
-        let mut last = None;
-        for uri in uris {
-            let properties = ConnectionProperties::default().with_connection_name(name.into());
-            let connecting = Connection::connect_uri(uri, properties);
-            match tokio::time::timeout(OPEN_TIMEOUT, connecting).await {
-                Ok(Ok(connection)) => return Ok(Link::watch(connection, role)),
-                Ok(Err(error)) => last = Some(error.into()),
-                Err(_) => last = Some(Error(format!("no connection within {OPEN_TIMEOUT:?}"))),
+        let (mut trying, mut last) = (FuturesUnordered::new(), Error::lost());
+        loop {
+            trying.extend(uris.pop().map(|uri| connect_to(uri, name)));
+            tokio::select! {
+                Some(tried) = trying.next() => match tried {
+                    Ok(connection) => return Ok(Link::watch(connection, role)),
+                    Err(error) => last = error,
+                },
+                () = tokio::time::sleep(NEXT_NODE), if !uris.is_empty() => {}
+                else => return Err(last),
             }
         }
-        Err(last.unwrap_or_else(Error::lost))
     }
+}
+
+async fn connect_to(uri: AMQPUri, name: &'static str) -> Result<Connection, Error> {
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let connected = tokio::time::timeout(OPEN_TIMEOUT, Connection::connect_uri(uri, properties)).await;
+    let connected = connected.map_err(|_| Error(format!("no connection within {OPEN_TIMEOUT:?}")))?;
+    Ok(connected?)
 }
 
 /// Runs `opening`, which opens what is needed over `links`, and closes the links if it fails or takes longer than

@@ -4,21 +4,33 @@ use super::{Error, Link};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How often a message may come back before the broker dead-letters it. A message that kills its worker each time is
 /// out of the way after this many. RabbitMQ 3 has no limit by default; 20 is the default of RabbitMQ 4.
 pub const DELIVERY_LIMIT: i32 = 20;
 
-/// The queues of one deployment. All their names begin with `EARMARK_QUEUE_PREFIX`.
+/// The argument that says how long RabbitMQ 4.3 waits for the node of the active worker, in milliseconds, before it activates
+/// the next. Earlier versions do not wait, and ignore the argument: they keep it, so it holds once they are upgraded.
+pub const DISCONNECTED_TIMEOUT: &str = "x-consumer-disconnected-timeout";
+/// RabbitMQ's own default is a minute. Two seconds outlast a short interruption between nodes, and leave enough of the 5 s
+/// that a request waits.
+pub const DISCONNECTED_MILLIS: i32 = 2_000;
+
+/// The queues of one deployment. All their names begin with `EARMARK_QUEUE_PREFIX`. Clones share what is known of them.
 #[derive(Clone, Debug)]
 pub struct Topology {
     prefix: String,
+    /// The shards whose queues exist without [`DISCONNECTED_TIMEOUT`]. The arguments of a queue cannot be changed, and it
+    /// serves without this one too.
+    without_timeout: Arc<Mutex<BTreeSet<u8>>>,
 }
 
 impl Topology {
     /// The queues whose names begin with `prefix`.
     pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned() }
+        Self { prefix: prefix.to_owned(), without_timeout: Arc::default() }
     }
 
     /// What the names of all queues begin with.
@@ -61,7 +73,8 @@ impl Topology {
     }
 
     /// Declares the work queues of these shards, the dead-letter queue and its exchange. Harmless if they exist; an error if
-    /// they exist with other arguments.
+    /// they exist with other arguments. If a queue lacks [`DISCONNECTED_TIMEOUT`] alone, that is an error once, as the
+    /// broker's refusal costs the connection; from then on the queue is taken as it is.
     pub async fn declare(&self, link: &Link, shards: &[u8]) -> Result<(), Error> {
         let channel = link.channel().await?;
         self.declare_dead_letters(&channel).await?;
@@ -78,11 +91,22 @@ impl Topology {
         // left.
         arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
         for &shard in shards {
-            let queue = self.work_queue(shard);
-            channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments.clone()).await?;
+            let (queue, mut arguments) = (self.work_queue(shard), arguments.clone());
+            if !self.without_timeout().contains(&shard) {
+                arguments.insert(DISCONNECTED_TIMEOUT.into(), AMQPValue::LongInt(DISCONNECTED_MILLIS));
+            }
+            let declared = channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments).await;
+            if declared.as_ref().is_err_and(|error| error.to_string().contains(DISCONNECTED_TIMEOUT)) {
+                self.without_timeout().insert(shard);
+            }
+            declared?;
         }
         channel.close(200, "declared".into()).await?;
         Ok(())
+    }
+
+    fn without_timeout(&self) -> MutexGuard<'_, BTreeSet<u8>> {
+        self.without_timeout.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn declare_dead_letters(&self, channel: &Channel) -> Result<(), Error> {

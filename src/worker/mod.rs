@@ -44,6 +44,8 @@ pub struct Limits {
     pub batch: usize,
     /// How much later than its deadline, by this worker's clock, a request is still applied.
     pub clock_tolerance: Duration,
+    /// How long a message may be held without being settled. Then all go back to their queues.
+    pub hold: Duration,
 }
 
 impl Limits {
@@ -69,6 +71,31 @@ pub struct Settings {
     pub limits: Limits,
     /// How old the last audit may be before this worker makes another; zero if it makes none.
     pub audit_interval: Duration,
+}
+
+/// How often a session looks whether it holds messages for too long, and whether there is more to work on.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What a session works on. A shard whose database is known to be away is left out, as its messages could only be held; so
+/// are the dead letters, which go to the directory.
+#[derive(Debug, PartialEq, Eq)]
+struct Scope {
+    shards: BTreeSet<ShardId>,
+    dead_letters: bool,
+}
+
+impl Scope {
+    /// What can be worked on now.
+    fn of(ledger: &Shards) -> Self {
+        let shards =
+            ledger.known().iter().filter(|(_, open)| !open.postgres.health().is_away()).map(|(&id, _)| id).collect();
+        Self { shards, dead_letters: !ledger.directory().health().is_away() }
+    }
+
+    /// Whether all of `other` is in this one too.
+    fn covers(&self, other: &Self) -> bool {
+        self.shards.is_superset(&other.shards) && (self.dead_letters || !other.dead_letters)
+    }
 }
 
 /// A running worker.
@@ -142,8 +169,8 @@ impl Worker {
         found.into_iter().map(|what| format!("worker: {what}")).collect()
     }
 
-    /// Works on the queues of all shards until `stop`, and connects again whenever the broker is lost or there is another
-    /// shard. On `stop` and on a pause it finishes the batch in hand, replies, acknowledges, and leaves the rest in the
+    /// Works on the queues of all shards until `stop`, and connects again whenever the broker is lost, messages were held for
+    /// too long, or there is another shard. On `stop` and on a pause it finishes the batch in hand, replies, acknowledges, and leaves the rest in the
     /// queues.
     pub async fn run(self: Arc<Self>, topology: Topology, stop: CancellationToken) {
         let mut beside = self.start_beside(topology.prefix(), &stop);
@@ -180,39 +207,57 @@ impl Worker {
         beside
     }
 
-    /// Returns when there are other shards than these.
-    async fn until_other_shards(&self, shards: &BTreeSet<ShardId>) {
-        // The sender is in the settings, so there is always one.
-        let _ = self.settings.shards.subscribe().wait_for(|known| known.keys().ne(shards)).await;
+    /// Returns when there is more to work on than `scope`.
+    async fn until_there_is_more_than(&self, scope: &Scope) {
+        while scope.covers(&Scope::of(&self.settings.shards)) {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
     }
 
-    /// Opens a pair of connections and works until they are lost, the worker is paused, there is another shard, or `stop`.
+    /// Returns when a message has been held for too long. The broker takes a consumer that keeps a message for half an hour
+    /// for stuck: it closes the channel, and RabbitMQ 4.3.0 to 4.3.5 may never deliver from the queue again.
+    async fn until_held_too_long(&self, held: &[Held]) {
+        while held.iter().all(|held| held.longest() < self.settings.limits.hold) {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+        tracing::warn!("messages cannot be settled, and go back to their queues");
+    }
+
+    /// Opens a pair of connections and works until they are lost, the worker is paused, messages are held for too long, there
+    /// is more to work on, or `stop`.
     async fn session(self: &Arc<Self>, topology: &Topology, stop: &CancellationToken) -> Result<(), Error> {
         let broker = &self.settings.broker;
-        let shards: BTreeSet<ShardId> = self.settings.shards.known().keys().copied().collect();
-        let numbers: Vec<u8> = shards.iter().map(|shard| shard.number()).collect();
-        let limits = self.settings.limits.shared_by(shards.len());
+        let scope = Scope::of(&self.settings.shards);
+        let numbers: Vec<u8> = scope.shards.iter().map(|shard| shard.number()).collect();
+        let limits = self.settings.limits.shared_by(scope.shards.len());
         let (consuming, publishing) = broker.connect_twice(Role::WorkerRequests, Role::WorkerReplies).await?;
         let opening = async {
             topology.declare(&publishing, &numbers).await?;
             let mut lanes = vec![];
-            for &shard in &shards {
+            for &shard in &scope.shards {
                 let one_at_a_time = self.one_at_a_time().contains(&shard);
                 // Drawn anew for each queue, so that the queues are spread over the workers. One queue alone stays where
                 // it is.
-                let priority = if shards.len() > 1 { rand::random() } else { 0 };
+                let priority = if scope.shards.len() > 1 { rand::random() } else { 0 };
                 lanes
                     .push(Lane::open(&consuming, &publishing, topology, shard, limits, priority, one_at_a_time).await?);
             }
-            Ok((lanes, DeadLetterReceiver::open(&consuming, topology, dead_letters::PREFETCH).await?))
+            let dead_letters = match scope.dead_letters {
+                true => Some(DeadLetterReceiver::open(&consuming, topology, dead_letters::PREFETCH).await?),
+                false => None,
+            };
+            Ok((lanes, dead_letters))
         };
         let (lanes, dead_letters) = rabbit::open(&[&consuming, &publishing], opening).await?;
         *self.held() = lanes.iter().map(Lane::held).collect();
+        let held: Vec<Held> =
+            lanes.iter().map(|lane| lane.held().1).chain(dead_letters.iter().map(DeadLetterReceiver::held)).collect();
         self.consuming.store(true, Ordering::Relaxed);
         tracing::info!("worker connected to RabbitMQ");
         let ending = CancellationToken::new();
         let _ended = ending.clone().drop_guard();
-        let storing = tokio::spawn(dead_letters::store_all(dead_letters, Arc::clone(self), ending.clone()));
+        let store = |dead_letters| dead_letters::store_all(dead_letters, Arc::clone(self), ending.clone());
+        let mut storing: JoinSet<DeadLetterReceiver> = dead_letters.into_iter().map(store).collect();
         let mut running: JoinSet<Option<Consumer>> =
             lanes.into_iter().map(|lane| lane.run(Arc::clone(self), consuming.clone(), ending.clone())).collect();
         // A lane ends by itself only if its link is lost, if it panics, or if its messages have to be taken
@@ -221,7 +266,8 @@ impl Worker {
             ended = running.join_next() => ended,
             () = consuming.lost() => Some(Ok(None)),
             () = self.pause.until(true) => Some(Ok(None)),
-            () = self.until_other_shards(&shards) => Some(Ok(None)),
+            () = self.until_held_too_long(&held) => Some(Ok(None)),
+            () = self.until_there_is_more_than(&scope) => Some(Ok(None)),
             () = stop.cancelled() => Some(Ok(None)),
         };
         consuming.begin_close();
@@ -237,7 +283,7 @@ impl Worker {
             }
             ended = running.join_next().await;
         }
-        drop((storing.await, consumers));
+        drop((storing.join_next().await, consumers));
         consuming.close().await;
         publishing.close().await;
         Ok(())
@@ -249,8 +295,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_session_ends_for_what_it_lacks_and_not_for_what_is_gone() {
+        let scope = |shards: &[u8], dead_letters| Scope {
+            shards: shards.iter().map(|&shard| ShardId::new(shard)).collect(),
+            dead_letters,
+        };
+        let some = scope(&[0, 1], false);
+        for (other, covered) in [
+            (scope(&[0, 1], false), true),
+            (scope(&[1], false), true),
+            (scope(&[], false), true),
+            (scope(&[1, 2], false), false),
+            (scope(&[1], true), false),
+        ] {
+            assert_eq!(some.covers(&other), covered, "{other:?}");
+        }
+        assert!(scope(&[0], true).covers(&scope(&[0], false)));
+    }
+
+    #[test]
     fn queues_share_what_is_held_and_none_goes_without() {
-        let limits = Limits { prefetch: 10, read_ahead: 100, batch: 7, clock_tolerance: Duration::ZERO };
+        let limits =
+            Limits { prefetch: 10, read_ahead: 100, batch: 7, clock_tolerance: Duration::ZERO, hold: Duration::ZERO };
         let shares = |queues| {
             let share = limits.shared_by(queues);
             (share.prefetch, share.read_ahead, share.batch)

@@ -7,6 +7,7 @@ mod allocate;
 mod bulk;
 mod citus;
 mod clients;
+mod cluster;
 mod commands;
 mod connections;
 mod console;

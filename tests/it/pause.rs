@@ -1,6 +1,8 @@
 //! What workers do when somebody pauses or stops them, and what they do by themselves.
 
-use crate::harness::{App, assert_allocated, eventually, shard};
+use crate::allocate::{message, publish, request};
+use crate::harness::proxy::{Mode, Protocol, Proxy};
+use crate::harness::{App, assert_allocated, authority, eventually, shard};
 use serde_json::json;
 
 /// Long enough for a request to outlast a pause.
@@ -105,6 +107,26 @@ async fn every_audit_is_noted_with_who_made_it_and_what_it_found() {
     assert_eq!(json!(noted), json!([["ann", 1, 0, 0], ["bob", 1, 1, 7]]));
     app.start("worker").await.terminate().await;
     app.finish([]).await;
+}
+
+#[tokio::test]
+async fn a_worker_gives_back_what_it_cannot_settle_and_takes_it_again_once_it_can() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let address = authority(&app.database_url);
+    let proxy = Proxy::start(Protocol::Postgres, address.parse().expect("an address")).await.expect("a proxy");
+    let through = app.database_url.replace(address, &proxy.address().to_string());
+    let worker = app.start_with("worker", &[("DATABASE_URL", &through), ("EARMARK_HOLD_TIMEOUT", "3s")]).await;
+    proxy.set(Mode::Refuse);
+    for number in 0..3 {
+        publish(&app, &message(&[&request(&business, &format!("user{number}@example.com"), 1)], &[])).await;
+    }
+    app.until_queue_holds(&app.work_queue(), 0).await;
+    app.until_queue_holds(&app.work_queue(), 3).await;
+    proxy.set(Mode::Pass);
+    eventually("all are allocated", async || app.count("allocated").await == 3).await;
+    assert_eq!(worker.metric("earmark_redeliveries_total").await, Some(3.0), "each came back once");
+    app.finish([worker]).await;
 }
 
 #[tokio::test]

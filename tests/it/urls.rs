@@ -2,8 +2,10 @@
 
 use crate::harness::proxy::{Mode, Protocol, Proxy};
 use crate::harness::{App, assert_allocated, authority, eventually};
+use std::time::Duration;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use url::Url;
 
 fn read(url: &str) -> Url {
@@ -111,6 +113,25 @@ async fn a_process_works_over_whichever_node_of_its_broker_is_there() {
     }
     let shown = app.run_with(&["queues"], &urls).expect_success();
     assert!(shown.stdout().contains(&app.work_queue()), "{}", shown.stdout());
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_does_not_hold_up_the_others() {
+    let app = App::new().await;
+    let target = authority(&app.amqp_url).to_owned();
+    let mut hanging = vec![];
+    for _ in 0..9 {
+        let node = Proxy::start(Protocol::Amqp, target.parse().expect("an address")).await.expect("a proxy");
+        node.set(Mode::BlackHole);
+        hanging.push(node);
+    }
+    let addresses = hanging.iter().map(|node| node.address().to_string()).chain([target.clone()]);
+    let urls: Vec<String> = addresses.map(|address| app.amqp_url.replace(&target, &address)).collect();
+    let began = Instant::now();
+    let process = app.start_with("serve", &[("AMQP_URL", &urls.join(","))]).await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
     app.finish([process]).await;
 }
 

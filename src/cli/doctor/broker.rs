@@ -1,17 +1,20 @@
-//! The doctor's checks of RabbitMQ: reachable, new enough, passes a message through, and has the queues as this program
-//! declares them.
+//! The doctor's checks of RabbitMQ: reachable, new enough, passes a message through, has the queues as this program declares
+//! them, and has enough copies of each.
 
 use super::{failure, ok, warning};
 use crate::rabbit::depth::Depth;
-use crate::rabbit::topology::Topology;
+use crate::rabbit::management::{Management, Replicas};
+use crate::rabbit::topology::{DISCONNECTED_MILLIS, DISCONNECTED_TIMEOUT, Topology};
 use crate::rabbit::{Broker, Error};
 use crate::wire::operator::Check;
 
 /// The oldest RabbitMQ version that has what the queues need (at-least-once dead-lettering).
 const OLDEST: (u32, u32) = (3, 10);
+/// How many copies of a queue are enough: one of them may be lost. It is also how many RabbitMQ makes by default.
+const ENOUGH_COPIES: usize = 3;
 
 /// All checks of the broker and of the queues of these shards. If no message passes through, there is only that failure.
-pub(super) async fn check(broker: &Broker, shards: &[u8], prefix: &str) -> Vec<Check> {
+pub(super) async fn check(broker: &Broker, management: Option<&Management>, shards: &[u8], prefix: &str) -> Vec<Check> {
     let topology = Topology::new(prefix);
     let took = match broker.round_trip(&topology).await {
         Ok(took) => took,
@@ -19,7 +22,7 @@ pub(super) async fn check(broker: &Broker, shards: &[u8], prefix: &str) -> Vec<C
     };
     let mut checks = vec![ok("rabbitmq", format!("a message went through in {} ms", took.as_millis()))];
     checks.extend(broker.versions().await.iter().map(|found| version(found.as_deref())));
-    checks.extend(queues(broker, &topology, shards).await);
+    checks.extend(queues(broker, management, &topology, shards).await);
     checks
 }
 
@@ -42,7 +45,7 @@ fn version(found: Option<&str>) -> Check {
 }
 
 /// Checks the queues. It declares no queue that does not exist, because the prefix may be wrong.
-async fn queues(broker: &Broker, topology: &Topology, shards: &[u8]) -> Vec<Check> {
+async fn queues(broker: &Broker, management: Option<&Management>, topology: &Topology, shards: &[u8]) -> Vec<Check> {
     let names = topology.all_queues(shards);
     let depths = match broker.find_queues(&names).await {
         Ok(depths) => depths,
@@ -57,12 +60,85 @@ async fn queues(broker: &Broker, topology: &Topology, shards: &[u8]) -> Vec<Chec
     }
     let found = |depth: Depth| format!("{}: {} ready, {} consumers", depth.queue, depth.ready, depth.consumers);
     let mut checks: Vec<Check> = depths.into_iter().flatten().map(|depth| ok("queue", found(depth))).collect();
-    checks.push(match broker.check_declared(topology, shards).await {
-        Ok(()) => ok("queues", "declared as this program declares them"),
-        Err(error) => {
-            let fix = "empty the queue, delete it, and let a worker declare it again";
-            failure("queues", error.to_string(), fix)
+    let mut replicas = vec![];
+    if let Some(management) = management {
+        match find_replicas(broker, management, &names).await {
+            Ok((nodes, found)) => {
+                checks.extend(names.iter().zip(&found).map(|(name, found)| copies(name, found, &nodes)));
+                replicas = found;
+            }
+            Err(error) => {
+                let fix = "correct RABBITMQ_MANAGEMENT_URL, and give its user the tag `monitoring`";
+                checks.push(warning("copies", error.to_string(), fix));
+            }
         }
-    });
+    }
+    checks.extend(declared(broker, topology, shards, &replicas).await);
     checks
+}
+
+async fn find_replicas(
+    broker: &Broker,
+    management: &Management,
+    names: &[String],
+) -> Result<(Vec<String>, Vec<Replicas>), Error> {
+    let (nodes, mut replicas) = (management.find_nodes().await?, vec![]);
+    for name in names {
+        replicas.push(management.find_replicas(broker, name).await?);
+    }
+    Ok((nodes, replicas))
+}
+
+/// Checks how many copies of a queue there are in a cluster of these nodes.
+fn copies(name: &str, Replicas { leader, members, online, .. }: &Replicas, nodes: &[String]) -> Check {
+    let of = format!("{name}: on {} of {} nodes ({})", members.len(), nodes.len(), members.join(", "));
+    let Some(leader) = leader.as_ref().filter(|leader| online.contains(leader)) else {
+        return warning("copies", format!("{of}, none leads"), "start the nodes that are down");
+    };
+    let found = format!("{of}, led by {leader}");
+    if members.len() < nodes.len().min(ENOUGH_COPIES) {
+        return warning("copies", found, "run `rabbitmq-queues grow NODE all` for each node that has none");
+    }
+    if online.len() < members.len() {
+        return warning("copies", format!("{found}, {} online", online.len()), "start the nodes that are down");
+    }
+    ok("copies", found)
+}
+
+/// Checks whether the queues are declared as this program declares them. `replicas`: what the management API says of each
+/// queue, if it was asked.
+async fn declared(broker: &Broker, topology: &Topology, shards: &[u8], replicas: &[Replicas]) -> Vec<Check> {
+    let names = topology.all_queues(shards);
+    let mut checks = vec![];
+    loop {
+        match broker.check_declared(topology, shards).await {
+            Ok(()) if checks.is_empty() => return vec![ok("queues", "declared as this program declares them")],
+            Ok(()) => return checks,
+            // From now on the topology takes this queue as it is, so each is named once.
+            Err(error) if error.to_string().contains(DISCONNECTED_TIMEOUT) && checks.len() < shards.len() => {
+                let text = error.to_string();
+                let named = names.iter().zip(replicas).find(|(name, _)| text.contains(&format!("'{name}'")));
+                checks.push(without_timeout(text, named.and_then(|(_, found)| found.disconnected_millis)));
+            }
+            Err(error) => {
+                let fix = "empty the queue, delete it, and let a worker declare it again";
+                checks.push(failure("queues", error.to_string(), fix));
+                return checks;
+            }
+        }
+    }
+}
+
+/// A work queue without the argument [`DISCONNECTED_TIMEOUT`]. A policy may stand in for it: `by_policy` is what it says.
+fn without_timeout(error: String, by_policy: Option<i64>) -> Check {
+    match by_policy {
+        Some(millis) if millis <= DISCONNECTED_MILLIS.into() => {
+            ok("queues", format!("{error}; but a policy says {millis}"))
+        }
+        _ => warning(
+            "queues",
+            format!("{error}: if a worker's node is lost, no other takes over for a minute"),
+            "set the policy `consumer-disconnected-timeout` to 2000, or let a worker declare the queue anew when it is empty",
+        ),
+    }
 }

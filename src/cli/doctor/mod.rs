@@ -8,7 +8,9 @@ mod processes;
 use super::print_json;
 use crate::config::Process;
 use crate::ledger::ShardId;
+use crate::rabbit::management::Management;
 use crate::wire::operator::{Check, Doctor, Level};
+use anyhow::anyhow;
 use clap::Args;
 use std::process::ExitCode;
 
@@ -16,6 +18,10 @@ use std::process::ExitCode;
 pub struct Arguments {
     #[command(flatten)]
     process: Process,
+    /// RabbitMQ's management API: `http://user:password@host:port`. With it the doctor also says on which nodes each queue
+    /// is and which leads it, as AMQP does not tell. The user needs the tag `monitoring`
+    #[arg(long, env = "RABBITMQ_MANAGEMENT_URL", hide_env_values = true)]
+    management_url: Option<String>,
     /// Print one line of JSON instead of text
     #[arg(long)]
     json: bool,
@@ -33,10 +39,20 @@ fn failure(check: &'static str, found: impl Into<String>, fix: &'static str) -> 
     Check { check, level: Level::Failure, found: found.into(), fix: Some(fix) }
 }
 
+impl Arguments {
+    /// The way to the management API. An empty URL counts as not set.
+    fn management(&self) -> anyhow::Result<Option<Management>> {
+        let url = self.management_url.as_deref().filter(|url| !url.is_empty());
+        url.map(Management::parse).transpose().map_err(|error| anyhow!("RABBITMQ_MANAGEMENT_URL {error}"))
+    }
+}
+
 /// Runs and prints all checks. Returns exit code 1 if one fails.
 pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let process = arguments.process;
-    let mut checks = settings(&process);
+    let management = arguments.management();
+    let process = &arguments.process;
+    let mut checks = settings(process, management.as_ref().err());
+    let management = management.ok().flatten();
     // Settings that cannot be parsed are reported by `settings`. The checks that need them are skipped.
     if let (Ok(shards), Ok(prefix)) = (process.shards(1), process.queue_prefix()) {
         checks.extend(ledger::check(&shards).await);
@@ -44,7 +60,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             // If the directory cannot be read, `ledger` has said so, and the first shard's queue is looked at.
             let known = shards.numbers();
             let known = if known.is_empty() { vec![ShardId::FIRST.number()] } else { known };
-            checks.extend(broker::check(&broker, &known, prefix).await);
+            checks.extend(broker::check(&broker, management.as_ref(), &known, prefix).await);
         }
         checks.extend(processes::check(shards.directory(), prefix).await);
     }
@@ -57,7 +73,8 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn settings(process: &Process) -> Vec<Check> {
+/// Checks the settings. `of_management`: what is wrong with that one.
+fn settings(process: &Process, of_management: Option<&anyhow::Error>) -> Vec<Check> {
     let results = [
         process.check(),
         process.secret().map(drop),
@@ -65,11 +82,9 @@ fn settings(process: &Process) -> Vec<Check> {
         process.broker().map(drop),
         process.shards(1).map(drop),
     ];
-    let failures: Vec<Check> = results
-        .into_iter()
-        .filter_map(Result::err)
-        .map(|error| failure("settings", format!("{error:#}"), "see `earmark serve --help`"))
-        .collect();
+    let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+    let said = errors.iter().chain(of_management).map(|error| format!("{error:#}"));
+    let failures: Vec<Check> = said.map(|error| failure("settings", error, "see `earmark doctor --help`")).collect();
     if failures.is_empty() { vec![ok("settings", "valid")] } else { failures }
 }
 

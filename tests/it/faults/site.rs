@@ -45,10 +45,15 @@ pub struct Site {
 }
 
 impl Site {
-    pub async fn new(servers: Servers) -> Self {
+    /// A deployment that reaches its servers without proxies. Only its clients are judged.
+    pub async fn without_proxies(servers: Servers) -> Self {
         let app = App::on(servers).await;
         let business = app.create_business(1_000_000_000);
-        let mut proxies = vec![];
+        Self { app, business, proxies: vec![] }
+    }
+
+    pub async fn new(servers: Servers) -> Self {
+        let Self { app, business, mut proxies } = Self::without_proxies(servers).await;
         for way in Way::ALL {
             let url = if way.1 == Protocol::Postgres { &app.database_url } else { &app.amqp_url };
             let upstream: SocketAddr = authority(url).parse().expect("an address in the URL");

@@ -1,11 +1,12 @@
 //! The real Postgres and the real RabbitMQ of the tests. There are two of each: most tests use the first ones side by side.
-//! The second ones are for tests that stop a server, one test at a time. Tests of a failover start a primary and a standby.
+//! The second ones are for tests that stop a server, one test at a time. Tests of a cluster have three nodes of RabbitMQ
+//! beside the first Postgres, and tests of a failover a primary and a standby beside the first RabbitMQ, also one at a time.
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output};
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// The servers. The test may use them while it holds this.
@@ -14,75 +15,95 @@ pub struct Servers {
     pub amqp_url: String,
     /// The standby of that Postgres, if it has one.
     pub standby_url: Option<String>,
-    /// Set if this test alone has these servers: what keeps others away, and the command that tidies up after it.
-    own: Option<(OwnedMutexGuard<()>, &'static [&'static str])>,
+    /// The management API of RabbitMQ, if it has one.
+    pub management_url: Option<String>,
+    /// Set if these are servers that may be stopped.
+    own: Option<Own>,
 }
 
-type Lock = OnceLock<Arc<Mutex<()>>>;
-
-async fn hold(lock: &Lock) -> OwnedMutexGuard<()> {
-    Arc::clone(lock.get_or_init(Arc::default)).lock_owned().await
+/// Servers that a test has for itself.
+struct Own {
+    folder: String,
+    /// The command that tidies up after the test: it mends them, or removes those that no other test needs.
+    tidy: &'static [&'static str],
+    _alone: OwnedMutexGuard<()>,
 }
 
-/// The value of a variable in a file of the servers that may be stopped.
-fn read(folder: &str, file: &str, name: &str) -> String {
-    let path = format!("{folder}/{file}");
-    let lines = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let value = lines.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-    value.unwrap_or_else(|| panic!("{path} has no {name}")).to_owned()
-}
-
-/// The folder of the servers that may be stopped. `None` if this test run has not started any.
-fn stoppable() -> Option<String> {
-    let folder = std::env::var("EARMARK_STOPPABLE").ok();
-    if folder.is_none() {
-        eprintln!("skipped: this test run has started no servers");
-    }
-    folder
-}
+type Lock = LazyLock<Arc<Mutex<()>>>;
+static STOPPABLE: Lock = LazyLock::new(Arc::default);
+static CLUSTER: Lock = LazyLock::new(Arc::default);
+static PAIR: Lock = LazyLock::new(Arc::default);
 
 fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`"))
 }
 
-/// `scripts/services`, for the servers that may be stopped.
-fn services() -> Command {
-    let mut command = Command::new(setting("EARMARK_SERVICES"));
-    // The URLs in the environment are those of the other pair.
-    command.env("EARMARK_LOCAL", setting("EARMARK_STOPPABLE")).env_remove("DATABASE_URL").env_remove("AMQP_URL");
-    command
+impl Own {
+    /// The servers of the folder that a variable names. `None` if this test run has none.
+    async fn take(variable: &str, lock: &Lock, tidy: &'static [&'static str]) -> Option<Self> {
+        let Ok(folder) = std::env::var(variable) else {
+            eprintln!("skipped: this test run has no servers for it ({variable})");
+            return None;
+        };
+        Some(Self { folder, tidy, _alone: Arc::clone(lock).lock_owned().await })
+    }
+
+    /// `scripts/services`, for these servers.
+    fn services(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(setting("EARMARK_SERVICES"));
+        // The URLs in the environment are those of the other pair.
+        command.env("EARMARK_LOCAL", &self.folder).env_remove("DATABASE_URL").env_remove("AMQP_URL").args(arguments);
+        command
+    }
+
+    /// A line of a file that `scripts/services` writes for these servers.
+    fn find(&self, file: &str, name: &str) -> Option<String> {
+        let path = format!("{}/{file}", self.folder);
+        let lines = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        lines.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
+    }
+
+    fn url(&self, file: &str, name: &str) -> String {
+        self.find(file, name).unwrap_or_else(|| panic!("{}/{file} has no {name}", self.folder))
+    }
 }
 
 impl Servers {
     /// The servers that most tests use side by side.
     pub fn shared() -> Self {
-        Self { postgres_url: setting("DATABASE_URL"), amqp_url: setting("AMQP_URL"), standby_url: None, own: None }
+        let (postgres_url, amqp_url) = (setting("DATABASE_URL"), setting("AMQP_URL"));
+        Self { postgres_url, amqp_url, standby_url: None, management_url: None, own: None }
     }
 
     /// The servers that may be stopped, for this test alone. `None` if this test run has not started any.
     pub async fn alone() -> Option<Self> {
-        static LOCK: Lock = OnceLock::new();
-        let folder = stoppable()?;
-        let own: Option<(_, &[&str])> = Some((hold(&LOCK).await, &["up"]));
-        let url = |name| read(&folder, "services.env", name);
-        Some(Self { postgres_url: url("DATABASE_URL"), amqp_url: url("AMQP_URL"), standby_url: None, own })
+        let own = Own::take("EARMARK_STOPPABLE", &STOPPABLE, &["up"]).await?;
+        let url = |name| own.url("services.env", name);
+        let (postgres_url, amqp_url) = (url("DATABASE_URL"), url("AMQP_URL"));
+        Some(Self { postgres_url, amqp_url, standby_url: None, management_url: None, own: Some(own) })
+    }
+
+    /// A cluster of RabbitMQ for this test alone, and the Postgres of all. The first test starts it. `None` if this test run
+    /// cannot have one.
+    pub async fn cluster() -> Option<Self> {
+        let own = Own::take("EARMARK_CLUSTER", &CLUSTER, &["cluster", "up"]).await?;
+        run(own.services(own.tidy)).await;
+        let (postgres_url, amqp_url) = (setting("DATABASE_URL"), own.url("services.env", "AMQP_URL"));
+        let management_url = own.find("services.env", "RABBITMQ_MANAGEMENT_URL");
+        Some(Self { postgres_url, amqp_url, standby_url: None, management_url, own: Some(own) })
     }
 
     /// A new primary with a standby that confirms its commits, for this test alone, and the RabbitMQ that most tests use. `None`
     /// if this test run cannot have them.
     pub async fn pair() -> Option<Self> {
-        static LOCK: Lock = OnceLock::new();
-        let folder = stoppable()?;
-        if std::fs::read_to_string(format!("{folder}/services.mode")).is_ok_and(|mode| mode.trim() != "native") {
+        let own = Own::take("EARMARK_STOPPABLE", &PAIR, &["pair", "--purge"]).await?;
+        if std::fs::read_to_string(format!("{}/services.mode", own.folder)).is_ok_and(|mode| mode.trim() != "native") {
             eprintln!("skipped: a primary with a standby needs the programs on this machine");
             return None;
         }
-        let mut pair = Self::shared();
-        pair.own = Some((hold(&LOCK).await, &["pair", "--purge"]));
-        pair.control(&["pair"]).await;
-        pair.postgres_url = read(&folder, "pair.env", "PRIMARY_URL");
-        pair.standby_url = Some(read(&folder, "pair.env", "STANDBY_URL"));
-        Some(pair)
+        run(own.services(&["pair"])).await;
+        let (postgres_url, standby_url) = (own.url("pair.env", "PRIMARY_URL"), own.find("pair.env", "STANDBY_URL"));
+        Some(Self { postgres_url, amqp_url: setting("AMQP_URL"), standby_url, management_url: None, own: Some(own) })
     }
 
     fn options(&self) -> PgConnectOptions {
@@ -101,7 +122,11 @@ impl Servers {
     /// has started it names a program in `EARMARK_TEST_CREATE_DATABASE`.
     pub async fn create_database(&self, name: &str) -> String {
         match std::env::var("EARMARK_TEST_CREATE_DATABASE") {
-            Ok(program) if self.postgres_url == setting("DATABASE_URL") => run(Command::new(program).arg(name)).await,
+            Ok(program) if self.postgres_url == setting("DATABASE_URL") => {
+                let mut command = Command::new(program);
+                command.arg(name);
+                run(command).await;
+            }
             _ => self.execute(format!("CREATE DATABASE \"{name}\"")).await,
         }
         let (server, _) = self.postgres_url.rsplit_once('/').expect("a URL with a database");
@@ -112,25 +137,27 @@ impl Servers {
         self.execute(format!("DROP DATABASE \"{name}\" WITH (FORCE)")).await;
     }
 
-    /// `stop postgres`, `stop rabbitmq --immediate`, `start primary`, `promote`, as `scripts/services` understands it.
-    pub async fn control(&self, arguments: &[&str]) {
-        assert!(self.own.is_some(), "only a test that has the servers for itself may stop them");
-        run(services().args(arguments)).await;
+    /// `stop postgres`, `stop rabbitmq --immediate`, `start primary`, `promote`, as `scripts/services` understands it. Returns what it
+    /// prints.
+    pub async fn control(&self, arguments: &[&str]) -> String {
+        let own = self.own.as_ref().expect("only a test that has the servers for itself may stop them");
+        let output = run(own.services(arguments)).await;
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
 
-/// Runs a program to its end.
-async fn run(command: &mut Command) {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    let output = tokio::task::spawn_blocking(|| child.wait_with_output()).await.expect("joined").expect("it ends");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+async fn run(mut command: Command) -> Output {
+    let shown = format!("{command:?}");
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it runs");
+    assert!(output.status.success(), "{shown}: {}", String::from_utf8_lossy(&output.stderr));
+    output
 }
 
 /// A test that fails halfway must not leave the next one without a server, nor a server that nobody needs.
 impl Drop for Servers {
     fn drop(&mut self) {
-        if let Some((_, tidying)) = &self.own {
-            let _ = services().args(*tidying).output();
+        if let Some(own) = &self.own {
+            let _ = own.services(own.tidy).output();
         }
     }
 }
