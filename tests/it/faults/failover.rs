@@ -78,10 +78,8 @@ impl Scene {
 
     /// Waits until both processes say why they are not ready. From then on every request is refused.
     async fn until_both_say(&mut self, words: &str) {
-        for (process, role) in [(&self.intake, "intake"), (&self.worker, "worker")] {
-            let expected = Some((503, format!("{role}: {words}\n")));
-            eventually(words, async || process.readiness().await == expected).await;
-        }
+        until_says(&self.intake, &format!("intake: {words}")).await;
+        until_says(&self.worker, &format!("worker: {words}")).await;
         // The directory and the shard are watched apart, so the shard may be some milliseconds behind.
         let since = Instant::now();
         while self.ask(1).await != [Some(503)] {
@@ -110,6 +108,12 @@ impl Scene {
     }
 }
 
+/// Waits until the process says why it is not ready.
+async fn until_says(process: &Process, words: &str) {
+    let expected = Some((503, format!("{words}\n")));
+    eventually(words, async || process.readiness().await == expected).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_promoted_standby_has_all_that_was_answered_and_the_old_primary_is_refused() {
     let Some(mut scene) = Scene::begin().await else { return };
@@ -128,6 +132,10 @@ async fn a_promoted_standby_has_all_that_was_answered_and_the_old_primary_is_ref
         let why = "this Postgres was the primary before another was promoted: it is on timeline 1";
         assert!(process.log().iter().any(|line| line.to_string().contains(why)), "{:#?}", process.log());
     }
+    // A process that knows of no other finds that no standby confirms its commits.
+    let newcomer = scene.site.spawn(Role::Intake, None);
+    until_says(&newcomer, "intake: postgres does not answer in time, or waits for its standby").await;
+    newcomer.terminate().await;
     scene.site.lead_to(&new);
     scene.intake.ready().await;
     scene.worker.ready().await;
