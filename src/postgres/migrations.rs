@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn a_file_is_split_into_its_commands() {
-        let file = "-- One; with a comment;\nCREATE TABLE one (\n    id int -- its id;\n);\nCOMMENT ON TABLE one IS 'a; b';\n\n\
+        let file = "-- One; with a comment;\nCREATE TABLE one (\n    id int -- its id\n);\nCOMMENT ON TABLE one IS 'a; b';\n\n\
             CREATE FUNCTION two() RETURNS void AS $$\nBEGIN\n    -- nothing;\n    NULL;\nEND\n$$;\n-- the end\n";
         let first_words: Vec<String> = commands(file).iter().map(|text| text.trim()[..14].to_owned()).collect();
         assert_eq!(first_words, ["CREATE TABLE o", "COMMENT ON TAB", "CREATE FUNCTIO"]);
