@@ -1,6 +1,6 @@
 //! Asks how many messages wait in queues, and how many consumers they have.
 //!
-//! This needs a connection of its own. A question about a queue that does not exist costs the channel, and one about a
+//! This needs a connection of its own, but for a worker's questions about its own queues. A question about a queue that does not exist costs the channel, and one about a
 //! queue without a leader may never be answered. Neither must touch a connection that carries requests.
 
 use super::topology::Topology;
@@ -34,6 +34,12 @@ impl Gauge {
         let link = broker.connect(role).await?;
         let channel = super::open(&[&link], link.channel()).await?;
         Ok(Self { link, channel })
+    }
+
+    /// Asks over a connection that is used otherwise too. Only about queues that are consumed over it: if one of them is gone,
+    /// the connection is of no use anyway.
+    pub async fn over(link: &Link) -> Result<Self, Error> {
+        Ok(Self { link: link.clone(), channel: link.channel().await? })
     }
 
     /// Declares the queues of `topology`, because a question about a queue that does not exist costs the connection.

@@ -26,7 +26,7 @@ use futures_util::stream::FuturesUnordered;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use rand::seq::SliceRandom;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -49,10 +49,14 @@ impl From<lapin::Error> for Error {
     }
 }
 
-/// The addresses of a broker's nodes, checked, with a heartbeat and a connect timeout set. There is at least one.
+/// The addresses of a broker's nodes, checked, with a heartbeat and a connect timeout set. There is at least one. Clones
+/// share which of them is tried last.
 #[derive(Clone)]
 pub struct Broker {
     uris: Vec<AMQPUri>,
+    /// The place in `uris` of the node to which a connection was lost last. It may still let connections in, and be of no
+    /// use: because it hangs, or is cut off from the others.
+    lost_last: Arc<AtomicUsize>,
 }
 
 /// How often a broker of one node must say something, in seconds: its connection counts as lost when it was silent for two
@@ -71,6 +75,9 @@ const NEXT_NODE: Duration = Duration::from_millis(300);
 /// How long the broker may take to confirm or to answer. Far longer than it ever takes, it serves to notice a queue
 /// that is permanently stuck before messages pile up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for confirms of a broker of several nodes: one that is cut off from the leader of a queue confirms nothing, and
+/// another node does. As long as a request waits by default.
+const ANSWER_TIMEOUT_OF_SEVERAL: Duration = Duration::from_secs(5);
 
 impl Broker {
     /// Reads `amqp://user:password@host:port/vhost`, or several of them with commas between. The error text is meant to
@@ -82,14 +89,20 @@ impl Broker {
             uri.query.heartbeat.get_or_insert(heartbeat);
             uri.query.connection_timeout.get_or_insert(OPEN_TIMEOUT.as_millis() as u64);
         }
-        Ok(Self { uris })
+        Ok(Self { uris, lost_last: Arc::new(AtomicUsize::new(usize::MAX)) })
+    }
+
+    /// Whether there is another node to go to.
+    pub fn has_several_nodes(&self) -> bool {
+        self.uris.len() > 1
     }
 
     /// Opens two connections, one to consume over and one to publish over. They are lost together, because their owner
-    /// cannot work with one of them.
+    /// cannot work with one of them. So they lead to one node: it is the loss of one node that costs both, and whoever gets
+    /// messages over a node can answer over it.
     pub async fn connect_twice(&self, consuming: Role, publishing: Role) -> Result<(Link, Link), Error> {
         let consuming = self.connect(consuming).await?;
-        match self.connect(publishing).await {
+        match self.connect_to(consuming.node, publishing).await {
             Ok(publishing) => {
                 consuming.tie(&publishing);
                 Ok((consuming, publishing))
@@ -101,10 +114,31 @@ impl Broker {
         }
     }
 
-    /// Opens a connection to the first node that lets it, in a random order, so that connections spread over the nodes. A
-    /// node that refuses or is slow does not hold up the next. The broker lists the connection under a name that says its
-    /// role. The error is that of the node that failed last.
+    /// Opens a connection to the first node that lets it, in a random order, so that connections spread over the nodes; the
+    /// one that was lost last comes last. A node that refuses or is slow does not hold up the next. The error is that of the
+    /// node that failed last.
     pub async fn connect(&self, role: Role) -> Result<Link, Error> {
+        let mut nodes: Vec<usize> = (0..self.uris.len()).collect();
+        nodes.shuffle(&mut rand::rng());
+        let lost_last = self.lost_last.load(Ordering::Relaxed);
+        // They are taken from the end.
+        nodes.sort_by_key(|node| *node != lost_last);
+        let (mut trying, mut last) = (FuturesUnordered::new(), Error::lost());
+        loop {
+            trying.extend(nodes.pop().map(|node| self.connect_to(node, role)));
+            tokio::select! {
+                Some(tried) = trying.next() => match tried {
+                    Ok(link) => return Ok(link),
+                    Err(error) => last = error,
+                },
+                () = tokio::time::sleep(NEXT_NODE), if !nodes.is_empty() => {}
+                else => return Err(last),
+            }
+        }
+    }
+
+    /// Opens a connection to one node. The broker lists it under a name that says its role.
+    async fn connect_to(&self, node: usize, role: Role) -> Result<Link, Error> {
         let name = match role {
             Role::IntakeReplies => "earmark intake: replies",
             Role::IntakeRequests => "earmark intake: requests",
@@ -113,28 +147,12 @@ impl Broker {
             Role::Command => "earmark: a command",
             Role::Watch => "earmark: depth of queues",
         };
-        let mut uris = self.uris.clone();
-        uris.shuffle(&mut rand::rng());
-        let (mut trying, mut last) = (FuturesUnordered::new(), Error::lost());
-        loop {
-            trying.extend(uris.pop().map(|uri| connect_to(uri, name)));
-            tokio::select! {
-                Some(tried) = trying.next() => match tried {
-                    Ok(connection) => return Ok(Link::watch(connection, role)),
-                    Err(error) => last = error,
-                },
-                () = tokio::time::sleep(NEXT_NODE), if !uris.is_empty() => {}
-                else => return Err(last),
-            }
-        }
+        let properties = ConnectionProperties::default().with_connection_name(name.into());
+        let connecting = Connection::connect_uri(self.uris[node].clone(), properties);
+        let connected = tokio::time::timeout(OPEN_TIMEOUT, connecting).await;
+        let connected = connected.map_err(|_| Error(format!("no connection within {OPEN_TIMEOUT:?}")))?;
+        Ok(Link::watch(connected?, role, self, node))
     }
-}
-
-async fn connect_to(uri: AMQPUri, name: &'static str) -> Result<Connection, Error> {
-    let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let connected = tokio::time::timeout(OPEN_TIMEOUT, Connection::connect_uri(uri, properties)).await;
-    let connected = connected.map_err(|_| Error(format!("no connection within {OPEN_TIMEOUT:?}")))?;
-    Ok(connected?)
 }
 
 /// Runs `opening`, which opens what is needed over `links`, and closes the links if it fails or takes longer than
@@ -160,10 +178,15 @@ pub struct Link {
     blocked: Arc<AtomicBool>,
     /// It is being closed on purpose: its end is not logged as a failure.
     closes: Arc<AtomicBool>,
+    /// The place of its node, and what the broker is told of its loss.
+    node: usize,
+    lost_last: Arc<AtomicUsize>,
+    /// How long the broker may take to confirm.
+    confirm_timeout: Duration,
 }
 
 impl Link {
-    fn watch(connection: Connection, role: Role) -> Self {
+    fn watch(connection: Connection, role: Role, broker: &Broker, node: usize) -> Self {
         METRICS.rabbitmq_connects.inc(role);
         METRICS.rabbitmq_connections[role.index()].inc();
         let link = Self {
@@ -172,9 +195,12 @@ impl Link {
             lost: CancellationToken::new(),
             blocked: Arc::default(),
             closes: Arc::default(),
+            node,
+            lost_last: Arc::clone(&broker.lost_last),
+            confirm_timeout: if broker.has_several_nodes() { ANSWER_TIMEOUT_OF_SEVERAL } else { ANSWER_TIMEOUT },
         };
         let mut events = Box::pin(link.connection.events_listener());
-        let (lost, blocked) = (link.lost.clone(), Arc::clone(&link.blocked));
+        let (lost, blocked, lost_last) = (link.lost.clone(), Arc::clone(&link.blocked), Arc::clone(&link.lost_last));
         tokio::spawn(async move {
             while let Some(event) = tokio::select! { event = events.next() => event, () = lost.cancelled() => None } {
                 match event {
@@ -192,6 +218,7 @@ impl Link {
                             Role::Command => tracing::debug!(%error, "broker connection lost"),
                             _ => tracing::warn!(%error, "broker connection lost"),
                         }
+                        lost_last.store(node, Ordering::Relaxed);
                         lost.cancel();
                     }
                     _ => {}
@@ -212,6 +239,13 @@ impl Link {
     /// Gives the link up: it is lost from now on, and all who share it must build everything anew. `why` goes to the
     /// log.
     pub fn give_up(&self, why: &str) {
+        if !self.lost.is_cancelled() {
+            self.lost_last.store(self.node, Ordering::Relaxed);
+        }
+        self.lose(why);
+    }
+
+    fn lose(&self, why: &str) {
         if !self.lost.is_cancelled() {
             if !self.closes.load(Ordering::Relaxed) {
                 tracing::warn!(why, "broker connection given up");
@@ -235,8 +269,8 @@ impl Link {
         let (one, other) = (self.clone(), other.clone());
         tokio::spawn(async move {
             tokio::select! {
-                () = one.lost() => other.give_up("its other connection is lost"),
-                () = other.lost() => one.give_up("its other connection is lost"),
+                () = one.lost() => other.lose("its other connection is lost"),
+                () = other.lost() => one.lose("its other connection is lost"),
             }
         });
     }

@@ -12,7 +12,7 @@
 //! it cannot route, or whose queue was just deleted; and a message that could not be written may be written later.
 
 use super::fair_queue::FairQueue;
-use super::{ANSWER_TIMEOUT, Error, Link};
+use super::{Error, Link};
 use crate::metrics::METRICS;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -153,7 +153,7 @@ impl Publisher {
                     progress = Instant::now();
                     self.confirmed(&message_id, confirmed, &on_trouble);
                 }
-                () = tokio::time::sleep_until(progress + ANSWER_TIMEOUT), if !confirms.is_empty() => {
+                () = tokio::time::sleep_until(progress + link.confirm_timeout), if !confirms.is_empty() => {
                     return link.give_up("the broker did not confirm in time");
                 }
                 // The oldest message is answered, or has had its time: another one may go.

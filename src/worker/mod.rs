@@ -19,15 +19,16 @@ use crate::metrics::labels::Role;
 use crate::postgres::Shards;
 use crate::rabbit::consumer::{Consumer, Held};
 use crate::rabbit::dead_letters::DeadLetterReceiver;
+use crate::rabbit::depth::Gauge;
 use crate::rabbit::topology::Topology;
-use crate::rabbit::{self, Broker, Error};
+use crate::rabbit::{self, Broker, Error, Link};
 use crate::retry::Backoff;
 use crate::secret::HashSecret;
 use crate::wire::signing::Keyring;
 use lane::Lane;
 use pause::Pause;
 use std::collections::{BTreeSet, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -75,6 +76,8 @@ pub struct Settings {
 
 /// How often a session looks whether it holds messages for too long, and whether there is more to work on.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a worker asks its node about its queues, if there are several nodes.
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What a session works on. A shard whose database is known to be away is left out, as its messages could only be held; so
 /// are the dead letters, which go to the directory.
@@ -106,6 +109,8 @@ pub struct Worker {
     held: Mutex<Vec<(String, Held)>>,
     /// The shards from whose queues messages are taken one at a time.
     one_at_a_time: Mutex<HashSet<ShardId>>,
+    /// How many sessions in a row ended because their node was cut off from a queue.
+    cut_off: AtomicU32,
     pause: Pause,
 }
 
@@ -126,7 +131,8 @@ impl Worker {
     /// A worker that does not run yet.
     pub fn new(settings: Settings) -> Arc<Self> {
         let (consuming, held, one_at_a_time) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
-        Arc::new(Self { settings, consuming, held, one_at_a_time, pause: Pause::unknown() })
+        let (cut_off, pause) = (AtomicU32::new(0), Pause::unknown());
+        Arc::new(Self { settings, consuming, held, one_at_a_time, cut_off, pause })
     }
 
     /// The state of this worker, for people.
@@ -223,6 +229,26 @@ impl Worker {
         tracing::warn!("messages cannot be settled, and go back to their queues");
     }
 
+    /// Gives the link up when its node is cut off from a queue that is consumed over it. Such a node keeps its connections and
+    /// delivers nothing; it says that the queue has no consumer. If other nodes say so too, the queue is at fault, and the
+    /// other queues must not suffer: then it takes longer each time.
+    async fn give_up_when_cut_off(&self, link: &Link, queues: &[String]) -> Result<(), Error> {
+        let needed = 2 << self.cut_off.load(Ordering::Relaxed).min(8);
+        let (gauge, mut blind) = (Gauge::over(link).await?, 0);
+        while blind < needed {
+            tokio::time::sleep(ASK_INTERVAL).await;
+            if gauge.read(queues).await?.iter().all(|depth| depth.consumers > 0) {
+                self.cut_off.store(0, Ordering::Relaxed);
+                blind = 0;
+            } else {
+                blind += 1;
+            }
+        }
+        self.cut_off.fetch_add(1, Ordering::Relaxed);
+        link.give_up("its node is cut off from a queue");
+        Ok(())
+    }
+
     /// Opens a pair of connections and works until they are lost, the worker is paused, messages are held for too long, there
     /// is more to work on, or `stop`.
     async fn session(self: &Arc<Self>, topology: &Topology, stop: &CancellationToken) -> Result<(), Error> {
@@ -260,12 +286,20 @@ impl Worker {
         let mut storing: JoinSet<DeadLetterReceiver> = dead_letters.into_iter().map(store).collect();
         let mut running: JoinSet<Option<Consumer>> =
             lanes.into_iter().map(|lane| lane.run(Arc::clone(self), consuming.clone(), ending.clone())).collect();
+        let asking = async {
+            if broker.has_several_nodes() {
+                let queues: Vec<String> = numbers.iter().map(|&shard| topology.work_queue(shard)).collect();
+                let _ = self.give_up_when_cut_off(&consuming, &queues).await;
+            }
+            std::future::pending().await
+        };
         // A lane ends by itself only if its link is lost, if it panics, or if its messages have to be taken
         // differently: one at a time, or many again.
         let mut ended = tokio::select! {
             ended = running.join_next() => ended,
             () = consuming.lost() => Some(Ok(None)),
             () = self.pause.until(true) => Some(Ok(None)),
+            () = asking => Some(Ok(None)),
             () = self.until_held_too_long(&held) => Some(Ok(None)),
             () = self.until_there_is_more_than(&scope) => Some(Ok(None)),
             () = stop.cancelled() => Some(Ok(None)),

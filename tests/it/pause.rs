@@ -119,7 +119,7 @@ async fn a_worker_gives_back_what_it_cannot_settle_and_takes_it_again_once_it_ca
     let worker = app.start_with("worker", &[("DATABASE_URL", &through), ("EARMARK_HOLD_TIMEOUT", "3s")]).await;
     proxy.set(Mode::Refuse);
     for number in 0..3 {
-        publish(&app, &message(&[&request(&business, &format!("user{number}@example.com"), 1)], &[])).await;
+        publish(&app, &message(&app, &[&request(&business, &format!("user{number}@example.com"), 1)], &[])).await;
     }
     app.until_queue_holds(&app.work_queue(), 0).await;
     app.until_queue_holds(&app.work_queue(), 3).await;

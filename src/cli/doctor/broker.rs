@@ -117,8 +117,10 @@ async fn declared(broker: &Broker, topology: &Topology, shards: &[u8], replicas:
             // From now on the topology takes this queue as it is, so each is named once.
             Err(error) if error.to_string().contains(DISCONNECTED_TIMEOUT) && checks.len() < shards.len() => {
                 let text = error.to_string();
-                let named = names.iter().zip(replicas).find(|(name, _)| text.contains(&format!("'{name}'")));
-                checks.push(without_timeout(text, named.and_then(|(_, found)| found.disconnected_millis)));
+                let number = names.iter().position(|name| text.contains(&format!("'{name}'")));
+                let name = number.map_or("a work queue", |number| names[number].as_str());
+                let found = number.and_then(|number| replicas.get(number));
+                checks.push(without_timeout(name, found.and_then(|found| found.disconnected_millis)));
             }
             Err(error) => {
                 let fix = "empty the queue, delete it, and let a worker declare it again";
@@ -130,15 +132,16 @@ async fn declared(broker: &Broker, topology: &Topology, shards: &[u8], replicas:
 }
 
 /// A work queue without the argument [`DISCONNECTED_TIMEOUT`]. A policy may stand in for it: `by_policy` is what it says.
-fn without_timeout(error: String, by_policy: Option<i64>) -> Check {
+fn without_timeout(name: &str, by_policy: Option<i64>) -> Check {
+    let found = format!("{name} was declared without {DISCONNECTED_TIMEOUT}");
     match by_policy {
         Some(millis) if millis <= DISCONNECTED_MILLIS.into() => {
-            ok("queues", format!("{error}; but a policy says {millis}"))
+            ok("queues", format!("{found}, and has a policy of {millis} ms"))
         }
         _ => warning(
             "queues",
-            format!("{error}: if a worker's node is lost, no other takes over for a minute"),
-            "set the policy `consumer-disconnected-timeout` to 2000, or let a worker declare the queue anew when it is empty",
+            format!("{found}: if the node of its worker is lost, no other takes over for a minute"),
+            "set the policy `consumer-disconnected-timeout` to 2000, or delete the queue when it is empty: it is declared anew",
         ),
     }
 }
