@@ -16,8 +16,9 @@ use earmark::rabbit::consumer::Consumer;
 use earmark::rabbit::dead_letters::DeadLetterSender;
 use earmark::rabbit::replies::ReplySender;
 use earmark::rabbit::topology::Topology;
+use earmark::wire::signing::Keyring;
 use earmark::worker::attempt::Settled;
-use earmark::worker::disposition::{self, Disposition};
+use earmark::worker::disposition::{self, Disposition, Senders};
 use earmark::worker::gather::{self, Batches};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -193,14 +194,15 @@ async fn echo(settings: Settings) {
     let acknowledger = consumer.acknowledger();
     let (decoded, messages) = mpsc::channel(128);
     let (settled, dispositions) = mpsc::channel(2);
-    tokio::spawn(gather::decode(ShardId::FIRST, consumer, decoded, 8_192, false, CancellationToken::new()));
-    tokio::spawn(async move {
-        disposition::perform_all(dispositions, &replies, &dead_letters, &acknowledger, &consuming).await;
-    });
+    let keys = Keyring::none();
+    let reader = gather::Reader { shard: ShardId::FIRST, keys: keys.clone(), replies: topology };
+    tokio::spawn(gather::decode(reader, consumer, decoded, 8_192, false, CancellationToken::new()));
+    let senders = Senders { replies, dead_letters, acknowledger, keys: keys.clone() };
+    tokio::spawn(async move { disposition::perform_all(dispositions, &senders, &consuming).await });
     let mut batches = Batches::new(messages, 1024);
     let allocated = Settled::Decided(Verdict::Decided(Outcome::Allocated), Some(UserHash([7; 32])));
     while let Some(batch) = batches.next().await {
         let results = vec![allocated.clone(); batch.requests.len()];
-        settled.send(Disposition::new(batch, results)).await.expect("performed");
+        settled.send(Disposition::new(batch, results, &keys)).await.expect("performed");
     }
 }
