@@ -342,8 +342,8 @@ pub struct IntakeSettings {
     /// 20 KiB of memory. The number is lowered if the process may not open that many files
     #[arg(long, env = "EARMARK_MAX_CONNECTIONS", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
-    /// The largest number of connections to Postgres for reads (balances, look-ups, the history). API keys are looked
-    /// up over two further connections, so that slow reads do not hold up authentication
+    /// The largest number of connections to each shard, and to the directory, for reads (balances, look-ups, the history).
+    /// API keys are looked up over two further connections, so that slow reads do not hold up authentication
     #[arg(long, env = "EARMARK_READ_CONNECTIONS", default_value = "4", value_parser = clap::value_parser!(u32).range(1..))]
     pub read_connections: u32,
     /// The largest number of history pages that are read at the same time for one API key, those of exports included. A

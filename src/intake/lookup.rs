@@ -1,17 +1,20 @@
 //! Answers the reads: balances, payout users, and what became of a request.
 
 use super::Intake;
+use super::detached::Detached;
 use super::problem::{self, Answer};
 use super::reads::Failure;
 use super::validate::check_queried_address;
 use crate::clock;
-use crate::ledger::{BusinessId, IdempotencyKey, RequestId, UserHash};
+use crate::ledger::{BusinessId, IdempotencyKey, Refusal, RequestId, UserHash};
 use crate::postgres::allocations::{self, Decided};
 use crate::postgres::users::{self, PayoutUser};
 use crate::postgres::{businesses, keys};
 use crate::secret;
 use crate::wire::answers::{BalanceBody, FieldErrors, PENDING, PayoutUserBody, RequestBody};
 use axum::http::HeaderMap;
+use futures_util::FutureExt;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// The header in which payout users send their hash to see their balance.
@@ -41,12 +44,22 @@ pub async fn user_by_email(intake: &Intake, headers: &HeaderMap, email: Option<&
 
 /// Answers with the payout user whose hash is in the header; no API key is needed. A wrong hash and the hash of an
 /// inactive user are the same 401.
-pub async fn user_by_hash(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Failure> {
+pub async fn user_by_hash(intake: &Arc<Intake>, headers: &HeaderMap) -> Result<Answer, Failure> {
     let mut values = headers.get_all(PAYOUT_HASH).iter();
     let hash = values.next().filter(|_| values.next().is_none()).and_then(|value| parse_hash(value.as_bytes()));
     let hash = hash.ok_or(Failure::Unauthorized)?;
     let shards = intake.shards().known().keys().copied().collect();
-    let asking = |shard| intake.read_shard(shard, async move |connection| users::find_by_hash(connection, hash).await);
+    // The first that knows the user ends the search. The others read on, as a read that breaks off costs its connection.
+    let asking = |shard| {
+        let reading = Arc::clone(intake);
+        let reading = async move { reading.read_shard(shard, async |at| users::find_by_hash(at, hash).await).await };
+        Detached::new(intake.tracker(), reading).map(|read| {
+            read.unwrap_or_else(|died| {
+                tracing::error!(%died, "a look-up failed");
+                Err(Failure::Unavailable(Refusal::PostgresSlow))
+            })
+        })
+    };
     let user = intake.finder().find(hash, shards, asking).await?;
     user.filter(|user| user.status == "active").map(show_user).ok_or(Failure::Unauthorized)
 }

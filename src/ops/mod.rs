@@ -2,7 +2,8 @@
 //!
 //! This file serves the side listener: `/livez`, `/readyz`, `/metrics` and the console. [`presence`] writes the
 //! process's row, [`queues`] polls the depth of the queues, [`deployment`] reads the state of all processes,
-//! [`audits`], [`businesses`], [`dead_letters`] and [`requests`] look up and act for operators in all shards, and [`console`] is the web interface.
+//! [`audits`], [`businesses`], [`dead_letters`] and [`requests`] look up and act for operators in all shards, and
+//! [`console`] is the web interface.
 //!
 //! The modules know neither intake nor worker. They get the state of the process from a function, [`state::Describe`].
 

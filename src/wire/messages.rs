@@ -178,6 +178,7 @@ pub fn read_requests(keys: &Keyring, body: &[u8]) -> Result<RequestMessage, (Cau
         return Err(unreadable(format!("message has more than {MOST_REQUESTS} requests")));
     }
     let shard = ShardId::new(envelope.shard);
+    let keys_of_parts = keys.for_part_of(!envelope.key_id.is_empty());
     let mut message = RequestMessage {
         shard,
         reply_to: envelope.reply_to.into_owned(),
@@ -193,7 +194,8 @@ pub fn read_requests(keys: &Keyring, body: &[u8]) -> Result<RequestMessage, (Cau
                 message.requests.push(request);
             }
             Err(reason) => {
-                let body = pack_requests(keys, shard, &message.reply_to, std::iter::once(item.get().as_bytes()));
+                let item = std::iter::once(item.get().as_bytes());
+                let body = pack_requests(&keys_of_parts, shard, &message.reply_to, item);
                 message.unreadable.push(Unreadable { body, cause: Cause::Unreadable, reason });
             }
         }
@@ -510,6 +512,17 @@ mod tests {
         assert_eq!(read_requests(&Keyring::none(), &message).unwrap().key_id, "k1", "whoever has no key believes it");
         let cut = &message[..message.len() - 1];
         assert_eq!(refused(cut).0, Cause::Unreadable);
+    }
+
+    #[test]
+    fn a_part_of_a_message_that_is_not_signed_is_not_signed_either() {
+        let rolling = Keyring::parse(&format!("k1:{}", "11".repeat(32)), "earmark", true).unwrap();
+        let read = |keys: &Keyring| {
+            let message = pack_requests(keys, ShardId::FIRST, "replies", std::iter::once(b"[]".as_slice()));
+            read_requests(&rolling, &message).unwrap().unreadable.remove(0).body
+        };
+        assert!(read_requests(&keys(), &read(&keys())).is_ok());
+        assert_eq!(refused(&read(&Keyring::none())).0, Cause::Unauthentic, "or it could be replayed later");
     }
 
     #[test]

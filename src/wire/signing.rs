@@ -63,6 +63,11 @@ impl Keyring {
         Ok(Self(Arc::new(Inner { keys, accept_unsigned })))
     }
 
+    /// These keys if `is_signed`, and none otherwise: for a part of a message, which is signed only if the whole was.
+    pub fn for_part_of(&self, is_signed: bool) -> Self {
+        if is_signed { self.clone() } else { Self::none() }
+    }
+
     /// Whether what names this key as its signer can be believed. An empty name stands for no signature.
     pub fn knows(&self, id: &str) -> bool {
         self.0.keys.is_empty()

@@ -30,7 +30,7 @@ pub struct Disposition {
 
 impl Disposition {
     /// What follows from `results`, which has one result for each request of the batch, in order.
-    /// `keys` sign the dead letters.
+    /// `keys` sign the dead letters of messages that were signed.
     pub fn new(batch: Batch, results: Vec<Settled>, keys: &Keyring) -> Self {
         let mut disposition = Self::default();
         let mut settled = batch.requests.iter().zip(results);
@@ -42,7 +42,7 @@ impl Disposition {
                         tracing::warn!(request_id = %request.id, reason, "request rejected");
                         let items = [messages::write_request(request)];
                         let body = messages::pack_requests(
-                            keys,
+                            &keys.for_part_of(part.is_signed),
                             request.business.shard(),
                             &part.reply_to,
                             items.iter().map(Vec::as_slice),

@@ -45,6 +45,8 @@ pub struct Part {
     pub tag: u64,
     /// The queue that the outcomes go to.
     pub reply_to: String,
+    /// Whether the message was signed.
+    pub is_signed: bool,
     /// How many of the batch's requests are from this message.
     pub count: usize,
     /// The message's requests that cannot be read.
@@ -62,7 +64,9 @@ impl Batch {
             let traces = content.traces.iter().filter_map(|(id, text)| Some((*id, trace::Context::parse(text)?)));
             self.traces.extend(traces);
         }
-        self.parts.push(Part { tag, reply_to: content.reply_to, count, unreadable: content.unreadable, is_last });
+        let is_signed = !content.key_id.is_empty();
+        let RequestMessage { reply_to, unreadable, .. } = content;
+        self.parts.push(Part { tag, reply_to, is_signed, count, unreadable, is_last });
     }
 }
 

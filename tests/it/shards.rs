@@ -219,6 +219,28 @@ async fn people_find_everything_of_every_shard() {
 }
 
 #[tokio::test]
+async fn a_search_of_all_shards_costs_no_connection() {
+    let app = App::with_shards(3).await;
+    let business = app.create_business_in(0, 1_000);
+    let serve = app.start_with("serve", &[("EARMARK_READ_CONNECTIONS", "1")]).await;
+    let client = app.client(&serve, &business);
+    let mut hashes = vec![];
+    for number in 0..20 {
+        let told = client.create(&format!("user{number}@example.com"), 1).await;
+        hashes.push(told.json()["hash"].as_str().expect("a hash").to_owned());
+    }
+    assert_eq!(by_hash(&serve, &"0".repeat(64)).await.status, 401, "each shard was asked");
+    let connects = async || serve.metric("earmark_postgres_connects_total").await;
+    let before = connects().await;
+    for hash in &hashes {
+        // No search breaks off what the other shards still read.
+        assert_eq!(by_hash(&serve, hash).await.status, 200);
+    }
+    assert_eq!(connects().await, before);
+    app.finish([serve]).await;
+}
+
+#[tokio::test]
 async fn a_shard_that_is_gone_costs_the_businesses_of_the_others_nothing() {
     let app = App::with_shards(2).await;
     let [here, gone] = [0, 1].map(|shard| app.create_business_in(shard, 1_000));
