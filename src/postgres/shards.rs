@@ -105,8 +105,8 @@ impl Shards {
         }
     }
 
-    /// Like [`Self::keep_looking`], and watches the health of the directory and of each shard. `tell` gets the count of the last raise of each shard, as
-    /// [`Postgres::watch`] says.
+    /// Like [`Self::keep_looking`], and watches the health of the directory and of each shard. `tell` gets the count of the
+    /// last raise of each shard, as [`Postgres::watch`] says.
     pub async fn watch<F>(self, stop: CancellationToken, tell: F)
     where
         F: Fn(ShardId, Option<RaiseCount>) + Clone + Send + Sync + 'static,
