@@ -196,12 +196,17 @@ async fn the_doctor_names_what_is_wrong_and_how_to_fix_it() {
     }
     for (setting, value, words) in [
         ("EARMARK_HASH_SECRET", "5ec7e7", "settings: EARMARK_HASH_SECRET"),
+        ("EARMARK_ENVELOPE_KEYS", "k1:5ec7e7", "settings: EARMARK_ENVELOPE_KEYS"),
         ("EARMARK_REPLY_TIMEOUT", "20s", "settings: EARMARK_REPLY_TIMEOUT"),
         ("AMQP_URL", "amqp://127.0.0.1:1", "rabbitmq: "),
         ("DATABASE_URL", "postgres://127.0.0.1:1/nothing", "postgres: "),
     ] {
         let (code, found) = doctor(&[(setting, value)]);
         assert!(code == 1 && says(&found, "failure", words), "{setting}: {found:#?}");
+    }
+    for unsigned in [("EARMARK_ENVELOPE_KEYS", ""), ("EARMARK_ACCEPT_UNSIGNED", "true")] {
+        let (_, found) = doctor(&[unsigned]);
+        assert!(says(&found, "warning", "what is not signed is believed"), "{unsigned:?}: {found:#?}");
     }
     let mut database = app.database().await;
     let broken = [

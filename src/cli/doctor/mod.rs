@@ -78,6 +78,7 @@ fn settings(process: &Process, of_management: Option<&anyhow::Error>) -> Vec<Che
     let results = [
         process.check(),
         process.secret().map(drop),
+        process.keys().map(drop),
         process.queue_prefix().map(drop),
         process.broker().map(drop),
         process.shards(1).map(drop),
@@ -85,7 +86,13 @@ fn settings(process: &Process, of_management: Option<&anyhow::Error>) -> Vec<Che
     let errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
     let said = errors.iter().chain(of_management).map(|error| format!("{error:#}"));
     let failures: Vec<Check> = said.map(|error| failure("settings", error, "see `earmark doctor --help`")).collect();
-    if failures.is_empty() { vec![ok("settings", "valid")] } else { failures }
+    let mut checks = if failures.is_empty() { vec![ok("settings", "valid")] } else { failures };
+    if process.keys().is_ok_and(|keys| keys.knows("")) {
+        let found = "what is not signed is believed: the password of the broker is enough to move money";
+        let fix = "set EARMARK_ENVELOPE_KEYS, and EARMARK_ACCEPT_UNSIGNED only while you introduce it";
+        checks.push(warning("signatures", found, fix));
+    }
+    checks
 }
 
 fn print(check: &Check) {
