@@ -125,6 +125,14 @@ native_rabbitmq_start() {
     if rabbitmq_is_gone || ! amqp_answers "$(port_of "$rabbit")"; then
         fail_with_log rabbitmq "did not start" "$dir/startup.log" "$dir/rabbitmq.log"
     fi
+    enable_features "$dir/data"
+}
+
+# On a busy machine, RabbitMQ 3.10 now and then makes its data folder without any feature flag, and then refuses quorum queues.
+enable_features() { # DATA
+    local flags
+    flags=$(cat "$1/"*-feature_flags 2>/dev/null) || return 0
+    [[ ${flags//[[:space:]]/} != '[].' ]] || native_rabbitmqctl enable_feature_flag all
 }
 rabbitmq_settled() { amqp_answers "$(port_of "$rabbit")" || ! kill -0 "$1" 2>/dev/null; }
 
