@@ -106,8 +106,8 @@ mod mutants {
 mod code {
     use super::*;
     use earmark::ledger::{
-        Account, Amount, BusinessId, Email, IdempotencyKey, KeyClaim, KeyState, Keys, Outcome, RaiseCount, Receipt,
-        Request, RequestId, Verdict, decide,
+        Account, Amount, Books, BusinessId, Email, IdempotencyKey, KeyClaim, KeyState, Moment, Movement, Outcome,
+        RaiseCount, Receipt, Request, RequestId, Success, Verdict, decide,
     };
     use earmark_model::{CentRequest, KeyState as ModelKey, Verdict as ModelVerdict, WorkingCopy};
 
@@ -151,8 +151,10 @@ mod code {
         Request {
             id: RequestId::from_u128(id),
             business: BUSINESS,
-            email: Email::parse("ann@example.com").expect("an address"),
-            amount: Amount::from_cents(1).expect("a cent"),
+            movement: Movement::Allocate {
+                email: Email::parse("ann@example.com").expect("an address"),
+                amount: Amount::from_cents(1).expect("a cent"),
+            },
             deadline: if ask.late { NOW - 1 } else { NOW },
             key: ask.claim.map(|epoch| KeyClaim { key, epoch: epoch.into() }),
             reference: None,
@@ -183,15 +185,17 @@ mod code {
         let stored = KeyState {
             epoch: key.epoch.into(),
             raise: key.raise.map(|raise| RaiseCount(raise.into())),
-            allocated: key.allocated.then_some((other.id, other.email, other.amount)),
+            success: key.allocated.then_some(Success { request: other.id, movement: other.movement }),
         };
         let name = (BUSINESS, IdempotencyKey::new("key").expect("a key"));
-        let accounts = [(BUSINESS, Account { payout_balance: balance.into(), payouts_enabled: true })].into();
-        let decision = decide(&accounts, &Keys::from([(name, stored.clone())]), &requests, NOW);
-        let balance = decision.balances.first().map_or(balance.into(), |(_, balance)| *balance);
+        let account = Account { payout_balance: balance.into(), payouts_enabled: true, ..Account::default() };
+        let books =
+            Books { accounts: [(BUSINESS, account)].into(), keys: [(name, stored.clone())].into(), ..Books::default() };
+        let decision = decide(&books, &requests, Moment { clock: NOW, tolerance: 0 });
+        let balance = decision.accounts.first().map_or(balance.into(), |(_, account)| account.payout_balance);
         let key = decision.keys.first().map_or(stored, |change| change.state.clone());
         let verdicts = decision.verdicts.into_iter().map(in_the_model).collect();
-        (verdicts, balance, key.epoch, key.raise.is_none(), key.allocated.is_some())
+        (verdicts, balance, key.epoch, key.raise.is_none(), key.success.is_some())
     }
 
     fn by_the_model(balance: i8, key: ModelKey, asks: &[CentRequest]) -> Outcomes {

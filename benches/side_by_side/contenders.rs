@@ -8,8 +8,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Router, serve};
-use earmark::intake::validate::{NewAllocation, read_allocation};
-use earmark::ledger::{Outcome, ShardId, UserHash, Verdict};
+use earmark::intake::validate::read_allocation;
+use earmark::ledger::{Email, Movement, Outcome, ShardId, Told, UserHash, Verdict};
 use earmark::metrics::labels::Role;
 use earmark::rabbit::Broker;
 use earmark::rabbit::consumer::Consumer;
@@ -104,45 +104,56 @@ async fn http(body: Bytes) -> Response {
     }
 }
 
+/// What a body asks for, if it is valid.
+fn read(body: &[u8]) -> Option<(Email, i64)> {
+    match read_allocation(body).ok()?.movement {
+        Movement::Allocate { email, amount } => Some((email, amount.cents())),
+        Movement::Reverse { .. } | Movement::Settle { .. } => None,
+    }
+}
+
 /// A stand-in for the user's hash, as good as random and as long.
-fn hash_of(allocation: &NewAllocation) -> Vec<u8> {
+fn hash_of(email: &Email) -> Vec<u8> {
     use sha2::{Digest, Sha256};
-    Sha256::digest(allocation.email.as_str()).to_vec()
+    Sha256::digest(email.as_str()).to_vec()
 }
 
 async fn plain(State(state): State<Direct>, body: Bytes) -> Response {
-    let Ok(allocation) = read_allocation(&body) else { return StatusCode::UNPROCESSABLE_ENTITY.into_response() };
+    let Some((email, cents)) = read(&body) else { return StatusCode::UNPROCESSABLE_ENTITY.into_response() };
     let work = async {
         let mut transaction = state.pool.begin().await?;
-        let debited = sqlx::query(
-            "UPDATE businesses SET payout_balance = payout_balance - $2
-             WHERE business_id = $1 AND payouts_enabled AND payout_balance >= $2",
+        let debited: Option<(i64, i64)> = sqlx::query_as(
+            "UPDATE businesses SET payout_balance = payout_balance - $2, seq = seq + 1
+             WHERE business_id = $1 AND payouts_enabled AND payout_balance >= $2 RETURNING seq, payout_balance",
         )
         .bind(state.business)
-        .bind(allocation.amount.cents())
-        .execute(&mut *transaction)
+        .bind(cents)
+        .fetch_optional(&mut *transaction)
         .await?;
-        if debited.rows_affected() == 0 {
+        let Some((seq, balance)) = debited else {
             transaction.rollback().await?;
             return Ok(None);
-        }
+        };
         let hash: Vec<u8> = sqlx::query_scalar(
             "INSERT INTO payout_users AS u (business_id, email, hash, balance) VALUES ($1, $2, $3, $4)
              ON CONFLICT (business_id, email) DO UPDATE SET balance = u.balance + excluded.balance RETURNING hash",
         )
         .bind(state.business)
-        .bind(allocation.email.as_str())
-        .bind(hash_of(&allocation))
-        .bind(allocation.amount.cents())
+        .bind(email.as_str())
+        .bind(hash_of(&email))
+        .bind(cents)
         .fetch_one(&mut *transaction)
         .await?;
         sqlx::query(
-            "INSERT INTO allocations (business_id, request_id, email, amount, outcome) VALUES ($1, $2, $3, $4, 'allocated')",
+            "INSERT INTO allocations (business_id, request_id, kind, email, amount, outcome, seq, payout_balance_after, moved_at)
+             VALUES ($1, $2, 'allocate', $3, $4, 'allocated', $5, $6, now())",
         )
         .bind(state.business)
         .bind(Uuid::new_v4())
-        .bind(allocation.email.as_str())
-        .bind(allocation.amount.cents())
+        .bind(email.as_str())
+        .bind(cents)
+        .bind(seq)
+        .bind(balance)
         .execute(&mut *transaction)
         .await?;
         transaction.commit().await?;
@@ -152,22 +163,22 @@ async fn plain(State(state): State<Direct>, body: Bytes) -> Response {
 }
 
 async fn direct(State(state): State<Direct>, body: Bytes) -> Response {
-    let Ok(allocation) = read_allocation(&body) else { return StatusCode::UNPROCESSABLE_ENTITY.into_response() };
+    let Some((email, cents)) = read(&body) else { return StatusCode::UNPROCESSABLE_ENTITY.into_response() };
     let work = sqlx::query_scalar(
         "WITH debit AS (
-            UPDATE businesses SET payout_balance = payout_balance - $4
-            WHERE business_id = $1 AND payouts_enabled AND payout_balance >= $4 RETURNING 1
+            UPDATE businesses SET payout_balance = payout_balance - $4, seq = seq + 1
+            WHERE business_id = $1 AND payouts_enabled AND payout_balance >= $4 RETURNING seq, payout_balance
          ), row AS (
-            INSERT INTO allocations (business_id, request_id, email, amount, outcome)
-            SELECT $1, $5, $2, $4, 'allocated' FROM debit
+            INSERT INTO allocations (business_id, request_id, kind, email, amount, outcome, seq, payout_balance_after, moved_at)
+            SELECT $1, $5, 'allocate', $2, $4, 'allocated', seq, payout_balance, now() FROM debit
          )
          INSERT INTO payout_users AS u (business_id, email, hash, balance) SELECT $1, $2, $3, $4 FROM debit
          ON CONFLICT (business_id, email) DO UPDATE SET balance = u.balance + excluded.balance RETURNING hash",
     )
     .bind(state.business)
-    .bind(allocation.email.as_str())
-    .bind(hash_of(&allocation))
-    .bind(allocation.amount.cents())
+    .bind(email.as_str())
+    .bind(hash_of(&email))
+    .bind(cents)
     .bind(Uuid::new_v4())
     .fetch_optional(&state.pool);
     respond(work.await)
@@ -200,7 +211,10 @@ async fn echo(settings: Settings) {
     let senders = Senders { replies, dead_letters, acknowledger, keys: keys.clone() };
     tokio::spawn(async move { disposition::perform_all(dispositions, &senders, &consuming).await });
     let mut batches = Batches::new(messages, 1024);
-    let allocated = Settled::Decided(Verdict::Decided(Outcome::Allocated), Some(UserHash([7; 32])));
+    let allocated = Settled::Decided(
+        Verdict::Decided(Outcome::Allocated),
+        Told { hash: Some(UserHash([7; 32])), ..Told::default() },
+    );
     while let Some(batch) = batches.next().await {
         let results = vec![allocated.clone(); batch.requests.len()];
         settled.send(Disposition::new(batch, results, &keys)).await.expect("performed");

@@ -647,12 +647,13 @@ async fn fill(database_url: &str, business: &str) {
              FROM (SELECT 'user' || n || '@example.com' AS email FROM generate_series(0, 999999) n) u"
         ),
         format!(
-            "INSERT INTO allocations (business_id, request_id, email, amount, outcome)
+            "INSERT INTO allocations (business_id, request_id, kind, email, amount, outcome, seq, payout_balance_after, moved_at)
              SELECT '{business}', (lpad(to_hex(begun + n), 12, '0') || '7' || substr(md5(n::text), 1, 3) || '8' || substr(md5(n::text), 4, 15))::uuid,
-                    'user' || (n::bigint * 7919 % 1000000) || '@example.com', 10, 'allocated'
-             FROM generate_series(1, 10000000) n, (SELECT (extract(epoch FROM now()) * 1000)::bigint - 20000000 AS begun) t"
+                    'allocate', 'user' || (n::bigint * 7919 % 1000000) || '@example.com', 10, 'allocated',
+                    seq + n, payout_balance - 10 * n::bigint, now()
+             FROM generate_series(1, 10000000) n, (SELECT (extract(epoch FROM now()) * 1000)::bigint - 20000000 AS begun) t, businesses"
         ),
-        "UPDATE businesses SET payout_balance = payout_balance - 100000000".to_owned(),
+        "UPDATE businesses SET payout_balance = payout_balance - 100000000, seq = seq + 10000000".to_owned(),
         "VACUUM ANALYZE".to_owned(),
         "CHECKPOINT".to_owned(),
     ];

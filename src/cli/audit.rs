@@ -42,6 +42,8 @@ fn print_for_people(audit: &audits::Audit) {
     );
     println!("deposited        {:>20} cents", audit.deposited);
     println!("allocated        {:>20} cents", audit.allocated);
+    println!("reversed         {:>20} cents", audit.reversed);
+    println!("settled          {:>20} cents", audit.settled);
     println!("payout balances  {:>20} cents", audit.payout_balances);
     println!("user balances    {:>20} cents", audit.user_balances);
     for difference in &audit.differences {
@@ -70,6 +72,8 @@ impl From<&audits::Audit> for operator::Audit {
             allocations: audit.allocations,
             deposited: audit.deposited.to_string(),
             allocated: audit.allocated.to_string(),
+            reversed: audit.reversed.to_string(),
+            settled: audit.settled.to_string(),
             payout_balances: audit.payout_balances.to_string(),
             user_balances: audit.user_balances.to_string(),
             differences: audit.differences.into_iter().map(operator::Difference::from).collect(),

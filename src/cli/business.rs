@@ -4,7 +4,7 @@ use super::{key, print_json};
 use crate::api_key::{self, Kind};
 use crate::clock;
 use crate::config::Database;
-use crate::ledger::{BusinessId, ShardId};
+use crate::ledger::{BusinessId, Caps, ShardId};
 use crate::ops;
 use crate::ops::businesses::{id_of, shard_of};
 use crate::postgres::{self, Error, Shards, api_keys, businesses};
@@ -40,6 +40,16 @@ enum Command {
         #[arg(long, default_value = "")]
         note: String,
     },
+    /// Limit what a business may allocate. A limit that is not given is taken off
+    Limit {
+        business: Uuid,
+        /// The largest amount of one allocation, in cents
+        #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
+        largest: Option<i64>,
+        /// The largest sum of the allocations of one day (UTC), in cents
+        #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
+        daily: Option<i64>,
+    },
     /// Switch a business's payouts on
     EnablePayouts { business: Uuid },
     /// Switch a business's payouts off: all its requests are refused with 403
@@ -70,6 +80,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Create(new) => create(&shards, new, json).await,
         Command::List => list(&shards, json).await,
         Command::Fund { business, amount, note } => fund(&shards, business, amount, &note, json).await,
+        Command::Limit { business, largest, daily } => limit(&shards, business, Caps { largest, daily }).await,
         Command::EnablePayouts { business } => switch(&shards, business, true).await,
         Command::DisablePayouts { business } => switch(&shards, business, false).await,
     }
@@ -129,7 +140,9 @@ async fn write(shards: &Shards, business: &businesses::Business, secret: &str, p
         let mut transaction = postgres::begin(connection).await?;
         businesses::write_new(&mut transaction, business).await?;
         if business.payout_balance != 0 {
-            businesses::write_deposit(&mut transaction, id, Uuid::new_v4(), business.payout_balance, "opening").await?;
+            let cents = business.payout_balance;
+            let funded = businesses::Funded { seq: 1, payout_balance: cents, moved_at: business.created_at };
+            businesses::write_deposit(&mut transaction, id, Uuid::new_v4(), cents, "opening", funded).await?;
         }
         postgres::commit(transaction).await
     };
@@ -161,7 +174,16 @@ async fn list(shards: &Shards, json: bool) -> anyhow::Result<()> {
 async fn fund(shards: &Shards, business: Uuid, amount: i64, note: &str, json: bool) -> anyhow::Result<()> {
     ensure!(amount != 0, "--amount must not be 0");
     let postgres = shard_of(shards, business).with_context(|| super::no_business(business))?;
-    let balance = match businesses::deposit(&postgres, id_of(business), Uuid::new_v4(), amount, note).await {
+    let balance = match businesses::deposit(
+        &postgres,
+        id_of(business),
+        Uuid::new_v4(),
+        amount,
+        note,
+        clock::now_millis(),
+    )
+    .await
+    {
         Err(Error::Constraint { name }) if name == "businesses_payout_balance_not_negative" => {
             bail!("the payout balance does not cover {} cents: see `earmark business list`", amount.unsigned_abs())
         }
@@ -171,6 +193,15 @@ async fn fund(shards: &Shards, business: Uuid, amount: i64, note: &str, json: bo
         return print_json(&operator::Funded { business_id: business, payout_balance: balance });
     }
     println!("payout balance: {balance} cents");
+    Ok(())
+}
+
+async fn limit(shards: &Shards, business: Uuid, caps: Caps) -> anyhow::Result<()> {
+    let postgres = shard_of(shards, business).with_context(|| super::no_business(business))?;
+    let writing = postgres.write(async |connection| businesses::write_caps(connection, business, caps).await);
+    ensure!(writing.await?, super::no_business(business));
+    let shown = |cents: Option<i64>| cents.map_or_else(|| "no limit".to_owned(), |cents| format!("{cents} cents"));
+    eprintln!("{business}: one allocation {}, one day {}", shown(caps.largest), shown(caps.daily));
     Ok(())
 }
 

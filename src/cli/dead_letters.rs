@@ -171,7 +171,7 @@ fn print_list(dead_letters: &[DeadLetter]) {
 }
 
 fn print_request(request: &DeadLetterRequest) {
-    println!("    {}  {} cents to {}", request.request_id, request.amount, request.email);
+    println!("    {}  {}", request.request_id, request.in_words());
     println!("        {}", request.on_replay_in_words);
 }
 
@@ -193,7 +193,7 @@ fn print_one(dead_letter: &DeadLetter) {
     }
     for request in &dead_letter.requests {
         println!("request   {} of business {}", request.request_id, request.business_id);
-        println!("          {} cents to {}, deadline {}", request.amount, request.email, moment(request.deadline));
+        println!("          {}, deadline {}", request.in_words(), moment(request.deadline));
         println!("          {}", request.on_replay_in_words);
     }
     for reason in &dead_letter.unreadable {

@@ -46,7 +46,13 @@ fn print(timeline: &RequestTimeline) {
         println!("business  {business} {}", timeline.business_name.as_deref().unwrap_or_default());
     }
     if let (Some(amount), Some(email)) = (timeline.amount, &timeline.email) {
-        println!("payout    {amount} cents to {email}");
+        println!("{:<10}{amount} cents, {email}", timeline.kind.unwrap_or("payout"));
+    }
+    if let Some(target) = timeline.target {
+        println!("reverses  {target}");
+    }
+    if let (Some(seq), Some(balance)) = (timeline.seq, timeline.payout_balance_after) {
+        println!("movement  {seq}, payout balance after it {balance} cents");
     }
     if let Some(epoch) = timeline.epoch {
         println!("key       {}, epoch {epoch}", timeline.key.as_deref().unwrap_or("(hidden)"));

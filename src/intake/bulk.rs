@@ -12,10 +12,12 @@
 use super::Intake;
 use super::admission::Admitted;
 use super::auth::Caller;
+use super::dry_run::{self, Trial};
 use super::problem::{self, Answer};
 use super::publication::Unpublished;
+use super::reads::Failure;
 use super::submit::{self, Submission, Submitted};
-use super::validate::{Invalid, Items, NewAllocation};
+use super::validate::{Asked, Invalid, Items};
 use crate::failpoint::{self, Failpoint};
 use crate::ledger::{IdempotencyKey, Receipt, Refusal};
 use crate::trace;
@@ -78,9 +80,28 @@ pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answe
     problem::bulk(answers.into_iter().flatten().collect())
 }
 
+/// Answers what a bulk call would be answered now. Its items are decided in their order, as if nobody else called.
+pub async fn try_all(intake: &Intake, bulk: BulkSubmission) -> Result<Answer, Failure> {
+    let caller = bulk.caller;
+    let (allocations, mut answers) = sort_out(bulk.items);
+    let (unpublished, _) = Unpublished::for_one_request();
+    if let Err(wait) = intake.admission().of_keys().pass(caller.key, allocations.len()) {
+        return Ok(problem::too_many(unpublished.never(Refusal::KeyRate), wait));
+    }
+    let (places, trials): (Vec<u16>, Vec<Trial>) = allocations
+        .into_iter()
+        .map(|(place, asked)| (place, Trial { asked, key: bulk.key.as_ref().map(|key| key.of_item(place)) }))
+        .unzip();
+    let tried = dry_run::answers(intake, caller, trials).await?;
+    for (place, answer) in places.into_iter().zip(tried) {
+        answers[usize::from(place)] = Some((answer.of_a_dry_run(), None));
+    }
+    Ok(problem::bulk(answers.into_iter().flatten().collect()).of_a_dry_run())
+}
+
 /// Sorts the items: the valid allocations, by their places in the call; and for every place an answer if the item is
 /// not valid.
-fn sort_out(items: Items) -> (Vec<(u16, NewAllocation)>, Vec<Option<Submitted>>) {
+fn sort_out(items: Items) -> (Vec<(u16, Asked)>, Vec<Option<Submitted>>) {
     let mut allocations = Vec::with_capacity(items.len());
     let answers = (0..).zip(items).map(|(place, item)| match item {
         Ok(allocation) => {
@@ -97,7 +118,7 @@ fn sort_out(items: Items) -> (Vec<(u16, NewAllocation)>, Vec<Option<Submitted>>)
 /// The order in which the items are admitted. `left`: how many could be admitted now. If not all of them, some may be
 /// refused in the end, so the order begins at a random item: otherwise every repeat of the call would leave out the
 /// same ones.
-fn from_anywhere(mut allocations: Vec<(u16, NewAllocation)>, left: usize) -> Vec<(u16, NewAllocation)> {
+fn from_anywhere(mut allocations: Vec<(u16, Asked)>, left: usize) -> Vec<(u16, Asked)> {
     if left < allocations.len() {
         let first = rand::random_range(0..allocations.len());
         allocations.rotate_left(first);
@@ -112,15 +133,9 @@ fn admit_one(admitted: &mut Admitted) -> Admitted {
 }
 
 /// Starts the work of one item.
-fn start(
-    intake: &Arc<Intake>,
-    bulk: &BulkSubmission,
-    place: u16,
-    allocation: NewAllocation,
-    admitted: Admitted,
-) -> submit::Started {
+fn start(intake: &Arc<Intake>, bulk: &BulkSubmission, place: u16, asked: Asked, admitted: Admitted) -> submit::Started {
     let key = bulk.key.as_ref().map(|key| key.of_item(place));
-    let submission = Submission { caller: bulk.caller, allocation, key, receipt: bulk.receipt, trace: bulk.trace };
+    let submission = Submission { caller: bulk.caller, asked, key, receipt: bulk.receipt, trace: bulk.trace };
     submit::start(intake, async move |intake, unpublished| {
         failpoint::pass(Failpoint::AfterValidation).await;
         submit::submit_admitted(&intake, unpublished, admitted, submission).await
@@ -133,12 +148,12 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    fn allocations() -> Vec<(u16, NewAllocation)> {
+    fn allocations() -> Vec<(u16, Asked)> {
         let body = br#"{"allocations":[{"email":"a@b.co","amount":1},{"email":"a@b.co","amount":2},{"email":"a@b.co","amount":3}]}"#;
         sort_out(read_bulk(body).unwrap()).0
     }
 
-    fn places(allocations: &[(u16, NewAllocation)]) -> Vec<u16> {
+    fn places(allocations: &[(u16, Asked)]) -> Vec<u16> {
         allocations.iter().map(|(place, _)| *place).collect()
     }
 

@@ -7,6 +7,7 @@ use super::Intake;
 use super::auth::Caller;
 use super::detached::Detached;
 use super::lookup::{self, show_decided};
+use super::parameters::{Reading, Wrong, check_time};
 use super::problem::{self, Answer};
 use super::reads::Failure;
 use super::validate::{PLUS_IS_BLANK, check_queried_address};
@@ -18,10 +19,7 @@ use axum::body::{Body, Bytes};
 use axum::http::header::ACCEPT;
 use axum::http::{HeaderMap, Response};
 use futures_util::stream::{self, Stream};
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 /// How many requests a page holds if the caller sets no limit.
 pub const USUAL_LIMIT: usize = 50;
@@ -31,6 +29,11 @@ pub const MOST: usize = 1_000;
 /// The message for a limit that is not valid.
 pub const WRONG_LIMIT: &str = "The limit must be an integer between 1 and 1000.";
 
+/// The message for a state that no request has.
+const WRONG_STATE: &str = "The state must be one of allocated, settled, reversed, settlement_reversed, \
+    insufficient_user_balance, insufficient_balance, daily_limit_reached, amount_too_large, nothing_left, not_reversible, \
+    payouts_disabled and voided.";
+
 /// The checked parameters of a query.
 #[derive(Debug)]
 pub struct HistoryQuery {
@@ -39,17 +42,11 @@ pub struct HistoryQuery {
 }
 
 /// Reads the query parameters. The error has a message for each that is not valid. Unknown parameters are ignored.
-pub fn read_query(parameters: &[(String, String)]) -> Result<HistoryQuery, BTreeMap<&'static str, [&'static str; 1]>> {
-    let mut reading = Reading { parameters, errors: BTreeMap::new() };
-    let limit = reading.one("limit", |text| {
-        let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
-        limit.ok_or(WRONG_LIMIT)
-    });
+pub fn read_query(parameters: &[(String, String)]) -> Result<HistoryQuery, Wrong> {
+    let mut reading = Reading::new(parameters);
+    let limit = reading.one("limit", check_limit);
     let cursor = reading.one("cursor", |text| read_cursor(text).ok_or("The cursor is not valid."));
-    let outcome = reading.one("state", |text| {
-        Outcome::parse(text)
-            .ok_or("The state must be one of allocated, insufficient_balance, payouts_disabled and voided.")
-    });
+    let outcome = reading.one("state", |text| Outcome::parse(text).ok_or(WRONG_STATE));
     let email = reading.one("email", check_queried_address);
     let reference = reading.one("reference", |text| match Reference::parse(text) {
         Ok(Some(reference)) => Ok(reference),
@@ -57,9 +54,7 @@ pub fn read_query(parameters: &[(String, String)]) -> Result<HistoryQuery, BTree
     });
     let from = reading.one("from", |text| check_moment(text, "The from must be a time by RFC 3339."));
     let to = reading.one("to", |text| check_moment(text, "The to must be a time by RFC 3339."));
-    if !reading.errors.is_empty() {
-        return Err(reading.errors);
-    }
+    reading.end()?;
     let end = [to, cursor].into_iter().flatten().min();
     let filter = HistoryFilter {
         outcome,
@@ -71,20 +66,9 @@ pub fn read_query(parameters: &[(String, String)]) -> Result<HistoryQuery, BTree
     Ok(HistoryQuery { filter, limit: limit.unwrap_or(USUAL_LIMIT) })
 }
 
-struct Reading<'a> {
-    parameters: &'a [(String, String)],
-    errors: BTreeMap<&'static str, [&'static str; 1]>,
-}
-
-impl Reading<'_> {
-    /// The value of a parameter; `None` if it is missing or not valid. A parameter that is given twice is refused:
-    /// ignoring one value would show more than was asked for.
-    fn one<T>(&mut self, name: &'static str, read: impl FnOnce(&str) -> Result<T, &'static str>) -> Option<T> {
-        let mut values = self.parameters.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
-        let value = values.next()?;
-        let read = if values.next().is_some() { Err("Each parameter may be given once.") } else { read(value) };
-        read.map_err(|message| self.errors.insert(name, [message])).ok()
-    }
+/// Reads how many entries a page should have.
+pub fn check_limit(text: &str) -> Result<usize, &'static str> {
+    text.parse().ok().filter(|limit| (1..=MOST).contains(limit)).ok_or(WRONG_LIMIT)
 }
 
 /// Writes a cursor: the id that a page ended with.
@@ -99,13 +83,7 @@ fn read_cursor(text: &str) -> Option<RequestId> {
 
 /// Reads a time, as a bound of the ids that are minted from then on. `wrong` is the message if it is not a time.
 fn check_moment(text: &str, wrong: &'static str) -> Result<RequestId, &'static str> {
-    let is_plus = || read_moment(&text.replace(' ', "+")).is_some();
-    read_moment(text).ok_or_else(|| if is_plus() { PLUS_IS_BLANK } else { wrong })
-}
-
-fn read_moment(text: &str) -> Option<RequestId> {
-    let nanos = OffsetDateTime::parse(text, &Rfc3339).ok()?.unix_timestamp_nanos();
-    Some(first_minted_at(i64::try_from(nanos.div_euclid(1_000_000)).ok()?))
+    check_time(text, wrong).map(first_minted_at)
 }
 
 /// Whether the `Accept` headers name CSV.
@@ -115,7 +93,7 @@ pub fn wants_csv(headers: &HeaderMap) -> bool {
     kinds.any(|kind| kind.trim().eq_ignore_ascii_case("text/csv"))
 }
 
-/// Answers with the one allocation under a key. The other parameters have no effect, but are checked.
+/// Answers with the one success under a key. The other parameters have no effect, but are checked.
 pub async fn by_key(intake: &Intake, headers: &HeaderMap, parameters: &[(String, String)]) -> Result<Answer, Failure> {
     let business = intake.business(headers).await?;
     if let Err(errors) = read_query(parameters) {
@@ -157,7 +135,10 @@ pub async fn all(
     };
     // The first page is read before the answer begins, so that a database that is down still gives a 503.
     let first = read_first(&intake, caller, &query.filter, MOST).await?;
-    Ok(Ok(problem::csv(lines(Export { intake, caller, filter: query.filter }, first))))
+    Ok(Ok(problem::csv(
+        "attachment; filename=\"requests.csv\"",
+        lines(Export { intake, caller, filter: query.filter }, first),
+    )))
 }
 
 /// Reads a page, unless as many pages as allowed are being read for the API key.

@@ -2,14 +2,15 @@
 
 use super::Intake;
 use super::detached::Detached;
+use super::parameters::{Reading, Wrong, check_time};
 use super::problem::{self, Answer};
 use super::reads::Failure;
 use super::validate::check_queried_address;
 use crate::clock;
-use crate::ledger::{BusinessId, IdempotencyKey, Refusal, RequestId, UserHash};
+use crate::ledger::{BusinessId, IdempotencyKey, Kind, Millis, Refusal, RequestId, UserHash};
 use crate::postgres::allocations::{self, Decided};
 use crate::postgres::users::{self, PayoutUser};
-use crate::postgres::{businesses, keys};
+use crate::postgres::{businesses, keys, movements};
 use crate::secret;
 use crate::wire::answers::{BalanceBody, FieldErrors, PENDING, PayoutUserBody, RequestBody};
 use axum::http::HeaderMap;
@@ -20,26 +21,76 @@ use uuid::Uuid;
 /// The header in which payout users send their hash to see their balance.
 pub const PAYOUT_HASH: &str = "x-payout-hash";
 
-/// Answers with the balances of the calling business.
-pub async fn balance(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Failure> {
+/// Answers with the balances of the calling business, now or at a time.
+pub async fn balance(intake: &Intake, headers: &HeaderMap, parameters: &[(String, String)]) -> Result<Answer, Failure> {
     let business = intake.business(headers).await?;
+    let at = match read_at(parameters) {
+        Ok(at) => at,
+        Err(wrong) => return Ok(problem::invalid_parameters(&wrong)),
+    };
     let reading = intake.read(business, async |connection| businesses::read_balances(connection, business).await);
-    let (balance, payout_balance) = reading.await?;
+    let (balance, mut payout_balance) = reading.await?;
+    if let Some(at) = at {
+        if !is_past(intake, business, at).await? {
+            return Ok(problem::invalid_parameters(&not_past()));
+        }
+        let reading =
+            intake.read(business, async |connection| movements::read_payout_balance_at(connection, business, at).await);
+        payout_balance = reading.await?;
+    }
     Ok(problem::found(&BalanceBody { balance, payout_balance }))
 }
 
-/// Answers with a payout user of the calling business.
-pub async fn user_by_email(intake: &Intake, headers: &HeaderMap, email: Option<&str>) -> Result<Answer, Failure> {
+/// The message for a time at which nobody knows a balance yet.
+pub const NOT_PAST: &str = "The at must be a time by RFC 3339 that is over.";
+
+fn not_past() -> Wrong {
+    Wrong::from([("at", [NOT_PAST])])
+}
+
+/// Reads the time for which a balance is wanted, if there is one.
+fn read_at(parameters: &[(String, String)]) -> Result<Option<Millis>, Wrong> {
+    let mut reading = Reading::new(parameters);
+    let at = reading.one("at", |text| check_time(text, NOT_PAST));
+    reading.end().map(|()| at)
+}
+
+/// Whether a time is over, so that no movement of the business can be dated before it any more.
+async fn is_past(intake: &Intake, business: BusinessId, at: Millis) -> Result<bool, Failure> {
+    intake.write_idempotent(business, async |connection| movements::mark_past(connection, business, at).await).await
+}
+
+/// Answers with a payout user of the calling business, with the balance now or at a time.
+pub async fn user_by_email(
+    intake: &Intake,
+    headers: &HeaderMap,
+    parameters: &[(String, String)],
+) -> Result<Answer, Failure> {
     let business = intake.business(headers).await?;
+    let mut emails = parameters.iter().filter(|(name, _)| name == "email").map(|(_, email)| email.as_str());
+    let email = emails.next().filter(|_| emails.next().is_none());
     let email = match check_queried_address(email.unwrap_or_default()) {
         Ok(email) => email,
         Err(message) => {
             return Ok(problem::invalid_fields(FieldErrors { email: Some([message]), ..FieldErrors::default() }));
         }
     };
+    let at = match read_at(parameters) {
+        Ok(at) => at,
+        Err(wrong) => return Ok(problem::invalid_parameters(&wrong)),
+    };
     let reading = intake.read(business, async |connection| users::find_by_email(connection, business, &email).await);
-    let user = reading.await?;
-    Ok(user.map_or_else(problem::not_found, show_user))
+    let Some(mut user) = reading.await? else { return Ok(problem::not_found()) };
+    if let Some(at) = at {
+        if !is_past(intake, business, at).await? {
+            return Ok(problem::invalid_parameters(&not_past()));
+        }
+        let reading = intake
+            .read(business, async |connection| movements::read_user_balance_at(connection, business, &email, at).await);
+        let Some(balance) = reading.await? else { return Ok(problem::not_found()) };
+        user.balance = balance;
+    }
+    Ok(show_user(user))
 }
 
 /// Answers with the payout user whose hash is in the header; no API key is needed. A wrong hash and the hash of an
@@ -96,10 +147,10 @@ pub async fn request_by_id(intake: &Intake, headers: &HeaderMap, id: Option<Requ
     Ok(show_request(id, found))
 }
 
-/// Answers with the allocation under a key; 404 if there is none.
+/// Answers with the request that succeeded under a key; 404 if there is none.
 pub async fn request_by_key(intake: &Intake, business: BusinessId, key: IdempotencyKey) -> Result<Answer, Failure> {
     let finding = intake.read(business, async |connection| {
-        let Some(id) = keys::find_allocated(connection, business, &key).await? else { return Ok(None) };
+        let Some(id) = keys::find_success(connection, business, &key).await? else { return Ok(None) };
         Ok(Some((id, allocations::find_one(connection, business, id).await?)))
     });
     let found = finding.await?;
@@ -109,11 +160,15 @@ pub async fn request_by_key(intake: &Intake, business: BusinessId, key: Idempote
 fn show_request(id: RequestId, decided: Option<Decided>) -> Answer {
     let pending = RequestBody {
         request_id: Uuid::from_u128(id.as_u128()),
+        kind: None,
         state: PENDING,
         email: None,
         amount: None,
+        target: None,
         hash: None,
         reference: None,
+        seq: None,
+        payout_balance_after: None,
         decided_at: None,
     };
     problem::found(&decided.map_or(pending, |decided| show_decided(id, decided)))
@@ -123,11 +178,15 @@ fn show_request(id: RequestId, decided: Option<Decided>) -> Answer {
 pub fn show_decided(id: RequestId, decided: Decided) -> RequestBody {
     RequestBody {
         request_id: Uuid::from_u128(id.as_u128()),
+        kind: decided.kind.map(Kind::as_str),
         state: decided.outcome.as_str(),
         email: decided.email.map(|email| email.as_str().to_owned()),
         amount: decided.cents,
+        target: decided.target.map(|target| Uuid::from_u128(target.as_u128())),
         hash: decided.hash.map(|hash| hex::encode(hash.0)),
         reference: decided.reference.map(|reference| reference.as_str().to_owned()),
+        seq: decided.seq,
+        payout_balance_after: decided.payout_balance_after,
         decided_at: Some(decided.decided_at),
     }
 }

@@ -2,14 +2,17 @@
 //! from the ledger and the checks; the endpoints are written here. A test compares the document with the committed
 //! `docs/openapi.json` and with the routes.
 
+use super::events::MOST_SECONDS;
 use super::history::{MOST, USUAL_LIMIT, WRONG_LIMIT};
+use super::lookup::NOT_PAST;
 use super::problem::said;
 use super::validate::{
-    ALLOCATION_LIMIT, AMOUNT_TOO_SMALL, BULK_LIMIT, BodyLimit, MOST_ITEMS, NO_ALLOCATIONS, NO_EMAIL,
+    AMOUNT_TOO_SMALL, BULK_LIMIT, BodyLimit, MOST_ITEMS, NO_ALLOCATIONS, NO_EMAIL, NO_REFERENCE, ONE_LIMIT,
 };
 use crate::ledger::{Amount, Email, IdempotencyKey, Outcome, Reference};
 use crate::wire::answers::{
-    AllocatedBody, BalanceBody, BulkBody, BulkErrors, ErrorBody, FieldErrors, HistoryBody, PayoutUserBody, RequestBody,
+    AllocatedBody, BalanceBody, BulkBody, BulkErrors, ErrorBody, EventsBody, FieldErrors, HistoryBody, PayoutUserBody,
+    RequestBody, ReversedBody, SettledBody, StatementBody,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
@@ -26,8 +29,12 @@ pub fn document() -> Value {
         "/payout/create/bulk": { "post": create_bulk(&mut shapes) },
         "/balance": { "get": balance(&mut shapes) },
         "/payout/user": { "get": payout_user(&mut shapes) },
+        "/payout/user/settle": { "post": settle(&mut shapes) },
+        "/payout/user/statement": { "get": statement(&mut shapes) },
         "/payout/requests": { "get": requests(&mut shapes) },
         "/payout/requests/{request_id}": { "get": request_by_id(&mut shapes) },
+        "/payout/requests/{request_id}/reverse": { "post": reverse(&mut shapes) },
+        "/events": { "get": events(&mut shapes) },
         "/openapi.json": { "get": open("This document", "application/json", json!({ "type": "object" })) },
         "/docs": { "get": open("This document, as a page for people", "text/html", json!({ "type": "string" })) },
     });
@@ -37,8 +44,9 @@ pub fn document() -> Value {
             "title": "Earmark",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Sets money aside for people: each allocation debits the payout balance of the calling business \
-                and credits one payout user. All amounts are whole cents. Every answer of an allocating endpoint says in \
-                `Earmark-Debited` whether funds moved; a 500 or 503 says that they never will.",
+                and credits one payout user, can be reversed, and can be settled. All amounts are whole cents. Every answer of \
+                an endpoint that moves money says in `Earmark-Moved` whether funds moved; a 500 or 503 says that they never \
+                will.",
             "license": { "name": "All rights reserved", "identifier": "LicenseRef-proprietary" },
         },
         "security": [{ "secretKey": [] }],
@@ -117,6 +125,8 @@ fn forget_null(property: &mut Value) {
 enum Headers {
     /// Whether funds were debited, and which request it was.
     Allocating,
+    /// Whether funds moved, and which request it was.
+    Moving,
     Reading,
 }
 
@@ -134,6 +144,7 @@ impl Answers {
     fn with(mut self, status: u16, says: &str, schema: Value, example: Value) -> Self {
         let mut headers = match self.headers {
             Headers::Allocating => allocating_headers(),
+            Headers::Moving => moving_headers(),
             Headers::Reading => Map::new(),
         };
         headers.extend(headers_of(status));
@@ -167,11 +178,19 @@ fn header(says: &str, schema: Value) -> Value {
     json!({ "description": says, "required": true, "schema": schema })
 }
 
+fn moving_headers() -> Map<String, Value> {
+    let moved = json!({ "type": "string", "enum": ["yes", "no", "partial", "unknown"] });
+    let moved = header("Whether funds moved. `partial`: some items of a bulk call.", moved);
+    let request = header("Which request this was.", json!({ "type": "string", "format": "uuid" }));
+    Map::from_iter([("Earmark-Moved".to_owned(), moved), ("X-Request-Id".to_owned(), request)])
+}
+
 fn allocating_headers() -> Map<String, Value> {
     let debited = json!({ "type": "string", "enum": ["yes", "no", "partial", "unknown"] });
-    let debited = header("Whether funds were debited. `partial`: some items of a bulk call.", debited);
-    let request = header("Which request this was.", json!({ "type": "string", "format": "uuid" }));
-    Map::from_iter([("Earmark-Debited".to_owned(), debited), ("X-Request-Id".to_owned(), request)])
+    let debited = header("Whether funds were debited: the same as `Earmark-Moved`.", debited);
+    let mut headers = moving_headers();
+    headers.insert("Earmark-Debited".to_owned(), debited);
+    headers
 }
 
 fn headers_of(status: u16) -> Option<(String, Value)> {
@@ -184,33 +203,47 @@ fn headers_of(status: u16) -> Option<(String, Value)> {
     Some((name.to_owned(), header(says, schema)))
 }
 
+fn email() -> Value {
+    json!({
+        "type": "string",
+        "format": "email",
+        "maxLength": Email::MAX_CHARS,
+        "description": "The payout user: one address, in any of its spellings. Case, blanks around it, composed letters, and a \
+            domain in letters or in Punycode make no difference.",
+    })
+}
+
+fn amount() -> Value {
+    json!({
+        "type": "integer",
+        "minimum": Amount::MIN_CENTS,
+        "maximum": Amount::MAX_CENTS,
+        "description": "In cents, as a JSON integer: `100`, not `100.0`.",
+    })
+}
+
+fn reference() -> Value {
+    json!({
+        "type": ["string", "null"],
+        "maxLength": Reference::MAX_CHARS,
+        "pattern": NO_CONTROL,
+        "description": "Your own name for it, kept with the request and searched by. Not unique.",
+    })
+}
+
 fn allocation() -> Value {
     json!({
         "type": "object",
         "required": ["email", "amount"],
-        "properties": {
-            "email": {
-                "type": "string",
-                "format": "email",
-                "maxLength": Email::MAX_CHARS,
-                "description": "The payout user: one address, in any of its spellings. Case, blanks around it, composed letters, and a \
-                    domain in letters or in Punycode make no difference.",
-            },
-            "amount": {
-                "type": "integer",
-                "minimum": Amount::MIN_CENTS,
-                "maximum": Amount::MAX_CENTS,
-                "description": "In cents, as a JSON integer: `100`, not `100.0`.",
-            },
-            "reference": {
-                "type": ["string", "null"],
-                "maxLength": Reference::MAX_CHARS,
-                "pattern": NO_CONTROL,
-                "description": "Your own name for it, kept with the request and searched by. Not unique.",
-            },
-        },
+        "properties": { "email": email(), "amount": amount(), "reference": reference() },
         "example": { "email": "ann@example.com", "amount": 10_000, "reference": "Invoice 7" },
     })
+}
+
+fn dry_run() -> Value {
+    let says = "Asks what the answer would be now, and does nothing. The answer has `\"dry_run\": true`. Any other value, and any \
+        other parameter, is a 400.";
+    parameter("dry_run", says, json!({ "type": "string", "enum": ["true"] }))
 }
 
 /// The pattern of texts without control characters.
@@ -246,7 +279,7 @@ fn create(shapes: &mut Shapes) -> Value {
         .error(shapes, 422, "Not debited: the key belongs to another email or amount.", said::KEY_REUSED)
         .error(shapes, 500, "Never debited, and never will be. Send it again, under the same key.", said::UNEXPECTED)
         .with(504, "Not known yet. Ask about the request.", shapes.schema::<ErrorBody>(), unknown)
-        .of_a_body(shapes, &ALLOCATION_LIMIT)
+        .of_a_body(shapes, &ONE_LIMIT)
         .usual(shapes);
     let mut answers = answers.by_status;
     if let Some(allocated) = answers.get_mut("200") {
@@ -258,7 +291,7 @@ fn create(shapes: &mut Shapes) -> Value {
         "summary": "Allocate an amount to a payout user",
         "description": "Creates the payout user if it is new. Without an `Idempotency-Key` the same body twice adds the \
             amount twice. A retry under a key is answered with the first success, and `Idempotent-Replayed: true`.",
-        "parameters": [idempotency_key()],
+        "parameters": [idempotency_key(), dry_run()],
         "requestBody": json_body(allocation()),
         "responses": answers,
     })
@@ -295,7 +328,7 @@ fn create_bulk(shapes: &mut Shapes) -> Value {
         "description": "Each item is decided on its own, exactly as if it were posted alone, and answered in order. Under \
             an `Idempotency-Key` each place in the call has a key of its own: a repeat of the call finishes what is \
             missing and repeats nothing.",
-        "parameters": [idempotency_key()],
+        "parameters": [idempotency_key(), dry_run()],
         "requestBody": json_body(call),
         "responses": answers.by_status,
     })
@@ -303,9 +336,22 @@ fn create_bulk(shapes: &mut Shapes) -> Value {
 
 fn balance(shapes: &mut Shapes) -> Value {
     let example = json!({ "balance": 1_500_000, "payout_balance": 500_000 });
-    let answers =
-        Answers::new(Headers::Reading).with(200, "In cents.", shapes.schema::<BalanceBody>(), example).usual(shapes);
-    json!({ "operationId": "getBalance", "summary": "The balances of the business", "responses": answers.by_status })
+    let invalid = json!({ "at": [NOT_PAST] });
+    let answers = Answers::new(Headers::Reading)
+        .with(200, "In cents.", shapes.schema::<BalanceBody>(), example)
+        .with(400, "The time is not valid, or not over.", shapes.schema::<BTreeMap<String, [String; 1]>>(), invalid)
+        .usual(shapes);
+    json!({
+        "operationId": "getBalance",
+        "summary": "The balances of the business, now or at a time",
+        "parameters": [at("Only the payout balance depends on it.")],
+        "responses": answers.by_status,
+    })
+}
+
+fn at(says: &str) -> Value {
+    let says = format!("The balance after every movement up to then. A `+` in a query is written `%2B`. {says}");
+    parameter("at", &says, json!({ "type": "string", "format": "date-time" }))
 }
 
 fn payout_user(shapes: &mut Shapes) -> Value {
@@ -316,8 +362,13 @@ fn payout_user(shapes: &mut Shapes) -> Value {
     let invalid = json!({ "email": [NO_EMAIL] });
     let answers = Answers::new(Headers::Reading)
         .with(200, "The payout user.", shapes.schema::<PayoutUserBody>(), example)
-        .with(400, "The email is missing or not valid.", shapes.schema::<FieldErrors>(), invalid)
-        .error(shapes, 404, "The business has no such payout user.", said::NOT_FOUND)
+        .with(
+            400,
+            "The email is missing or not valid, or the time is not.",
+            shapes.either::<FieldErrors, BTreeMap<String, [String; 1]>>(),
+            invalid,
+        )
+        .error(shapes, 404, "The business has no such payout user, or had none then.", said::NOT_FOUND)
         .usual(shapes);
     let email = json!({ "type": "string", "format": "email", "maxLength": Email::MAX_CHARS });
     json!({
@@ -325,9 +376,148 @@ fn payout_user(shapes: &mut Shapes) -> Value {
         "summary": "A payout user",
         "description": "For the business by `email`; for the payout user by the own hash.",
         "security": [{ "secretKey": [] }, { "payoutHash": [] }],
-        "parameters": [parameter("email", "Needed with a secret key.", email)],
+        "parameters": [parameter("email", "Needed with a secret key.", email), at("Only with a secret key.")],
         "responses": answers.by_status,
     })
+}
+
+fn reverse(shapes: &mut Shapes) -> Value {
+    let reversed = json!({ "request_id": REQUEST, "reversed": 10_000, "remaining": 0 });
+    let invalid = json!({ "amount": ["The amount must not be greater than 2500."] });
+    let unknown = json!({ "error": said::UNKNOWN, "request_id": REQUEST });
+    let answers = Answers::new(Headers::Moving)
+        .with(
+            200,
+            "Taken back, once. `reversed` is 0, and nothing moved, if nothing was left.",
+            shapes.schema::<ReversedBody>(),
+            reversed,
+        )
+        .with(
+            400,
+            "Nothing moved: fields that failed, more than is left, or `error`, such as a user's balance that does not cover it.",
+            shapes.either::<FieldErrors, ErrorBody>(),
+            invalid,
+        )
+        .error(shapes, 404, "The business has made no such request.", said::NOT_FOUND)
+        .error(shapes, 422, "Nothing moved: the key belongs to something else.", said::KEY_OF_ANOTHER)
+        .error(shapes, 500, "Nothing moved, and never will. Send it again, under the same key.", said::UNEXPECTED)
+        .with(504, "Not known yet. Ask about the request.", shapes.schema::<ErrorBody>(), unknown)
+        .of_a_body(shapes, &ONE_LIMIT)
+        .usual(shapes);
+    let body = json!({
+        "type": "object",
+        "properties": { "amount": amount(), "reference": reference() },
+        "example": { "reference": "Invoice 7 was cancelled" },
+    });
+    json!({
+        "operationId": "reverseRequest",
+        "summary": "Take an allocation back, or a settlement",
+        "description": "Without `amount`: all that is left of it. Parts may be reversed one after the other; then an \
+            `Idempotency-Key` is needed. The money of an allocation goes back to the payout balance, and the payout user's \
+            balance must cover it. The money of a settlement goes back to the payout user.",
+        "parameters": [
+            { "name": "request_id", "in": "path", "required": true, "schema": { "type": "string", "format": "uuid" } },
+            idempotency_key(),
+            dry_run(),
+        ],
+        "requestBody": json_body(body),
+        "responses": answers.by_status,
+    })
+}
+
+fn settle(shapes: &mut Shapes) -> Value {
+    let unknown = json!({ "error": said::UNKNOWN, "request_id": REQUEST });
+    let answers = Answers::new(Headers::Moving)
+        .with(
+            200,
+            "Taken out of the payout user's balance, once. `balance` is what was left then.",
+            shapes.schema::<SettledBody>(),
+            json!({ "request_id": REQUEST, "balance": 0 }),
+        )
+        .with(
+            400,
+            "Nothing moved: fields that failed, or `error`, such as a balance that does not cover it.",
+            shapes.either::<FieldErrors, ErrorBody>(),
+            json!({ "reference": [NO_REFERENCE] }),
+        )
+        .error(shapes, 422, "Nothing moved: the reference belongs to another email or amount.", said::REFERENCE_REUSED)
+        .error(shapes, 500, "Nothing moved, and never will. Send it again, with the same reference.", said::UNEXPECTED)
+        .with(504, "Not known yet. Ask about the request.", shapes.schema::<ErrorBody>(), unknown)
+        .of_a_body(shapes, &ONE_LIMIT)
+        .usual(shapes);
+    let reference = json!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": Reference::MAX_CHARS,
+        "pattern": NO_CONTROL,
+        "description": "Your own name for the payment. It is the key of the settlement: however often it is sent, funds move \
+            once.",
+    });
+    let body = json!({
+        "type": "object",
+        "required": ["email", "amount", "reference"],
+        "properties": { "email": email(), "amount": amount(), "reference": reference },
+        "example": { "email": "ann@example.com", "amount": 10_000, "reference": "Transfer 7" },
+    });
+    json!({
+        "operationId": "settleUser",
+        "summary": "Note that a payout user was paid elsewhere",
+        "description": "Takes the amount out of the payout user's balance. A repeat of the same reference is answered with the \
+            first success, and `Idempotent-Replayed: true`. An `Idempotency-Key` is a 400.",
+        "parameters": [dry_run()],
+        "requestBody": json_body(body),
+        "responses": answers.by_status,
+    })
+}
+
+fn statement(shapes: &mut Shapes) -> Value {
+    let page = json!({
+        "movements": [{
+            "seq": 7, "moved_at": "2026-01-01T12:00:00Z", "kind": "allocate", "request_id": REQUEST, "amount": 10_000,
+            "balance": 10_000, "reference": "Invoice 7",
+        }],
+        "next_cursor": null,
+    });
+    let time = || json!({ "type": "string", "format": "date-time" });
+    let limit = json!({ "type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL_LIMIT });
+    let mut answers = Answers::new(Headers::Reading)
+        .with(200, "A page, the oldest movement first.", shapes.schema::<StatementBody>(), page)
+        .with(
+            400,
+            "A parameter failed.",
+            shapes.schema::<BTreeMap<String, [String; 1]>>(),
+            json!({ "email": [NO_EMAIL] }),
+        )
+        .error(shapes, 404, "The business has no such payout user.", said::NOT_FOUND)
+        .error(
+            shapes,
+            429,
+            "Too many pages are being read for the API key. Try again after `Retry-After`.",
+            said::TOO_MANY,
+        )
+        .usual(shapes);
+    if let Some(found) = answers.by_status.get_mut("200") {
+        found["content"]["text/csv"] = json!({ "schema": { "type": "string" } });
+    }
+    json!({
+        "operationId": "getStatement",
+        "summary": "Every movement of a payout user, with the balance after each",
+        "description": "With `Accept: text/csv` all of it comes as one stream, whatever `limit` says.",
+        "parameters": [
+            required_parameter("email", "The payout user.",
+                json!({ "type": "string", "format": "email", "maxLength": Email::MAX_CHARS })),
+            parameter("from", "Only movements from then on. A `+` in a query is written `%2B`.", time()),
+            parameter("to", "Only movements before then.", time()),
+            parameter("limit", "Most movements in the page.", limit),
+            parameter("cursor", "`next_cursor` of the page before, with the same parameters.",
+                json!({ "type": "string", "pattern": "^[0-9]{1,18}$" })),
+        ],
+        "responses": answers.by_status,
+    })
+}
+
+fn required_parameter(name: &str, says: &str, schema: Value) -> Value {
+    json!({ "name": name, "in": "query", "required": true, "description": says, "schema": schema })
 }
 
 fn parameter(name: &str, says: &str, schema: Value) -> Value {
@@ -336,8 +526,9 @@ fn parameter(name: &str, says: &str, schema: Value) -> Value {
 
 fn request_example() -> Value {
     json!({
-        "request_id": REQUEST, "state": "allocated", "email": "ann@example.com", "amount": 10_000, "hash": HASH,
-        "reference": "Invoice 7", "decided_at": "2026-01-01T12:00:00Z",
+        "request_id": REQUEST, "kind": "allocate", "state": "allocated", "email": "ann@example.com", "amount": 10_000,
+        "hash": HASH, "reference": "Invoice 7", "seq": 7, "payout_balance_after": 490_000,
+        "decided_at": "2026-01-01T12:00:00Z",
     })
 }
 
@@ -383,6 +574,39 @@ fn requests(shapes: &mut Shapes) -> Value {
             parameter("idempotency_key", "The allocation under this key, and nothing else. For an item of a bulk call: the \
                 key of the call, a blank, and the place, counted from 0.",
                 json!({ "type": "string", "pattern": "^[!-~]{1,255}( [0-9]{1,3})?$" })),
+        ],
+        "responses": answers.by_status,
+    })
+}
+
+fn events(shapes: &mut Shapes) -> Value {
+    let page = json!({ "events": [{
+        "seq": 7, "type": "allocation.created", "created_at": "2026-01-01T12:00:00Z", "data": {
+            "request_id": REQUEST, "amount": 10_000, "email": "ann@example.com", "reference": "Invoice 7",
+            "payout_balance_after": 490_000,
+        },
+    }]});
+    let limit = json!({ "type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL_LIMIT });
+    let answers = Answers::new(Headers::Reading)
+        .with(200, "The events after `after`, in order. None if there is none.", shapes.schema::<EventsBody>(), page)
+        .with(
+            400,
+            "A parameter failed.",
+            shapes.schema::<BTreeMap<String, [String; 1]>>(),
+            json!({ "limit": [WRONG_LIMIT] }),
+        )
+        .usual(shapes);
+    json!({
+        "operationId": "listEvents",
+        "summary": "What happened to the money of the business, in the order of the commits",
+        "description": "A `seq` is a cursor: whoever keeps that of the last event worked through, and asks for what comes after it, \
+            misses nothing and sees nothing twice.",
+        "parameters": [
+            parameter("after", "The `seq` of the last event that was worked through.",
+                json!({ "type": "integer", "format": "int64", "minimum": 0, "default": 0 })),
+            parameter("limit", "Most events in the answer.", limit),
+            parameter("wait", "How many seconds to wait for the next event, if there is none yet.",
+                json!({ "type": "integer", "minimum": 0, "maximum": MOST_SECONDS, "default": 0 })),
         ],
         "responses": answers.by_status,
     })

@@ -3,6 +3,7 @@
 use super::admission::{self, Admission};
 use super::auth::{self, Authenticator};
 use super::finder::UserFinder;
+use super::followers::Followers;
 use super::raises::Raises;
 use super::resolve::Resolvers;
 use super::session::BrokerSessions;
@@ -58,6 +59,7 @@ pub struct Intake {
     resolvers: Resolvers,
     shards: Shards,
     finder: UserFinder,
+    followers: Followers,
     secret: HashSecret,
     ids: RequestIds,
     budgets: Budgets,
@@ -83,6 +85,7 @@ impl Intake {
             resolvers: Resolvers::new(shards.clone(), tracker.clone(), abandon.clone(), Arc::clone(&raises)),
             raises,
             finder: UserFinder::new(),
+            followers: Followers::default(),
             shards,
             ids: RequestIds::new(secret.clone()),
             secret,
@@ -126,6 +129,11 @@ impl Intake {
     /// What finds payout users by their hashes.
     pub(super) fn finder(&self) -> &UserFinder {
         &self.finder
+    }
+
+    /// Who waits for movements.
+    pub(super) fn followers(&self) -> &Followers {
+        &self.followers
     }
 
     /// The hash secret, which tells the ids of this deployment from others.

@@ -10,11 +10,13 @@
 
 use super::page;
 use super::publication::NeverPublished;
-use crate::ledger::{Refusal, RequestId, UserHash};
+use crate::ledger::{Kind, Refusal, RequestId, UserHash};
 use crate::metrics::METRICS;
 use crate::postgres::allocations::{Voided, VoidedAttempt};
 use crate::wire;
-use crate::wire::answers::{AllocatedBody, BulkBody, BulkErrors, BulkResult, ErrorBody, FieldErrors};
+use crate::wire::answers::{
+    AllocatedBody, BulkBody, BulkErrors, BulkResult, ErrorBody, FieldErrors, ReversedBody, SettledBody,
+};
 use axum::body::{Body, Bytes};
 use axum::http::header::{
     ALLOW, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
@@ -23,12 +25,14 @@ use axum::http::header::{
 use axum::http::{Response, StatusCode};
 use futures_util::Stream;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const DEBITED: HeaderName = HeaderName::from_static("earmark-debited");
+const MOVED: HeaderName = HeaderName::from_static("earmark-moved");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The texts of errors, for the answers and for the document that describes them.
@@ -45,8 +49,18 @@ pub mod said {
     pub const BODY_TOO_LATE: &str = "The request body did not arrive in time.";
     /// 415.
     pub const UNSUPPORTED_MEDIA_TYPE: &str = "The Content-Type must be application/json.";
+    /// 400.
+    pub const NOT_REVERSIBLE: &str = "Only an allocation can be reversed";
+    /// 400.
+    pub const INSUFFICIENT_USER_BALANCE: &str = "Insufficient user balance";
+    /// 400.
+    pub const DAILY_LIMIT_REACHED: &str = "Daily payout limit reached";
     /// 422.
     pub const KEY_REUSED: &str = "This Idempotency-Key was used before with another email or amount.";
+    /// 422 of a reversal.
+    pub const KEY_OF_ANOTHER: &str = "This Idempotency-Key was used before for something else or another amount.";
+    /// 422 of a settlement.
+    pub const REFERENCE_REUSED: &str = "This reference was used before with another email or amount.";
     /// 500.
     pub const UNEXPECTED: &str = "An unexpected error occurred. No funds were debited.";
     /// 503.
@@ -57,9 +71,9 @@ pub mod said {
     pub const UNKNOWN: &str = "The outcome is not known yet.";
 }
 
-/// Whether funds were debited, as far as this answer knows.
+/// Whether money was moved, as far as this answer knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Debited {
+enum Moved {
     Yes,
     No,
     /// Some items of a bulk call were, others were not.
@@ -67,7 +81,7 @@ enum Debited {
     Unknown,
 }
 
-impl Debited {
+impl Moved {
     fn as_str(self) -> &'static str {
         match self {
             Self::Yes => "yes",
@@ -93,6 +107,8 @@ impl Debited {
 #[derive(Debug)]
 enum Said {
     Allocated(AllocatedBody),
+    Reversed(ReversedBody),
+    Settled(SettledBody),
     Error(&'static str),
     /// The outcome of this request is not known yet.
     Unknown(Uuid),
@@ -105,13 +121,14 @@ enum Said {
 pub struct Answer {
     status: StatusCode,
     said: Said,
-    debited: Debited,
-    header: Option<(HeaderName, HeaderValue)>,
+    moved: Moved,
+    is_dry_run: bool,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
 impl Answer {
     fn new(status: StatusCode, said: Said) -> Self {
-        Self { status, said, debited: Debited::No, header: None }
+        Self { status, said, moved: Moved::No, is_dry_run: false, header: None }
     }
 
     fn json<T: Serialize>(status: StatusCode, shape: &T) -> Self {
@@ -123,11 +140,16 @@ impl Answer {
     }
 
     fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
-        Self { header: Some((name, value)), ..self }
+        Self { header: Some(Box::new((name, value))), ..self }
+    }
+
+    /// The same answer to a dry run: it says so, and nothing moved.
+    pub fn of_a_dry_run(self) -> Self {
+        Self { moved: Moved::No, is_dry_run: true, ..self }
     }
 
     fn has_header(&self, wanted: &HeaderName) -> bool {
-        self.header.as_ref().is_some_and(|(name, _)| name == wanted)
+        self.header.as_ref().is_some_and(|header| header.0 == wanted)
     }
 
     /// The HTTP status.
@@ -139,26 +161,37 @@ impl Answer {
     pub fn into_response(self) -> Response<Body> {
         let body = match self.said {
             Said::Allocated(body) => wire::to_json(&body),
+            Said::Reversed(body) => wire::to_json(&body),
+            Said::Settled(body) => wire::to_json(&body),
             Said::Error(error) => wire::to_json(&ErrorBody { error, request_id: None }),
             Said::Unknown(id) => wire::to_json(&ErrorBody { error: said::UNKNOWN, request_id: Some(id) }),
             Said::Fields(body) => wire::to_json(body.as_ref()),
             Said::Json(body) => body,
         };
+        let body = if self.is_dry_run { wire::of_a_dry_run(body) } else { body };
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        response.headers_mut().extend(self.header);
+        response.headers_mut().extend(self.header.map(|header| *header));
         response
     }
 
-    /// The HTTP response of an endpoint that allocates. Its headers say which request it was and whether it debited.
-    pub fn into_create_response(self, request: Uuid) -> Response<Body> {
-        let debited = self.debited.as_str();
+    /// The HTTP response of an endpoint that moves money. Its headers say which request it was and whether money moved.
+    pub fn into_moving_response(self, request: Uuid) -> Response<Body> {
+        let moved = self.moved.as_str();
         let mut response = self.into_response();
-        response.headers_mut().insert(DEBITED, HeaderValue::from_static(debited));
+        response.headers_mut().insert(MOVED, HeaderValue::from_static(moved));
         if let Ok(id) = HeaderValue::from_str(&request.to_string()) {
             response.headers_mut().insert(REQUEST_ID, id);
         }
+        response
+    }
+
+    /// The HTTP response of an endpoint that allocates: money that moves is debited.
+    pub fn into_create_response(self, request: Uuid) -> Response<Body> {
+        let debited = self.moved.as_str();
+        let mut response = self.into_moving_response(request);
+        response.headers_mut().insert(DEBITED, HeaderValue::from_static(debited));
         response
     }
 
@@ -166,7 +199,7 @@ impl Answer {
     fn into_result(self, request: Option<RequestId>) -> BulkResult {
         let mut result = BulkResult {
             status: self.status.as_u16(),
-            debited: self.debited.as_str(),
+            debited: self.moved.as_str(),
             request_id: request.map(|id| Uuid::from_u128(id.as_u128())),
             replayed: self.has_header(&REPLAYED),
             hash: None,
@@ -178,7 +211,7 @@ impl Answer {
             Said::Error(error) => result.error = Some(error),
             Said::Unknown(_) => result.error = Some(said::UNKNOWN),
             Said::Fields(errors) => result.errors = Some(*errors),
-            Said::Json(_) => {}
+            Said::Reversed(_) | Said::Settled(_) | Said::Json(_) => {}
         }
         result
     }
@@ -192,10 +225,10 @@ pub fn bulk(mut items: Vec<(Answer, Option<RequestId>)>) -> Answer {
     {
         return refused;
     }
-    let debited = Debited::of_all(items.iter().map(|(answer, _)| answer.debited));
-    let status = if debited == Debited::Unknown { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::OK };
+    let moved = Moved::of_all(items.iter().map(|(answer, _)| answer.moved));
+    let status = if moved == Moved::Unknown { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::OK };
     let results = items.into_iter().map(|(answer, request)| answer.into_result(request)).collect();
-    Answer { debited, ..Answer::json(status, &BulkBody { results }) }
+    Answer { moved, ..Answer::json(status, &BulkBody { results }) }
 }
 
 /// 200 with a document that is the same for all callers. `kind`: its content type.
@@ -208,13 +241,16 @@ pub fn document(kind: &'static str, text: String) -> Response<Body> {
     response
 }
 
-/// 200 with a read that is streamed as CSV. An error in the middle breaks the body off, so that it is not taken for
+/// 200 with a read that is streamed as CSV. `disposition`: what its file is called. An error in the middle breaks the body off, so that it is not taken for
 /// complete.
-pub fn csv(lines: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static) -> Response<Body> {
+pub fn csv(
+    disposition: &'static str,
+    lines: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+) -> Response<Body> {
     let mut response = Response::new(Body::from_stream(lines));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/csv; charset=utf-8; header=present"));
-    headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"requests.csv\""));
+    headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static(disposition));
     response
 }
 
@@ -226,8 +262,29 @@ pub fn found<T: Serialize>(shape: &T) -> Answer {
 /// 200: debited once. `replayed`: by an earlier request under the same key.
 pub fn allocated(hash: UserHash, replayed: bool) -> Answer {
     let body = AllocatedBody { hash: hex::encode(hash.0) };
-    let answer = Answer { debited: Debited::Yes, ..Answer::new(StatusCode::OK, Said::Allocated(body)) };
+    moved(Said::Allocated(body), replayed)
+}
+
+/// 200: `reversed` cents were taken back, and `remaining` are left of what is reversed. With nothing left nothing moved.
+/// `replayed`: by an earlier request under the same key.
+pub fn reversed(request: Option<RequestId>, reversed: i64, remaining: i64, replayed: bool) -> Answer {
+    let answer =
+        moved(Said::Reversed(ReversedBody { request_id: request.map(uuid_of), reversed, remaining }), replayed);
+    if reversed == 0 { Answer { moved: Moved::No, ..answer } } else { answer }
+}
+
+/// 200: settled, which left `balance` cents. `replayed`: by an earlier request with the same reference.
+pub fn settled(request: Option<RequestId>, balance: i64, replayed: bool) -> Answer {
+    moved(Said::Settled(SettledBody { request_id: request.map(uuid_of), balance }), replayed)
+}
+
+fn moved(said: Said, replayed: bool) -> Answer {
+    let answer = Answer { moved: Moved::Yes, ..Answer::new(StatusCode::OK, said) };
     if replayed { answer.with_header(REPLAYED, HeaderValue::from_static("true")) } else { answer }
+}
+
+fn uuid_of(request: RequestId) -> Uuid {
+    Uuid::from_u128(request.as_u128())
 }
 
 /// 400: a message for each field that failed.
@@ -263,6 +320,27 @@ pub fn bad_request(message: &'static str) -> Answer {
 /// 400: the payout balance does not cover the amount.
 pub fn insufficient_balance() -> Answer {
     Answer::error(StatusCode::BAD_REQUEST, "Insufficient payout balance")
+}
+
+/// 400: the payout user's balance does not cover the amount.
+pub fn insufficient_user_balance() -> Answer {
+    Answer::error(StatusCode::BAD_REQUEST, said::INSUFFICIENT_USER_BALANCE)
+}
+
+/// 400: what should be reversed is neither an allocation nor a settlement.
+pub fn not_reversible() -> Answer {
+    Answer::error(StatusCode::BAD_REQUEST, said::NOT_REVERSIBLE)
+}
+
+/// 400: the amount is larger than what is left, or than what the business allows itself.
+pub fn amount_too_large(most: i64) -> Answer {
+    let amount = Some([Cow::from(format!("The amount must not be greater than {most}."))]);
+    invalid_fields(FieldErrors { amount, ..FieldErrors::default() })
+}
+
+/// 400: the business has allocated as much today as it allows itself.
+pub fn daily_limit_reached() -> Answer {
+    Answer::error(StatusCode::BAD_REQUEST, said::DAILY_LIMIT_REACHED)
 }
 
 /// 401: no working secret key.
@@ -302,9 +380,14 @@ pub fn unsupported_media_type() -> Answer {
     Answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, said::UNSUPPORTED_MEDIA_TYPE)
 }
 
-/// 422: the idempotency key belongs to an allocation with another email or amount.
-pub fn key_reused() -> Answer {
-    Answer::error(StatusCode::UNPROCESSABLE_ENTITY, said::KEY_REUSED)
+/// 422: the key of this request of this kind belongs to one that asked for something else.
+pub fn key_reused(kind: Kind) -> Answer {
+    let said = match kind {
+        Kind::Allocate => said::KEY_REUSED,
+        Kind::Reverse => said::KEY_OF_ANOTHER,
+        Kind::Settle => said::REFERENCE_REUSED,
+    };
+    Answer::error(StatusCode::UNPROCESSABLE_ENTITY, said)
 }
 
 /// 500: this request never debits, nor does anything that was received under its key before.
@@ -342,8 +425,8 @@ pub fn too_many(proof: NeverPublished, wait: Duration) -> Answer {
 /// 504: the one answer that does not say whether funds moved. `GET /payout/requests/{request_id}` says it.
 pub fn unknown(request: RequestId) -> Answer {
     METRICS.unknown.inc();
-    let said = Said::Unknown(Uuid::from_u128(request.as_u128()));
-    Answer { debited: Debited::Unknown, ..Answer::new(StatusCode::GATEWAY_TIMEOUT, said) }
+    let said = Said::Unknown(uuid_of(request));
+    Answer { moved: Moved::Unknown, ..Answer::new(StatusCode::GATEWAY_TIMEOUT, said) }
 }
 
 #[cfg(test)]
@@ -352,12 +435,12 @@ mod tests {
 
     #[test]
     fn a_bulk_call_was_debited_in_part_unless_all_of_it_is_the_same_and_unknown_as_soon_as_one_item_is() {
-        let of_all = |items: &[Debited]| Debited::of_all(items.iter().copied());
-        let (yes, no, unknown) = (Debited::Yes, Debited::No, Debited::Unknown);
+        let of_all = |items: &[Moved]| Moved::of_all(items.iter().copied());
+        let (yes, no, unknown) = (Moved::Yes, Moved::No, Moved::Unknown);
         assert_eq!(of_all(&[yes, yes]), yes);
         assert_eq!(of_all(&[no, no]), no);
-        assert_eq!(of_all(&[yes, no]), Debited::Partial);
-        assert_eq!(of_all(&[no, yes, yes]), Debited::Partial);
+        assert_eq!(of_all(&[yes, no]), Moved::Partial);
+        assert_eq!(of_all(&[no, yes, yes]), Moved::Partial);
         assert_eq!(of_all(&[yes, no, unknown, yes]), unknown);
         assert_eq!(of_all(&[unknown, yes]), unknown);
     }
@@ -367,8 +450,8 @@ mod tests {
         let (one, two) = (RequestId::from_u128(1), RequestId::from_u128(2));
         let hash = UserHash([7; 32]);
         let answer = bulk(vec![(allocated(hash, false), Some(one)), (unknown(two), Some(two))]);
-        assert_eq!((answer.status, answer.debited), (StatusCode::GATEWAY_TIMEOUT, Debited::Unknown));
+        assert_eq!((answer.status, answer.moved), (StatusCode::GATEWAY_TIMEOUT, Moved::Unknown));
         let answer = bulk(vec![(allocated(hash, true), Some(one)), (insufficient_balance(), Some(two))]);
-        assert_eq!((answer.status, answer.debited), (StatusCode::OK, Debited::Partial));
+        assert_eq!((answer.status, answer.moved), (StatusCode::OK, Moved::Partial));
     }
 }

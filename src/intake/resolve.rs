@@ -15,7 +15,7 @@ use super::admission::Permit;
 use super::detached::Died;
 use super::raises::Raises;
 use crate::failpoint::{self, Failpoint};
-use crate::ledger::{Late, Proof, Request, RequestId, ShardId, Voider, list_ids};
+use crate::ledger::{Late, Proof, Request, RequestId, ShardId, Verdict, Voider, list_ids};
 use crate::metrics::METRICS;
 use crate::postgres::allocations::{self, Resolution};
 use crate::postgres::{Error, Postgres, Session, Shards};
@@ -266,11 +266,11 @@ impl Task {
         match &resolution {
             Resolution::Voided(_) => tracing::info!(%request_id, "voided"),
             Resolution::AttemptVoided(_) => tracing::info!(%request_id, "superseded"),
-            Resolution::Allocated(_) => tracing::info!(%request_id, "late success"),
-            Resolution::Replayed { .. } => tracing::info!(%request_id, "late replay"),
-            Resolution::KeyReused | Resolution::PayoutsDisabled | Resolution::InsufficientBalance => {
-                tracing::info!(%request_id, "late refusal");
+            Resolution::Decided(Verdict::Replayed { .. }, _) => tracing::info!(%request_id, "late replay"),
+            Resolution::Decided(Verdict::Decided(outcome), _) if outcome.moves() => {
+                tracing::info!(%request_id, "late success");
             }
+            Resolution::Decided(..) => tracing::info!(%request_id, "late refusal"),
         }
         let _ = job.answer.send(resolution);
     }
@@ -280,11 +280,7 @@ fn count(resolution: &Resolution) {
     match resolution {
         Resolution::Voided(voided) => count_void(voided.proof()),
         Resolution::AttemptVoided(voided) => count_void(voided.proof()),
-        Resolution::Allocated(_) => METRICS.late.inc(Late::Allocated),
-        Resolution::Replayed { .. } => METRICS.late.inc(Late::Replayed),
-        Resolution::KeyReused => METRICS.late.inc(Late::KeyReused),
-        Resolution::PayoutsDisabled => METRICS.late.inc(Late::PayoutsDisabled),
-        Resolution::InsufficientBalance => METRICS.late.inc(Late::InsufficientBalance),
+        Resolution::Decided(verdict, _) => METRICS.late.inc(Late::from(*verdict)),
     }
 }
 

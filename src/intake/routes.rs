@@ -1,32 +1,38 @@
 //! The endpoints, in the order in which their checks run:
 //! `405/404 → 401 → 413 → 415 → 400 body → 400 fields → admission and everything after it`.
 //!
-//! Allocations and look-ups are [`Detached`] work: a client that hangs up cancels nothing half-way, and after a panic the
+//! Movements and look-ups are [`Detached`] work: a client that hangs up cancels nothing half-way, and after a panic the
 //! answer is still true. The pages of the documentation, 404 and 405 are answered directly.
 
 use super::Intake;
 use super::bulk::{self, BulkSubmission};
 use super::detached::Detached;
+use super::dry_run::{self, Trial};
+use super::events;
 use super::history;
 use super::lookup;
 use super::openapi;
 use super::page;
+use super::parameters::parameters;
 use super::problem::{self, Answer};
 use super::publication::Unpublished;
 use super::raises::Received;
 use super::reads::Failure;
+use super::statement;
 use super::submit::{self, Submission};
 use super::validate::{
-    ALLOCATION_LIMIT, BULK_LIMIT, BodyLimit, Invalid, InvalidBulk, NewAllocation, read_allocation, read_bulk,
+    Asked, BULK_LIMIT, BodyLimit, Invalid, InvalidBulk, ONE_LIMIT, read_allocation, read_bulk, read_reversal,
+    read_settlement,
 };
-use crate::ledger::{IdempotencyKey, Refusal, RequestId};
+use crate::ledger::{BusinessId, IdempotencyKey, Kind, Refusal, RequestId};
 use crate::metrics::{METRICS, labels::Route};
 use crate::trace;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::Uri;
 use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use axum::http::request::Parts;
 use axum::response::Response;
 use axum::routing::{get, post};
 use futures_util::StreamExt;
@@ -44,8 +50,12 @@ pub fn router(intake: Arc<Intake>) -> Router {
         .route("/payout/create/bulk", post(create_bulk).fallback(create_bulk_not_allowed))
         .route("/balance", get(balance).fallback(read_not_allowed))
         .route("/payout/user", get(payout_user).fallback(read_not_allowed))
+        .route("/payout/user/statement", get(statement).fallback(read_not_allowed))
+        .route("/payout/user/settle", post(settle).fallback(settle_not_allowed))
         .route("/payout/requests", get(requests).fallback(read_not_allowed))
         .route("/payout/requests/{request_id}", get(request_by_id).fallback(read_not_allowed))
+        .route("/payout/requests/{request_id}/reverse", post(reverse).fallback(reverse_not_allowed))
+        .route("/events", get(events).fallback(read_not_allowed))
         .route("/openapi.json", get(openapi).fallback(read_not_allowed))
         .route("/docs", get(docs).fallback(read_not_allowed))
         .route("/docs/style.css", get(style).fallback(read_not_allowed))
@@ -56,17 +66,49 @@ pub fn router(intake: Arc<Intake>) -> Router {
 /// `POST /payout/create`
 async fn create(State(intake): State<Arc<Intake>>, request: Request) -> Response {
     let received = intake.raises().receive();
-    let started = submit::start(&intake, async move |intake, unpublished| {
-        read_and_submit(&intake, unpublished, request, received).await
+    move_money(&intake, Kind::Allocate, request, received).await
+}
+
+/// `POST /payout/requests/{request_id}/reverse`
+async fn reverse(State(intake): State<Arc<Intake>>, request: Request) -> Response {
+    let received = intake.raises().receive();
+    move_money(&intake, Kind::Reverse, request, received).await
+}
+
+/// `POST /payout/user/settle`
+async fn settle(State(intake): State<Arc<Intake>>, request: Request) -> Response {
+    let received = intake.raises().receive();
+    move_money(&intake, Kind::Settle, request, received).await
+}
+
+async fn move_money(intake: &Arc<Intake>, kind: Kind, request: Request, received: Received) -> Response {
+    let started = submit::start(intake, async move |intake, unpublished| {
+        read_and_submit(&intake, unpublished, kind, request, received).await
     });
-    let (answer, id) = started.finish(&intake).await;
+    let (answer, id) = started.finish(intake).await;
     let id = id.map_or_else(Uuid::new_v4, |id| Uuid::from_u128(id.as_u128()));
-    finish(&intake, Route::Create, answer.into_create_response(id))
+    finish_moving(intake, kind, answer, id)
+}
+
+/// `GET /events`
+async fn events(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
+    let parameters = parameters(&uri);
+    read(&intake, Route::Events, async move |intake: Arc<Intake>| events::page(&intake, &headers, &parameters).await)
+        .await
+}
+
+fn finish_moving(intake: &Intake, kind: Kind, answer: Answer, id: Uuid) -> Response {
+    match kind {
+        Kind::Allocate => finish(intake, Route::Create, answer.into_create_response(id)),
+        Kind::Reverse => finish(intake, Route::Reverse, answer.into_moving_response(id)),
+        Kind::Settle => finish(intake, Route::Settle, answer.into_moving_response(id)),
+    }
 }
 
 async fn read_and_submit(
     intake: &Intake,
     unpublished: Unpublished,
+    kind: Kind,
     request: Request,
     received: Received,
 ) -> submit::Submitted {
@@ -75,15 +117,71 @@ async fn read_and_submit(
         Ok(caller) => caller,
         Err(failure) => return (failed(unpublished, &failure), None),
     };
-    match read_submission(&parts.headers, body).await {
-        Ok((allocation, key)) => match intake.admission().of_keys().pass(caller.key, 1) {
-            Ok(()) => {
-                let (receipt, trace) = (received.of(caller.business.shard()), read_trace(&parts.headers));
-                submit::submit(intake, unpublished, Submission { caller, allocation, key, receipt, trace }).await
-            }
-            Err(wait) => (problem::too_many(unpublished.never(Refusal::KeyRate), wait), None),
-        },
-        Err(answer) => (answer, None),
+    let (asked, key, is_dry) = match read_call(intake, caller.business, kind, &parts, body).await {
+        Ok(call) => call,
+        Err(answer) => return (answer, None),
+    };
+    if let Err(wait) = intake.admission().of_keys().pass(caller.key, 1) {
+        return (problem::too_many(unpublished.never(Refusal::KeyRate), wait), None);
+    }
+    if is_dry {
+        let tried = dry_run::answer(intake, caller, Trial { asked, key }).await;
+        return (tried.unwrap_or_else(|failure| failed(unpublished, &failure)), None);
+    }
+    let (receipt, trace) = (received.of(caller.business.shard()), read_trace(&parts.headers));
+    submit::submit(intake, unpublished, Submission { caller, asked, key, receipt, trace }).await
+}
+
+/// Reads what a call asks for, its key, and whether it is a dry run.
+async fn read_call(
+    intake: &Intake,
+    business: BusinessId,
+    kind: Kind,
+    parts: &Parts,
+    body: Body,
+) -> Result<(Asked, Option<IdempotencyKey>, bool), Answer> {
+    // The id alone shows whether this service issued it to this business.
+    let target = || request_id(parts.uri.path().rsplit('/').nth(1)).filter(|id| intake.secret().issued(business, *id));
+    let target = if kind == Kind::Reverse { Some(target().ok_or_else(problem::not_found)?) } else { None };
+    let body = read_json(&parts.headers, body, &ONE_LIMIT).await?;
+    let is_dry = is_dry_run(&parts.uri)?;
+    let asked = match (kind, target) {
+        (Kind::Settle, _) => read_settlement(&body),
+        (_, Some(target)) => read_reversal(&body, target),
+        (_, None) => read_allocation(&body),
+    };
+    let asked = asked.map_err(|invalid| match invalid {
+        Invalid::NotAnObject => problem::not_an_object(),
+        Invalid::Fields(errors) => problem::invalid_fields(errors),
+    })?;
+    let key = key_for(&asked, read_key(&parts.headers)?)?;
+    Ok((asked, key, is_dry))
+}
+
+/// The key of a call, of which `key` came in its header.
+fn key_for(asked: &Asked, key: Option<IdempotencyKey>) -> Result<Option<IdempotencyKey>, Answer> {
+    match (asked.movement.kind(), &asked.reference, key) {
+        (Kind::Settle, _, Some(_)) => {
+            Err(problem::bad_request("A settlement takes no Idempotency-Key: its reference is its key."))
+        }
+        (Kind::Settle, Some(reference), None) => Ok(Some(IdempotencyKey::of_settlement(reference))),
+        // Two partial reversals alike could not be told from one that is sent again.
+        (Kind::Reverse, _, None) if asked.movement.amount().is_some() => {
+            Err(problem::bad_request("An Idempotency-Key is required with an amount."))
+        }
+        (_, _, key) => Ok(key),
+    }
+}
+
+/// Whether the query asks for a dry run. Anything else in it is refused: a dry run that is misspelt must not pay.
+fn is_dry_run(uri: &Uri) -> Result<bool, Answer> {
+    match parameters(uri).as_slice() {
+        [] => Ok(false),
+        [(name, value)] if name == "dry_run" && value == "true" => Ok(true),
+        all if all.iter().all(|(name, _)| name == "dry_run") => {
+            Err(problem::bad_request("The dry_run parameter must be true, once, or left out."))
+        }
+        _ => Err(problem::bad_request("The query may have nothing but dry_run.")),
     }
 }
 
@@ -94,21 +192,15 @@ fn read_trace(headers: &HeaderMap) -> Option<trace::Context> {
     trace::Context::parse(value).filter(|_| values.next().is_none())
 }
 
-async fn read_submission(headers: &HeaderMap, body: Body) -> Result<(NewAllocation, Option<IdempotencyKey>), Answer> {
-    let body = read_json(headers, body, &ALLOCATION_LIMIT).await?;
-    let allocation = read_allocation(&body).map_err(|invalid| match invalid {
-        Invalid::NotAnObject => problem::not_an_object(),
-        Invalid::Fields(errors) => problem::invalid_fields(errors),
-    })?;
-    Ok((allocation, read_key(headers)?))
-}
-
 /// `POST /payout/create/bulk`. Nothing is published until the whole call is read; then each item is work of its own.
 async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Response {
     let received = intake.raises().receive();
     let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk_call(&intake, request, received).await);
     let answer = match reading.await.flatten() {
-        Ok(bulk) => bulk::submit_all(&intake, bulk).await,
+        Ok((bulk, false)) => bulk::submit_all(&intake, bulk).await,
+        Ok((bulk, true)) => look(&intake, async move |intake: Arc<Intake>| bulk::try_all(&intake, bulk).await)
+            .await
+            .unwrap_or_else(|answer| answer),
         Err(answer) => answer,
     };
     finish(&intake, Route::CreateBulk, answer.into_create_response(Uuid::new_v4()))
@@ -118,11 +210,15 @@ async fn read_bulk_call(
     intake: &Intake,
     request: Request,
     received: Received,
-) -> Result<Result<BulkSubmission, Answer>, Failure> {
+) -> Result<Result<(BulkSubmission, bool), Answer>, Failure> {
     let (parts, body) = request.into_parts();
     let caller = intake.caller(&parts.headers).await?;
     let body = match read_json(&parts.headers, body, &BULK_LIMIT).await {
         Ok(body) => body,
+        Err(answer) => return Ok(Err(answer)),
+    };
+    let is_dry = match is_dry_run(&parts.uri) {
+        Ok(is_dry) => is_dry,
         Err(answer) => return Ok(Err(answer)),
     };
     let items = read_bulk(&body).map_err(|invalid| match invalid {
@@ -131,7 +227,7 @@ async fn read_bulk_call(
     });
     Ok(items.and_then(|items| {
         let (key, receipt) = (read_key(&parts.headers)?, received.of(caller.business.shard()));
-        Ok(BulkSubmission { caller, items, key, receipt, trace: read_trace(&parts.headers) })
+        Ok((BulkSubmission { caller, items, key, receipt, trace: read_trace(&parts.headers) }, is_dry))
     }))
 }
 
@@ -184,8 +280,12 @@ fn read_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Answer> {
 }
 
 /// `GET /balance`
-async fn balance(State(intake): State<Arc<Intake>>, headers: HeaderMap) -> Response {
-    read(&intake, Route::Balance, async move |intake: Arc<Intake>| lookup::balance(&intake, &headers).await).await
+async fn balance(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
+    let parameters = parameters(&uri);
+    read(&intake, Route::Balance, async move |intake: Arc<Intake>| {
+        lookup::balance(&intake, &headers, &parameters).await
+    })
+    .await
 }
 
 /// `GET /payout/user`: by email for the business, by hash for the payout user.
@@ -196,23 +296,40 @@ async fn payout_user(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri:
         })
         .await;
     }
-    let email = query(&uri, "email");
+    let parameters = parameters(&uri);
     read(&intake, Route::PayoutUser, async move |intake: Arc<Intake>| {
-        lookup::user_by_email(&intake, &headers, email.as_deref()).await
+        lookup::user_by_email(&intake, &headers, &parameters).await
     })
     .await
 }
 
+/// `GET /payout/user/statement`
+async fn statement(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
+    let parameters = parameters(&uri);
+    if !history::wants_csv(&headers) {
+        return read(&intake, Route::Statement, async move |intake: Arc<Intake>| {
+            statement::page(&intake, &headers, &parameters).await
+        })
+        .await;
+    }
+    let all = look(&intake, async move |intake: Arc<Intake>| statement::all(intake, &headers, &parameters).await);
+    finish(&intake, Route::Statement, all.await.flatten().unwrap_or_else(Answer::into_response))
+}
+
 /// `GET /payout/requests/{request_id}`
 async fn request_by_id(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
-    let text = uri.path().rsplit('/').next().unwrap_or_default();
-    // An id is valid only in the spelling that the service writes, in small or capital letters.
-    let id = Uuid::try_parse(text).ok().filter(|id| id.to_string() == text.to_ascii_lowercase());
-    let id = id.map(|id| RequestId::from_u128(id.as_u128()));
+    let id = request_id(uri.path().rsplit('/').next());
     read(&intake, Route::RequestById, async move |intake: Arc<Intake>| {
         lookup::request_by_id(&intake, &headers, id).await
     })
     .await
+}
+
+/// Reads the id of a request. It is valid only in the spelling that the service writes, in small or capital letters.
+fn request_id(text: Option<&str>) -> Option<RequestId> {
+    let text = text?;
+    let id = Uuid::try_parse(text).ok().filter(|id| id.to_string() == text.to_ascii_lowercase());
+    id.map(|id| RequestId::from_u128(id.as_u128()))
 }
 
 /// `GET /payout/requests`: with `idempotency_key` the allocation under it, else the history.
@@ -232,16 +349,6 @@ async fn requests(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Ur
     }
     let all = look(&intake, async move |intake: Arc<Intake>| history::all(intake, &headers, &parameters).await);
     finish(&intake, Route::Requests, all.await.flatten().unwrap_or_else(Answer::into_response))
-}
-
-fn parameters(uri: &Uri) -> Vec<(String, String)> {
-    Query::try_from_uri(uri).map(|Query(parameters)| parameters).unwrap_or_default()
-}
-
-/// The value of a query parameter; `None` if it is missing or given twice.
-fn query(uri: &Uri, name: &str) -> Option<String> {
-    let mut values = parameters(uri).into_iter().filter(|(key, _)| key == name).map(|(_, value)| value);
-    values.next().filter(|_| values.next().is_none())
 }
 
 /// Answers a read.
@@ -301,7 +408,15 @@ async fn not_found(State(intake): State<Arc<Intake>>) -> Response {
 }
 
 async fn create_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
-    finish(&intake, Route::Create, problem::method_not_allowed("POST").into_create_response(Uuid::new_v4()))
+    finish_moving(&intake, Kind::Allocate, problem::method_not_allowed("POST"), Uuid::new_v4())
+}
+
+async fn reverse_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
+    finish_moving(&intake, Kind::Reverse, problem::method_not_allowed("POST"), Uuid::new_v4())
+}
+
+async fn settle_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
+    finish_moving(&intake, Kind::Settle, problem::method_not_allowed("POST"), Uuid::new_v4())
 }
 
 async fn create_bulk_not_allowed(State(intake): State<Arc<Intake>>) -> Response {

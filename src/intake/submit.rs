@@ -1,4 +1,4 @@
-//! Takes one allocation request from validated to answered.
+//! Takes one request that moves money from validated to answered.
 //!
 //! ```text
 //! admit              refused → 503, nothing was published
@@ -15,14 +15,13 @@ use super::detached::Detached;
 use super::problem::{self, Answer};
 use super::publication::{Trail, Unpublished};
 use super::replies::Event;
-use super::validate::NewAllocation;
+use super::validate::Asked;
 use crate::clock;
 use crate::failpoint::{self, Failpoint};
-use crate::ledger::{IdempotencyKey, KeyClaim, Outcome, Receipt, Refusal, Request, RequestId, Verdict};
+use crate::ledger::{IdempotencyKey, KeyClaim, Kind, Outcome, Receipt, Refusal, Request, RequestId, Told, Verdict};
 use crate::metrics::METRICS;
 use crate::postgres::allocations::Resolution;
 use crate::trace;
-use crate::wire::messages::Reply;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -37,7 +36,7 @@ pub struct Submission {
     /// The business that calls, and its API key.
     pub caller: Caller,
     /// What is asked for.
-    pub allocation: NewAllocation,
+    pub asked: Asked,
     /// The idempotency key, if there is one.
     pub key: Option<IdempotencyKey>,
     /// The receipt of the HTTP request. All items of a bulk call share it.
@@ -107,7 +106,7 @@ pub async fn submit_admitted(
     admitted: Admitted,
     mut submission: Submission,
 ) -> Submitted {
-    let span = trace::begin(submission.trace, "allocate", trace::Kind::Server);
+    let span = trace::begin(submission.trace, submission.asked.movement.kind().as_str(), trace::Kind::Server);
     submission.trace = span.as_ref().map_or(submission.trace, |span| Some(span.context()));
     let submitted = carry_out(intake, unpublished, admitted, submission).await;
     let (status, id) = (submitted.0.status().as_u16(), submitted.1);
@@ -145,7 +144,8 @@ async fn carry_out(intake: &Intake, unpublished: Unpublished, admitted: Admitted
             Ok(None) => return resolve(intake, request, Some(permit), "broker connection lost").await,
             Err(_) => return resolve(intake, request, Some(permit), "no reply in time").await,
         };
-        if let Some(submitted) = answer_of(&reply) {
+        let kind = request.movement.kind();
+        if let Some(submitted) = answer_of(kind, Some(reply.id), reply.verdict, reply.told) {
             failpoint::pass(Failpoint::BeforeAnswer).await;
             return submitted;
         }
@@ -169,46 +169,68 @@ fn new_request(intake: &Intake, submission: &Submission, epoch: i64) -> Request 
     Request {
         id: intake.ids().mint(submission.caller.business),
         business: submission.caller.business,
-        email: submission.allocation.email.clone(),
-        amount: submission.allocation.amount,
+        movement: submission.asked.movement.clone(),
         deadline: clock::now_millis().saturating_add(wait),
         key: submission.key.clone().map(|key| KeyClaim { key, epoch }),
-        reference: submission.allocation.reference.clone(),
+        reference: submission.asked.reference.clone(),
     }
 }
 
-/// The answer that a reply gives by itself; `None` if the ledger has to be asked. A repeated success carries the id of
-/// the request that was allocated.
-fn answer_of(reply: &Reply) -> Option<Submitted> {
-    let own = |answer| Some((answer, Some(reply.id)));
-    match (reply.verdict, reply.hash) {
-        (Verdict::Decided(Outcome::Allocated), Some(hash)) => own(problem::allocated(hash, false)),
-        (Verdict::Replayed { original }, Some(hash)) => Some((problem::allocated(hash, true), Some(original))),
-        (Verdict::KeyReused, _) => own(problem::key_reused()),
-        (Verdict::Decided(Outcome::PayoutsDisabled), _) => own(problem::payouts_disabled()),
-        (Verdict::Decided(Outcome::InsufficientBalance), _) => own(problem::insufficient_balance()),
-        (Verdict::Decided(Outcome::Allocated) | Verdict::Replayed { .. }, None)
-        | (Verdict::Decided(Outcome::Voided) | Verdict::StaleEpoch { .. }, _) => None,
-    }
+/// The answer to a request of this kind that is decided; `None` if the ledger has to be asked. `id`: the request, if there is
+/// one. A repeated success carries the id of the request that succeeded.
+pub fn answer_of(kind: Kind, id: Option<RequestId>, verdict: Verdict, told: Told) -> Option<Submitted> {
+    let success = |id, replayed| {
+        let answer = match kind {
+            Kind::Allocate => problem::allocated(told.hash?, replayed),
+            Kind::Reverse => problem::reversed(id, told.cents?, told.remaining?, replayed),
+            Kind::Settle => problem::settled(id, told.remaining?, replayed),
+        };
+        Some((answer, id))
+    };
+    let refusal = match verdict {
+        Verdict::Replayed { original } => return success(Some(original), true),
+        Verdict::KeyReused => problem::key_reused(kind),
+        Verdict::StaleEpoch { .. } => return None,
+        Verdict::Decided(outcome) => match outcome {
+            Outcome::Voided => return None,
+            Outcome::Allocated
+            | Outcome::Reversed
+            | Outcome::SettlementReversed
+            | Outcome::Settled
+            | Outcome::NothingLeft => return success(id, false),
+            Outcome::PayoutsDisabled => problem::payouts_disabled(),
+            Outcome::NotReversible => problem::not_reversible(),
+            Outcome::AmountTooLarge => problem::amount_too_large(told.remaining?),
+            Outcome::DailyLimitReached => problem::daily_limit_reached(),
+            Outcome::InsufficientBalance => problem::insufficient_balance(),
+            Outcome::InsufficientUserBalance => problem::insufficient_user_balance(),
+        },
+    };
+    Some((refusal, id))
 }
 
 /// Resolves a request that was published, for the reason `why`, and answers with what the ledger then says.
 pub async fn resolve(intake: &Intake, request: Request, permit: Option<Permit>, why: &str) -> Submitted {
-    let id = request.id;
+    let (kind, id) = (request.movement.kind(), request.id);
     tracing::info!(request_id = %id, why, "resolving");
-    answer_late(intake, id, intake.resolvers().resolve(request, permit)).await
+    answer_late(intake, kind, id, intake.resolvers().resolve(request, permit)).await
 }
 
 /// Voids an attempt that may not use the new epoch of its key, and raises no epoch: that would kill a later attempt by
 /// the same client, which may be on its way.
 async fn supersede(intake: &Intake, request: Request, permit: Permit) -> Submitted {
-    let id = request.id;
-    answer_late(intake, id, intake.resolvers().resolve_attempt(request, Some(permit))).await
+    let (kind, id) = (request.movement.kind(), request.id);
+    answer_late(intake, kind, id, intake.resolvers().resolve_attempt(request, Some(permit))).await
 }
 
-async fn answer_late(intake: &Intake, id: RequestId, resolution: oneshot::Receiver<Resolution>) -> Submitted {
+async fn answer_late(
+    intake: &Intake,
+    kind: Kind,
+    id: RequestId,
+    resolution: oneshot::Receiver<Resolution>,
+) -> Submitted {
     match tokio::time::timeout(intake.budgets().resolve, resolution).await {
-        Ok(Ok(resolution)) => late_answer(id, resolution),
+        Ok(Ok(resolution)) => late_answer(kind, id, resolution),
         Ok(Err(_)) | Err(_) => {
             tracing::warn!(request_id = %id, "answered 504: the database cannot be reached");
             (problem::unknown(id), Some(id))
@@ -216,15 +238,12 @@ async fn answer_late(intake: &Intake, id: RequestId, resolution: oneshot::Receiv
     }
 }
 
-fn late_answer(id: RequestId, resolution: Resolution) -> Submitted {
-    let answer = match resolution {
-        Resolution::Voided(voided) => problem::unexpected(voided),
-        Resolution::AttemptVoided(voided) => problem::superseded(voided),
-        Resolution::Allocated(hash) => problem::allocated(hash, false),
-        Resolution::Replayed { original, hash } => return (problem::allocated(hash, true), Some(original)),
-        Resolution::KeyReused => problem::key_reused(),
-        Resolution::PayoutsDisabled => problem::payouts_disabled(),
-        Resolution::InsufficientBalance => problem::insufficient_balance(),
-    };
-    (answer, Some(id))
+fn late_answer(kind: Kind, id: RequestId, resolution: Resolution) -> Submitted {
+    match resolution {
+        Resolution::Voided(voided) => (problem::unexpected(voided), Some(id)),
+        Resolution::AttemptVoided(voided) => (problem::superseded(voided), Some(id)),
+        Resolution::Decided(verdict, told) => {
+            answer_of(kind, Some(id), verdict, told).unwrap_or_else(|| (problem::unknown(id), Some(id)))
+        }
+    }
 }

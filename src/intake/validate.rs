@@ -1,10 +1,10 @@
-//! Reads and checks the bodies of `POST /payout/create` and `POST /payout/create/bulk`: JSON objects, read strictly.
+//! Reads and checks the bodies of requests that move money: JSON objects, read strictly.
 
 use super::strict_json::{Members, check_nested};
 use crate::ledger::amount::AmountError;
 use crate::ledger::email::EmailError;
 use crate::ledger::reference::ReferenceError;
-use crate::ledger::{Amount, Email, Reference};
+use crate::ledger::{Amount, Email, Movement, Reference, RequestId};
 use crate::wire::answers::FieldErrors;
 use serde_json::value::RawValue;
 
@@ -16,8 +16,8 @@ pub struct BodyLimit {
     pub message: &'static str,
 }
 
-/// The limit for one allocation.
-pub const ALLOCATION_LIMIT: BodyLimit =
+/// The limit for one movement.
+pub const ONE_LIMIT: BodyLimit =
     BodyLimit { bytes: 8 * 1024, message: "The request body must not be larger than 8192 bytes." };
 /// The limit for a bulk call: one kibibyte for each item, several times what an item needs.
 pub const BULK_LIMIT: BodyLimit =
@@ -25,11 +25,9 @@ pub const BULK_LIMIT: BodyLimit =
 
 /// What a valid body asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub struct NewAllocation {
-    /// The payout user.
-    pub email: Email,
-    /// How much to allocate.
-    pub amount: Amount,
+pub struct Asked {
+    /// How money should move.
+    pub movement: Movement,
     /// The caller's own name for it, if it has one.
     pub reference: Option<Reference>,
 }
@@ -43,24 +41,49 @@ pub enum Invalid {
     Fields(FieldErrors),
 }
 
-/// Reads and checks a body. An empty body counts as an object without fields.
-pub fn read_allocation(body: &[u8]) -> Result<NewAllocation, Invalid> {
-    let fields = match body {
-        [] => Fields::default(),
-        _ => Fields::read(body).map_err(|_| Invalid::NotAnObject)?,
-    };
+/// Reads and checks the body of an allocation. An empty body counts as an object without fields.
+pub fn read_allocation(body: &[u8]) -> Result<Asked, Invalid> {
+    let fields = Fields::of(body)?;
     match (check_email(fields.email), check_amount(fields.amount), check_reference(fields.reference)) {
-        (Ok(email), Ok(amount), Ok(reference)) => Ok(NewAllocation { email, amount, reference }),
-        (email, amount, reference) => Err(Invalid::Fields(FieldErrors {
-            email: email.err().map(|text| [text]),
-            amount: amount.err().map(|text| [text]),
-            reference: reference.err().map(|text| [text]),
-        })),
+        (Ok(email), Ok(amount), Ok(reference)) => {
+            Ok(Asked { movement: Movement::Allocate { email, amount }, reference })
+        }
+        (email, amount, reference) => Err(invalid(email.err(), amount.err(), reference.err())),
     }
 }
 
+/// Reads and checks the body of a settlement.
+pub fn read_settlement(body: &[u8]) -> Result<Asked, Invalid> {
+    let fields = Fields::of(body)?;
+    let reference = check_reference(fields.reference).and_then(|reference| reference.ok_or(NO_REFERENCE));
+    match (check_email(fields.email), check_amount(fields.amount), reference) {
+        (Ok(email), Ok(amount), Ok(reference)) => {
+            Ok(Asked { movement: Movement::Settle { email, amount }, reference: Some(reference) })
+        }
+        (email, amount, reference) => Err(invalid(email.err(), amount.err(), reference.err())),
+    }
+}
+
+/// Reads and checks the body of a reversal of `target`.
+pub fn read_reversal(body: &[u8], target: RequestId) -> Result<Asked, Invalid> {
+    let fields = Fields::of(body)?;
+    let amount = fields.amount.filter(|amount| amount.get() != "null").map(|amount| check_amount(Some(amount)));
+    match (amount.transpose(), check_reference(fields.reference)) {
+        (Ok(amount), Ok(reference)) => Ok(Asked { movement: Movement::Reverse { target, amount }, reference }),
+        (amount, reference) => Err(invalid(None, amount.err(), reference.err())),
+    }
+}
+
+fn invalid(email: Option<&'static str>, amount: Option<&'static str>, reference: Option<&'static str>) -> Invalid {
+    Invalid::Fields(FieldErrors {
+        email: email.map(|text| [text]),
+        amount: amount.map(|text| [text.into()]),
+        reference: reference.map(|text| [text]),
+    })
+}
+
 /// The items of a bulk call, each as if it were a body of its own: one bad item spoils no other.
-pub type Items = Vec<Result<NewAllocation, Invalid>>;
+pub type Items = Vec<Result<Asked, Invalid>>;
 
 /// Why a bulk call is refused as a whole.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,6 +124,8 @@ fn read_items(body: &[u8]) -> Result<Option<&str>, serde_json::Error> {
 const INVALID_EMAIL: &str = "The email must be a valid email address.";
 /// The message for a missing email.
 pub const NO_EMAIL: &str = "The email field is required.";
+/// The message for a settlement without a reference.
+pub const NO_REFERENCE: &str = "The reference field is required.";
 /// The message for a bulk call without items.
 pub const NO_ALLOCATIONS: &str = "The allocations field is required.";
 /// The message for an amount below the minimum.
@@ -168,6 +193,11 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// The fields of a body. An empty body is an object without fields.
+    fn of(body: &'a [u8]) -> Result<Self, Invalid> {
+        if body.is_empty() { Ok(Self::default()) } else { Self::read(body).map_err(|_| Invalid::NotAnObject) }
+    }
+
     fn read(body: &'a [u8]) -> Result<Self, serde_json::Error> {
         let Members(members) = serde_json::from_slice(body)?;
         let mut fields = Self::default();
@@ -193,9 +223,11 @@ mod tests {
     const SMALL: &str = "The amount must be at least 1.";
     const NO_AMOUNT: &str = "The amount field is required.";
 
-    fn amount_error(amount: &str) -> Option<&'static str> {
+    fn amount_error(amount: &str) -> Option<String> {
         match read_allocation(format!(r#"{{"email":"ann@example.com","amount":{amount}}}"#).as_bytes()) {
-            Err(Invalid::Fields(FieldErrors { email: None, amount: Some([error]), reference: None })) => Some(error),
+            Err(Invalid::Fields(FieldErrors { email: None, amount: Some([error]), reference: None })) => {
+                Some(error.into_owned())
+            }
             Ok(_) => None,
             other => panic!("{amount}: {other:?}"),
         }
@@ -223,10 +255,10 @@ mod tests {
             ("{}", Some(INTEGER)),
         ];
         for (amount, expected) in rows {
-            assert_eq!(amount_error(amount), expected, "{amount}");
+            assert_eq!(amount_error(amount).as_deref(), expected, "{amount}");
         }
         let digits = "9".repeat(400);
-        assert_eq!(amount_error(&digits), Some(LARGE));
+        assert_eq!(amount_error(&digits).as_deref(), Some(LARGE));
     }
 
     #[test]
@@ -262,12 +294,27 @@ mod tests {
 
     #[test]
     fn all_fields_are_reported_at_once() {
-        let email = Some(["The email field is required."]);
-        let mut required = FieldErrors { email, amount: Some([NO_AMOUNT]), reference: None };
-        assert_eq!(read_allocation(b""), Err(Invalid::Fields(required)));
-        required =
-            FieldErrors { email, amount: Some([NO_AMOUNT]), reference: Some(["The reference must be a string."]) };
-        assert_eq!(read_allocation(br#"{"reference":7}"#), Err(Invalid::Fields(required)));
+        let required = |reference| Err(invalid(Some(NO_EMAIL), Some(NO_AMOUNT), reference));
+        let wrong = Some("The reference must be a string.");
+        assert_eq!(read_allocation(b""), required(None));
+        assert_eq!(read_allocation(br#"{"reference":7}"#), required(wrong));
+        assert_eq!(read_settlement(b"{}"), required(Some(NO_REFERENCE)));
+        assert_eq!(read_settlement(br#"{"reference":" "}"#), required(Some(NO_REFERENCE)));
+        let target = RequestId::from_u128(7);
+        let reversal = |body: &str| read_reversal(body.as_bytes(), target);
+        assert_eq!(reversal(r#"{"amount":0,"reference":7}"#), Err(invalid(None, Some(SMALL), wrong)));
+        assert_eq!(reversal("[]"), Err(Invalid::NotAnObject));
+    }
+
+    #[test]
+    fn a_reversal_of_all_that_is_left_names_no_amount() {
+        let target = RequestId::from_u128(7);
+        let read = |body: &str| read_reversal(body.as_bytes(), target).map(|asked| asked.movement);
+        for body in ["", "{}", r#"{"amount":null,"email":"x"}"#] {
+            assert_eq!(read(body), Ok(Movement::Reverse { target, amount: None }), "{body}");
+        }
+        let amount = Amount::from_cents(5).ok();
+        assert_eq!(read(r#"{"amount":5}"#), Ok(Movement::Reverse { target, amount }));
     }
 
     #[test]

@@ -55,9 +55,9 @@ impl OnReplay {
     /// the same clock.
     pub fn predict(decided: Option<Outcome>, deadline: Millis, now: Millis) -> Self {
         match decided {
-            Some(Outcome::Allocated) => Self::StaysAllocated,
             Some(Outcome::Voided) => Self::StaysVoided,
-            Some(Outcome::PayoutsDisabled | Outcome::InsufficientBalance) => Self::StaysRefused,
+            Some(outcome) if outcome.moves() => Self::StaysAllocated,
+            Some(_) => Self::StaysRefused,
             None if now > deadline => Self::WillBeVoided,
             None => Self::WillBeDecided,
         }
@@ -102,6 +102,7 @@ mod tests {
             assert_eq!(OnReplay::predict(Some(Outcome::Voided), 10, now), OnReplay::StaysVoided);
             assert_eq!(OnReplay::predict(Some(Outcome::PayoutsDisabled), 10, now), OnReplay::StaysRefused);
             assert_eq!(OnReplay::predict(Some(Outcome::InsufficientBalance), 10, now), OnReplay::StaysRefused);
+            assert_eq!(OnReplay::predict(Some(Outcome::Reversed), 10, now), OnReplay::StaysAllocated);
         }
         assert_eq!(OnReplay::predict(None, 10, early), OnReplay::WillBeDecided);
         assert_eq!(OnReplay::predict(None, 10, 10), OnReplay::WillBeDecided);

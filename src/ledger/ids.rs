@@ -1,5 +1,6 @@
 //! The identifiers: of shards, businesses, requests and payout users, and idempotency keys.
 
+use super::Reference;
 use std::fmt::{Display, Formatter};
 
 /// A shard of the ledger, by its number. A business belongs to one shard permanently.
@@ -31,7 +32,7 @@ impl Display for ShardId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BusinessId(u128);
 
-/// One HTTP attempt at one allocation, by its UUID (version 7) as a number. Minted once by the intake, never used again.
+/// One HTTP attempt at one movement, by its UUID (version 7) as a number. Minted once by the intake, never used again.
 /// The seventh and eighth digit from its end are the shard of its business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(u128);
@@ -88,12 +89,40 @@ impl Display for RequestId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UserHash(pub [u8; 32]);
 
-/// A client's own name for an operation, scoped to its business: 1 to 255 visible ASCII characters.
+/// Which names an idempotency key is one of. The same name in two scopes is two keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyScope {
+    /// The values of `Idempotency-Key`.
+    Client,
+    /// The references of settlements.
+    Settlement,
+}
+
+impl KeyScope {
+    /// The name in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Settlement => "settlement",
+        }
+    }
+
+    /// The scope with this name, if there is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Client, Self::Settlement].into_iter().find(|scope| scope.as_str() == text)
+    }
+}
+
+/// A client's own name for an operation, scoped to its business. As an `Idempotency-Key`: 1 to 255 visible ASCII
+/// characters. For a settlement: its reference.
 ///
 /// Each item of a bulk call under a key has a key of its own: the client's key, a blank, and the item's place. No
 /// client can send a key with a blank in it, so an item's key never equals a client's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IdempotencyKey(String);
+pub struct IdempotencyKey {
+    scope: KeyScope,
+    name: String,
+}
 
 impl IdempotencyKey {
     /// Longest key of a client, in bytes.
@@ -102,19 +131,33 @@ impl IdempotencyKey {
     /// Checks a client's key as it is. `None` if its length or a character is not allowed.
     pub fn new(key: &str) -> Option<Self> {
         let fits = (1..=Self::MAX_LEN).contains(&key.len());
-        (fits && key.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Self(key.to_owned()))
+        (fits && key.bytes().all(|byte| byte.is_ascii_graphic())).then(|| Self::of_client(key.to_owned()))
+    }
+
+    fn of_client(name: String) -> Self {
+        Self { scope: KeyScope::Client, name }
     }
 
     /// The key of the item at this place, counted from 0, of a bulk call under this key.
     pub fn of_item(&self, place: u16) -> Self {
-        Self(format!("{} {place}", self.0))
+        Self::of_client(format!("{} {place}", self.name))
     }
 
-    /// Reads a key from a row or a message: a client's, or an item's.
+    /// The key of the settlement with this reference.
+    pub fn of_settlement(reference: &Reference) -> Self {
+        Self { scope: KeyScope::Settlement, name: reference.as_str().to_owned() }
+    }
+
+    /// Reads a key from a message: a client's, or an item's.
     pub fn parse(text: &str) -> Option<Self> {
         let Some((key, place)) = text.split_once(' ') else { return Self::new(text) };
         let derived = Self::new(key)?.of_item(place.parse().ok()?);
-        (derived.0 == text).then_some(derived)
+        (derived.name == text).then_some(derived)
+    }
+
+    /// A key from a row. It is not checked again: it was checked when it was written.
+    pub fn stored(scope: KeyScope, name: String) -> Self {
+        Self { scope, name }
     }
 
     /// Reads the value of an `Idempotency-Key` header. The quotes of the draft standard (`"key"`) are not part of the
@@ -124,9 +167,14 @@ impl IdempotencyKey {
         Self::new(quoted.unwrap_or(value))
     }
 
+    /// Which names it is one of.
+    pub fn scope(&self) -> KeyScope {
+        self.scope
+    }
+
     /// The key as it is stored.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
     }
 }
 
@@ -149,6 +197,17 @@ mod tests {
         assert_eq!(IdempotencyKey::from_header("friday 7"), None);
         for text in ["friday ", " 7", "friday 07", "friday +7", "friday 7 7", "friday  7", "friday x", "friday 65536"] {
             assert_eq!(IdempotencyKey::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_settlement_has_a_key_that_no_client_can_send() {
+        let of = |reference: &str| IdempotencyKey::of_settlement(&Reference::parse(reference).unwrap().unwrap());
+        assert_ne!(Some(of("friday")), IdempotencyKey::new("friday"));
+        assert_ne!(Some(of("friday 7")), IdempotencyKey::parse("friday 7"));
+        assert_eq!(of(" Invoice ä 7 ").as_str(), "Invoice ä 7");
+        for scope in [KeyScope::Client, KeyScope::Settlement] {
+            assert_eq!(KeyScope::parse(scope.as_str()), Some(scope));
         }
     }
 

@@ -5,13 +5,14 @@
 //! inputs come from.
 //!
 //! Reading order: [`amount`], [`email`], [`reference`](mod@reference), [`ids`] (values that are checked when they are
-//! made), [`request`], [`outcome`], [`reasons`], [`mod@decide`], [`dead_letters`], [`shards`].
+//! made), [`movement`], [`request`], [`outcome`], [`reasons`], [`mod@decide`], [`dead_letters`], [`shards`].
 
 pub mod amount;
 pub mod dead_letters;
 pub mod decide;
 pub mod email;
 pub mod ids;
+pub mod movement;
 pub mod outcome;
 pub mod reasons;
 pub mod reference;
@@ -21,10 +22,14 @@ mod spelling;
 
 pub use amount::Amount;
 pub use dead_letters::{Cause, OnReplay};
-pub use decide::{Account, Accounts, Credit, Decision, KeyChange, KeyState, Keys, decide};
+pub use decide::{
+    Account, Accounts, Books, Caps, Credit, DayTotal, Decision, Entry, KeyChange, KeyState, Keys, Moment, Moved,
+    Success, Target, Targets, Users, decide,
+};
 pub use email::Email;
-pub use ids::{BusinessId, IdempotencyKey, RequestId, ShardId, UserHash};
-pub use outcome::{Outcome, Verdict};
+pub use ids::{BusinessId, IdempotencyKey, KeyScope, RequestId, ShardId, UserHash};
+pub use movement::{Kind, Movement};
+pub use outcome::{Outcome, Told, Verdict};
 pub(crate) use reasons::closed_list;
 pub use reasons::{Late, Proof, Refusal, SettledAs, Voider};
 pub use reference::Reference;

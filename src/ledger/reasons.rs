@@ -78,8 +78,27 @@ closed_list! {
         Allocated = "allocated",
         Replayed = "replayed",
         KeyReused = "key_reused",
+        Reversed = "reversed",
+        Settled = "settled",
         PayoutsDisabled = "payouts_disabled",
         InsufficientBalance = "insufficient_balance",
+        /// Any other refusal.
+        Refused = "refused",
+    }
+}
+
+impl From<Verdict> for Late {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Replayed { .. } => Self::Replayed,
+            Verdict::KeyReused => Self::KeyReused,
+            Verdict::Decided(Outcome::Allocated) => Self::Allocated,
+            Verdict::Decided(Outcome::Reversed | Outcome::SettlementReversed) => Self::Reversed,
+            Verdict::Decided(Outcome::Settled) => Self::Settled,
+            Verdict::Decided(Outcome::PayoutsDisabled) => Self::PayoutsDisabled,
+            Verdict::Decided(Outcome::InsufficientBalance) => Self::InsufficientBalance,
+            Verdict::Decided(_) | Verdict::StaleEpoch { .. } => Self::Refused,
+        }
     }
 }
 
@@ -103,7 +122,15 @@ closed_list! {
     /// How a worker settled a request.
     SettledAs {
         Allocated = "allocated",
+        Reversed = "reversed",
+        SettlementReversed = "settlement_reversed",
+        Settled = "settled",
         InsufficientBalance = "insufficient_balance",
+        InsufficientUserBalance = "insufficient_user_balance",
+        DailyLimitReached = "daily_limit_reached",
+        AmountTooLarge = "amount_too_large",
+        NothingLeft = "nothing_left",
+        NotReversible = "not_reversible",
         PayoutsDisabled = "payouts_disabled",
         Voided = "voided",
         Replayed = "replayed",
@@ -116,13 +143,29 @@ closed_list! {
     }
 }
 
+impl From<Outcome> for SettledAs {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Allocated => Self::Allocated,
+            Outcome::Reversed => Self::Reversed,
+            Outcome::SettlementReversed => Self::SettlementReversed,
+            Outcome::Settled => Self::Settled,
+            Outcome::InsufficientBalance => Self::InsufficientBalance,
+            Outcome::InsufficientUserBalance => Self::InsufficientUserBalance,
+            Outcome::DailyLimitReached => Self::DailyLimitReached,
+            Outcome::AmountTooLarge => Self::AmountTooLarge,
+            Outcome::NothingLeft => Self::NothingLeft,
+            Outcome::NotReversible => Self::NotReversible,
+            Outcome::PayoutsDisabled => Self::PayoutsDisabled,
+            Outcome::Voided => Self::Voided,
+        }
+    }
+}
+
 impl From<Verdict> for SettledAs {
     fn from(verdict: Verdict) -> Self {
         match verdict {
-            Verdict::Decided(Outcome::Allocated) => Self::Allocated,
-            Verdict::Decided(Outcome::InsufficientBalance) => Self::InsufficientBalance,
-            Verdict::Decided(Outcome::PayoutsDisabled) => Self::PayoutsDisabled,
-            Verdict::Decided(Outcome::Voided) => Self::Voided,
+            Verdict::Decided(outcome) => outcome.into(),
             Verdict::Replayed { .. } => Self::Replayed,
             Verdict::KeyReused => Self::KeyReused,
             Verdict::StaleEpoch { .. } => Self::StaleEpoch,
@@ -136,11 +179,7 @@ impl SettledAs {
         match self {
             Self::Voided => Some(Voider::WorkerDeadline),
             Self::Replayed | Self::KeyReused | Self::StaleEpoch => Some(Voider::WorkerKey),
-            Self::Allocated
-            | Self::InsufficientBalance
-            | Self::PayoutsDisabled
-            | Self::Rejected
-            | Self::DecidedBefore => None,
+            _ => None,
         }
     }
 }

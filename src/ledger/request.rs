@@ -1,21 +1,19 @@
-//! A validated request for one allocation, and what its intake knew when it received it.
+//! A validated request for one movement, and what its intake knew when it received it.
 
-use super::{Amount, BusinessId, Email, IdempotencyKey, Reference, RequestId};
+use super::{BusinessId, IdempotencyKey, Movement, Reference, RequestId};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
 pub type Millis = i64;
 
-/// One request to allocate: `amount` from the payout balance of `business` to its payout user `email`.
+/// One request to move money of one business.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Its own id.
     pub id: RequestId,
     /// The business.
     pub business: BusinessId,
-    /// The payout user.
-    pub email: Email,
-    /// How much to allocate.
-    pub amount: Amount,
+    /// What it asks for.
+    pub movement: Movement,
     /// After this moment the intake no longer waits for the outcome, and the request is voided instead of applied.
     pub deadline: Millis,
     /// The idempotency key.

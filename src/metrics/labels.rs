@@ -51,8 +51,12 @@ closed_list! {
     Route {
         Create = "/payout/create",
         CreateBulk = "/payout/create/bulk",
+        Reverse = "/payout/requests/{request_id}/reverse",
+        Settle = "/payout/user/settle",
         Balance = "/balance",
         PayoutUser = "/payout/user",
+        Statement = "/payout/user/statement",
+        Events = "/events",
         Requests = "/payout/requests",
         RequestById = "/payout/requests/{request_id}",
         Other = "other",

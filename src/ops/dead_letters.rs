@@ -4,7 +4,7 @@
 //! is decided if its deadline has not passed, and voided otherwise. Each shown request says what a replay would do.
 
 use crate::clock;
-use crate::ledger::{BusinessId, Cause, OnReplay, Outcome, Request, RequestId, ShardId};
+use crate::ledger::{Amount, BusinessId, Cause, OnReplay, Outcome, Request, RequestId, ShardId};
 use crate::metrics::labels::Role;
 use crate::postgres::allocations::{self, Decided};
 use crate::postgres::dead_letters::{self, DeadLetterFilter};
@@ -111,8 +111,10 @@ fn shown_request(request: &Request, decided: Option<&Decided>, is_authentic: boo
     DeadLetterRequest {
         request_id: Uuid::from_u128(request.id.as_u128()),
         business_id: Uuid::from_u128(request.business.as_u128()),
-        email: if reveal { request.email.as_str().to_owned() } else { request.email.masked() },
-        amount: request.amount.cents(),
+        kind: request.movement.kind().as_str(),
+        email: request.movement.email().map(|email| if reveal { email.as_str().to_owned() } else { email.masked() }),
+        amount: request.movement.amount().map(Amount::cents),
+        target: request.movement.target().map(|target| Uuid::from_u128(target.as_u128())),
         deadline: clock::utc(request.deadline),
         key: claim.filter(|_| reveal).map(|claim| claim.key.as_str().to_owned()),
         epoch: claim.map(|claim| claim.epoch),

@@ -2,7 +2,7 @@
 
 use super::dead_letters;
 use crate::clock;
-use crate::ledger::{Email, Outcome, RequestId};
+use crate::ledger::{Email, Kind, RequestId};
 use crate::postgres::allocations::{self, Found};
 use crate::postgres::{Error, PgConnection, Postgres, Shards, keys};
 use crate::secret;
@@ -25,7 +25,7 @@ pub async fn timeline(
     let Ok(postgres) = shards.get(request.shard()) else { return Ok(timeline) };
     let finding = async |connection: &mut PgConnection| allocations::find_anywhere(connection, request).await;
     if let Some(found) = postgres.read(finding).await? {
-        if found.decided.outcome == Outcome::Allocated {
+        if found.decided.outcome.moves() {
             note_key(&mut timeline, find_key(&postgres, &found, request).await, reveal);
         }
         note_row(&mut timeline, found, reveal);
@@ -33,7 +33,7 @@ pub async fn timeline(
     Ok(timeline)
 }
 
-/// Finds the idempotency key and epoch of an allocated request. No index serves this search, because an index would
+/// Finds the idempotency key and epoch of a request that succeeded. No index serves this search, because an index would
 /// slow down every request. If the search fails or takes too long, the key is left out.
 async fn find_key(postgres: &Postgres, found: &Found, request: RequestId) -> Option<(String, i64)> {
     let reading = postgres.read(async |connection| keys::find_of_request(connection, found.business, request).await);
@@ -57,8 +57,12 @@ fn from_dead_letters(request: RequestId, dead_letters: Vec<DeadLetter>, reply_ti
         request_id,
         business_id: held.as_ref().map(|one| one.business_id),
         business_name: None,
-        email: held.as_ref().map(|one| one.email.clone()),
-        amount: held.as_ref().map(|one| one.amount),
+        kind: held.as_ref().map(|one| one.kind),
+        email: held.as_ref().and_then(|one| one.email.clone()),
+        amount: held.as_ref().and_then(|one| one.amount),
+        target: held.as_ref().and_then(|one| one.target),
+        seq: None,
+        payout_balance_after: None,
         minted_at: clock::utc(minted),
         deadline: held.as_ref().map_or_else(|| clock::utc(minted.saturating_add(wait)), |one| one.deadline),
         state: "undecided",
@@ -76,6 +80,10 @@ fn note_row(timeline: &mut RequestTimeline, found: Found, reveal: bool) {
     timeline.business_name = Some(found.business_name);
     timeline.email = found.decided.email.map(shown).or(timeline.email.take());
     timeline.amount = found.decided.cents.or(timeline.amount);
+    timeline.kind = found.decided.kind.map(Kind::as_str).or(timeline.kind);
+    timeline.target = found.decided.target.map(|target| Uuid::from_u128(target.as_u128())).or(timeline.target);
+    timeline.seq = found.decided.seq;
+    timeline.payout_balance_after = found.decided.payout_balance_after;
     timeline.state = found.decided.outcome.as_str();
     timeline.decided_at = Some(found.decided.decided_at);
 }

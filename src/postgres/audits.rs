@@ -20,6 +20,10 @@ pub struct Audit {
     pub deposited: i128,
     /// The sum of all allocations.
     pub allocated: i128,
+    /// The sum of what was taken back of them.
+    pub reversed: i128,
+    /// The sum of all settlements, less what was given back of them.
+    pub settled: i128,
     /// The sum of all payout balances.
     pub payout_balances: i128,
     /// The sum of all payout users' balances.
@@ -36,6 +40,8 @@ impl Audit {
         self.allocations += other.allocations;
         self.deposited += other.deposited;
         self.allocated += other.allocated;
+        self.reversed += other.reversed;
+        self.settled += other.settled;
         self.payout_balances += other.payout_balances;
         self.user_balances += other.user_balances;
         self.differences.extend(other.differences);
@@ -44,7 +50,8 @@ impl Audit {
     /// All differences added up, in cents, each without its sign. A missing sum counts as 0.
     pub fn difference_cents(&self) -> i64 {
         let cents = |sum: &Option<String>| sum.as_ref().and_then(|sum| sum.parse::<i128>().ok()).unwrap_or(0);
-        let total: i128 = self.differences.iter().map(|one| (cents(&one.expected) - cents(&one.found)).abs()).sum();
+        let of_money = self.differences.iter().filter(|one| one.kind != "sequence");
+        let total: i128 = of_money.map(|one| (cents(&one.expected) - cents(&one.found)).abs()).sum();
         i64::try_from(total).unwrap_or(i64::MAX)
     }
 }
@@ -52,21 +59,27 @@ impl Audit {
 /// One balance or idempotency key that differs from what the other rows say.
 #[derive(Clone, Debug)]
 pub struct Difference {
-    /// `payout_balance`, `user_balance` or `idempotency_key`.
+    /// `payout_balance`, `user_balance`, `idempotency_key`, `reversed`, `balance_after`, `sequence` or `day_total`.
     pub kind: String,
     /// The business.
     pub business_id: Uuid,
-    /// The payout user's hash, or the request that the idempotency key names. Never an email address.
+    /// The payout user's hash, or the request that is wrong. Never an email address.
     pub subject: Option<String>,
-    /// What the rows add up to, in cents.
+    /// What the rows add up to, in cents. Of a sequence: the numbers that there should be.
     pub expected: Option<String>,
-    /// What was found instead, in cents.
+    /// What was found instead.
     pub found: Option<String>,
 }
 
-/// Checks in one snapshot that each payout balance of a shard is its deposits less its allocations, that each user's balance
-/// is the sum of its allocations, that each idempotency key names an allocation with its email and amount, and that no
-/// balance is negative.
+/// Checks in one snapshot of a shard:
+///
+/// - each payout balance is its deposits less its allocations, plus what of these was reversed
+/// - each user's balance is its allocations less what of them was reversed, less its settlements, plus what of these was reversed
+/// - no balance is negative, and no reversal takes more than was left
+/// - the movements of each business are numbered without a gap, and each says the payout balance that follows from the one
+///   before
+/// - the total of the last day is the sum of its allocations
+/// - each idempotency key names a request that moved money as the key says
 pub async fn audit(shard: &Postgres) -> Result<Audit, Error> {
     add_up(&mut shard.connect().await?).await
 }
@@ -180,23 +193,48 @@ async fn add_up(connection: &mut PgConnection) -> Result<Audit, Error> {
     let differences = sqlx::query_as!(
         Difference,
         r#"/* audit_differences */
-        WITH allocated AS (
-            SELECT business_id, email, sum(amount) AS amount FROM allocations WHERE outcome = 'allocated' GROUP BY business_id, email
-        ), debited AS (
-            SELECT business_id, sum(amount) AS amount FROM allocated GROUP BY business_id
-        ), deposited AS (
-            SELECT business_id, sum(amount) AS amount FROM deposits GROUP BY business_id
+        WITH moved AS (
+            SELECT business_id, request_id, kind, outcome, email, amount, target, remaining, seq, payout_balance_after, moved_at,
+                   CASE outcome WHEN 'allocated' THEN -amount WHEN 'reversed' THEN amount ELSE 0 END AS to_business,
+                   CASE WHEN outcome IN ('allocated', 'settlement_reversed') THEN amount ELSE -amount END AS to_user
+            FROM allocations WHERE seq IS NOT NULL
+        ), of_users AS (
+            SELECT business_id, email, sum(to_user) AS amount FROM moved GROUP BY business_id, email
+        ), movements AS (
+            SELECT business_id, seq, to_business AS amount, payout_balance_after, moved_at, request_id AS id FROM moved
+            UNION ALL SELECT business_id, seq, amount, payout_balance_after, moved_at, deposit_id FROM deposits
+        ), steps AS (
+            SELECT business_id, id, seq, moved_at, sum(amount) OVER earlier AS expected, payout_balance_after AS found,
+                   row_number() OVER earlier AS place, max(moved_at) OVER earlier AS latest
+            FROM movements WINDOW earlier AS (PARTITION BY business_id ORDER BY seq ROWS UNBOUNDED PRECEDING)
+        ), of_businesses AS (
+            SELECT business_id, sum(amount) AS amount, count(*) AS movements FROM movements GROUP BY business_id
         ), payout AS (
-            SELECT business_id, COALESCE(d.amount, 0) - COALESCE(a.amount, 0) AS expected, b.payout_balance AS found
-            FROM businesses b FULL JOIN deposited d USING (business_id) FULL JOIN debited a USING (business_id)
+            SELECT business_id, COALESCE(m.amount, 0) AS expected, b.payout_balance AS found,
+                   COALESCE(m.movements, 0) AS movements, b.seq
+            FROM businesses b FULL JOIN of_businesses m USING (business_id)
         ), users AS (
-            SELECT business_id, encode(u.hash, 'hex') AS subject, COALESCE(a.amount, 0) AS expected, u.balance AS found
-            FROM payout_users u FULL JOIN allocated a USING (business_id, email)
+            SELECT business_id, encode(u.hash, 'hex') AS subject, COALESCE(m.amount, 0) AS expected, u.balance AS found
+            FROM payout_users u FULL JOIN of_users m USING (business_id, email)
+        ), reversals AS (
+            SELECT r.business_id, r.target, sum(r.amount) AS amount, min(r.remaining) AS remaining FROM moved r
+            WHERE r.target IS NOT NULL GROUP BY r.business_id, r.target
+        ), reversed AS (
+            SELECT r.business_id, r.target::text AS subject, t.amount - r.amount AS expected, r.remaining AS found
+            FROM reversals r LEFT JOIN moved t
+              ON t.business_id = r.business_id AND t.request_id = r.target AND t.outcome IN ('allocated', 'settled')
         ), keys AS (
-            SELECT k.business_id, k.request_id::text AS subject, k.amount AS expected, a.amount AS found
-            FROM idempotency_keys k LEFT JOIN allocations a
-              ON a.business_id = k.business_id AND a.request_id = k.request_id AND a.outcome = 'allocated' AND a.email = k.email
+            SELECT k.business_id, k.request_id::text AS subject, COALESCE(k.amount, m.amount, 0) AS expected, m.amount AS found
+            FROM idempotency_keys k LEFT JOIN moved m
+              ON m.business_id = k.business_id AND m.request_id = k.request_id AND m.kind = k.kind
+                 AND m.target IS NOT DISTINCT FROM k.target AND (k.email IS NULL OR m.email = k.email)
             WHERE k.request_id IS NOT NULL
+        ), days AS (
+            SELECT b.business_id, b.day_total AS found, (
+                SELECT COALESCE(sum(amount), 0) FROM moved m
+                WHERE m.business_id = b.business_id AND m.outcome = 'allocated' AND (m.moved_at AT TIME ZONE 'UTC')::date = b.day
+            ) AS expected
+            FROM businesses b
         )
         SELECT 'payout_balance' AS "kind!", business_id AS "business_id!", NULL::text AS subject, expected::text, found::text
         FROM payout WHERE expected IS DISTINCT FROM found OR found < 0
@@ -206,6 +244,18 @@ async fn add_up(connection: &mut PgConnection) -> Result<Audit, Error> {
         UNION ALL
         SELECT 'idempotency_key', business_id, subject, expected::text, found::text
         FROM keys WHERE expected IS DISTINCT FROM found
+        UNION ALL
+        SELECT 'reversed', business_id, subject, expected::text, found::text
+        FROM reversed WHERE expected IS DISTINCT FROM found OR found < 0
+        UNION ALL
+        SELECT 'balance_after', business_id, id::text, expected::text, found::text
+        FROM steps WHERE expected IS DISTINCT FROM found
+        UNION ALL
+        SELECT 'sequence', business_id, id::text, place::text, seq::text FROM steps WHERE place <> seq OR moved_at < latest
+        UNION ALL
+        SELECT 'sequence', business_id, NULL, movements::text, seq::text FROM payout WHERE movements IS DISTINCT FROM seq
+        UNION ALL
+        SELECT 'day_total', business_id, NULL, expected::text, found::text FROM days WHERE expected IS DISTINCT FROM found
         ORDER BY 1, 2, 3"#
     )
     .fetch_all(&mut *transaction)
@@ -216,6 +266,9 @@ async fn add_up(connection: &mut PgConnection) -> Result<Audit, Error> {
                (SELECT count(*) FROM allocations) AS "allocations!",
                (SELECT COALESCE(sum(amount), 0)::text FROM deposits) AS "deposited!",
                (SELECT COALESCE(sum(amount), 0)::text FROM allocations WHERE outcome = 'allocated') AS "allocated!",
+               (SELECT COALESCE(sum(amount), 0)::text FROM allocations WHERE outcome = 'reversed') AS "reversed!",
+               (SELECT COALESCE(sum(CASE outcome WHEN 'settled' THEN amount ELSE -amount END), 0)::text FROM allocations
+                WHERE outcome IN ('settled', 'settlement_reversed')) AS "settled!",
                (SELECT COALESCE(sum(payout_balance), 0)::text FROM businesses) AS "payout_balances!",
                (SELECT COALESCE(sum(balance), 0)::text FROM payout_users) AS "user_balances!""#
     )
@@ -230,6 +283,8 @@ async fn add_up(connection: &mut PgConnection) -> Result<Audit, Error> {
         allocations: totals.allocations,
         deposited: sum(totals.deposited)?,
         allocated: sum(totals.allocated)?,
+        reversed: sum(totals.reversed)?,
+        settled: sum(totals.settled)?,
         payout_balances: sum(totals.payout_balances)?,
         user_balances: sum(totals.user_balances)?,
         differences,

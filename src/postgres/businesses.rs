@@ -1,7 +1,8 @@
 //! Businesses, their balances, their deposits, and the switch of their payouts.
 
+use super::types::moment;
 use super::{Error, Postgres, begin, commit};
-use crate::ledger::{Account, Accounts, BusinessId};
+use crate::ledger::{Account, Accounts, BusinessId, Caps, DayTotal, Millis};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -20,21 +21,64 @@ impl LockedBusinesses {
     }
 }
 
+/// What a decision needs of a business, as a row.
+struct AccountRow {
+    business: BusinessId,
+    payout_balance: i64,
+    payouts_enabled: bool,
+    largest_allocation: Option<i64>,
+    daily_limit: Option<i64>,
+    seq: i64,
+    moved_at: Millis,
+    day: i32,
+    day_total: i64,
+}
+
+impl AccountRow {
+    fn account(&self) -> (BusinessId, Account) {
+        let account = Account {
+            payout_balance: self.payout_balance,
+            payouts_enabled: self.payouts_enabled,
+            caps: Caps { largest: self.largest_allocation, daily: self.daily_limit },
+            seq: self.seq,
+            moved_at: self.moved_at,
+            allocated: DayTotal { day: self.day, cents: self.day_total },
+        };
+        (self.business, account)
+    }
+}
+
 /// Locks the businesses, in the order of their ids, and reads them. A business that does not exist is left out.
 ///
 /// It locks with `FOR NO KEY UPDATE`. With `FOR UPDATE`, every insert of a row with a foreign key to the business would
 /// wait.
 pub async fn lock_many(connection: &mut PgConnection, sorted: &[BusinessId]) -> Result<LockedBusinesses, Error> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        AccountRow,
         r#"/* lock_businesses */
-        SELECT business_id AS "business: BusinessId", payout_balance, payouts_enabled FROM businesses
-        WHERE business_id = ANY($1) ORDER BY business_id FOR NO KEY UPDATE"#,
+        SELECT business_id AS "business: BusinessId", payout_balance, payouts_enabled, largest_allocation, daily_limit, seq,
+               (extract(epoch FROM moved_at) * 1000)::bigint AS "moved_at!", day - DATE 'epoch' AS "day!", day_total
+        FROM businesses WHERE business_id = ANY($1) ORDER BY business_id FOR NO KEY UPDATE"#,
         sorted as &[BusinessId]
     )
-    .map(|row| (row.business, Account { payout_balance: row.payout_balance, payouts_enabled: row.payouts_enabled }))
     .fetch_all(connection)
     .await?;
-    Ok(LockedBusinesses { accounts: rows.into_iter().collect() })
+    Ok(LockedBusinesses { accounts: rows.iter().map(AccountRow::account).collect() })
+}
+
+/// Reads a business without a lock, for an answer that decides nothing. It is left out if there is none with this id.
+pub async fn read_account(connection: &mut PgConnection, business: BusinessId) -> Result<Accounts, Error> {
+    let row = sqlx::query_as!(
+        AccountRow,
+        r#"/* read_account */
+        SELECT business_id AS "business: BusinessId", payout_balance, payouts_enabled, largest_allocation, daily_limit, seq,
+               (extract(epoch FROM moved_at) * 1000)::bigint AS "moved_at!", day - DATE 'epoch' AS "day!", day_total
+        FROM businesses WHERE business_id = $1"#,
+        business as BusinessId
+    )
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.iter().map(AccountRow::account).collect())
 }
 
 /// A business with all its columns. Money is in cents.
@@ -132,12 +176,12 @@ pub async fn find_one(connection: &mut PgConnection, business: Uuid) -> Result<O
     .await?)
 }
 
-/// Stores a new business.
+/// Stores a new business, whose payout balance is its first movement.
 pub async fn write_new(connection: &mut PgConnection, business: &Business) -> Result<(), Error> {
     sqlx::query!(
         "/* write_business */
-         INSERT INTO businesses (business_id, name, balance, payout_balance, payouts_enabled, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6)",
+         INSERT INTO businesses (business_id, name, balance, payout_balance, payouts_enabled, created_at, seq, moved_at)
+         VALUES ($1, $2, $3, $4, $5, $6, LEAST($4::bigint, 1), $6)",
         business.business_id,
         business.name,
         business.balance,
@@ -150,17 +194,32 @@ pub async fn write_new(connection: &mut PgConnection, business: &Business) -> Re
     Ok(())
 }
 
+/// What a business's row says after a deposit or a withdrawal.
+#[derive(Clone, Copy, Debug)]
+pub struct Funded {
+    /// The number of the movement.
+    pub seq: i64,
+    /// The payout balance after it, in cents.
+    pub payout_balance: i64,
+    /// When it was.
+    pub moved_at: OffsetDateTime,
+}
+
 /// Changes a payout balance by a deposit's amount; `None` if there is no such business.
 pub async fn write_payout_balance(
     connection: &mut PgConnection,
     business: BusinessId,
     cents: i64,
-) -> Result<Option<i64>, Error> {
-    Ok(sqlx::query_scalar!(
+    clock: Millis,
+) -> Result<Option<Funded>, Error> {
+    Ok(sqlx::query_as!(
+        Funded,
         "/* write_payout_balance */
-         UPDATE businesses SET payout_balance = payout_balance + $1 WHERE business_id = $2 RETURNING payout_balance",
+         UPDATE businesses SET payout_balance = payout_balance + $1, seq = seq + 1, moved_at = GREATEST(moved_at, $3)
+         WHERE business_id = $2 RETURNING seq, payout_balance, moved_at",
         cents,
-        business as BusinessId
+        business as BusinessId,
+        moment(clock)
     )
     .fetch_optional(connection)
     .await?)
@@ -173,13 +232,19 @@ pub async fn write_deposit(
     deposit: Uuid,
     cents: i64,
     note: &str,
+    funded: Funded,
 ) -> Result<(), Error> {
     sqlx::query!(
-        "/* write_deposit */ INSERT INTO deposits (business_id, deposit_id, amount, note) VALUES ($1, $2, $3, $4)",
+        "/* write_deposit */
+         INSERT INTO deposits (business_id, deposit_id, amount, note, seq, payout_balance_after, moved_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
         business as BusinessId,
         deposit,
         cents,
-        note
+        note,
+        funded.seq,
+        funded.payout_balance,
+        funded.moved_at
     )
     .execute(connection)
     .await?;
@@ -215,24 +280,38 @@ pub async fn read_deposits(connection: &mut PgConnection, business: Uuid, limit:
 
 /// Changes a payout balance and writes the deposit's row, in one transaction. Returns the new balance in cents; `None` if
 /// there is no such business. The primary key refuses a deposit id that was used before, so a deposit that is sent twice is
-/// made once.
+/// made once. `clock`: the time now.
 pub async fn deposit(
     postgres: &Postgres,
     business: BusinessId,
     deposit: Uuid,
     cents: i64,
     note: &str,
+    clock: Millis,
 ) -> Result<Option<i64>, Error> {
     let writing = async |connection: &mut PgConnection| {
         let mut transaction = begin(connection).await?;
-        let balance = write_payout_balance(&mut transaction, business, cents).await?;
-        if balance.is_some() {
-            write_deposit(&mut transaction, business, deposit, cents, note).await?;
+        let funded = write_payout_balance(&mut transaction, business, cents, clock).await?;
+        if let Some(funded) = funded {
+            write_deposit(&mut transaction, business, deposit, cents, note, funded).await?;
         }
         commit(transaction).await?;
-        Ok(balance)
+        Ok(funded.map(|funded| funded.payout_balance))
     };
     postgres.write(writing).await
+}
+
+/// Sets what a business allows itself; false if there is no such business. Twice is the same as once.
+pub async fn write_caps(connection: &mut PgConnection, business: Uuid, caps: Caps) -> Result<bool, Error> {
+    let done = sqlx::query!(
+        "/* write_caps */ UPDATE businesses SET largest_allocation = $1, daily_limit = $2 WHERE business_id = $3",
+        caps.largest,
+        caps.daily,
+        business
+    )
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// Turns payouts on or off; false if there is no such business. Twice is the same as once.

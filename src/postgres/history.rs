@@ -6,7 +6,7 @@
 
 use super::Error;
 use super::allocations::Decided;
-use crate::ledger::{BusinessId, Email, Outcome, Reference, RequestId, UserHash};
+use crate::ledger::{BusinessId, Email, Kind, Outcome, Reference, RequestId, UserHash};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -40,10 +40,15 @@ pub struct Page {
 /// A row, as each of the statements returns it.
 struct Row {
     id: RequestId,
+    kind: Option<Kind>,
     outcome: Outcome,
     email: Option<Email>,
     cents: Option<i64>,
+    target: Option<RequestId>,
     reference: Option<Reference>,
+    remaining: Option<i64>,
+    seq: Option<i64>,
+    payout_balance_after: Option<i64>,
     decided_at: OffsetDateTime,
     hash: Option<UserHash>,
     /// Whether it is wanted. A row that is not wanted is returned only if the scan ends with it.
@@ -79,8 +84,20 @@ fn to_page(rows: Vec<Row>, limit: usize) -> Page {
 }
 
 fn to_decided(row: Row) -> (RequestId, Decided) {
-    let Row { id, outcome, email, cents, reference, decided_at, hash, .. } = row;
-    (id, Decided { outcome, email, cents, hash, reference, decided_at })
+    let decided = Decided {
+        kind: row.kind,
+        outcome: row.outcome,
+        email: row.email,
+        cents: row.cents,
+        target: row.target,
+        hash: row.hash,
+        reference: row.reference,
+        remaining: row.remaining,
+        seq: row.seq,
+        payout_balance_after: row.payout_balance_after,
+        decided_at: row.decided_at,
+    };
+    (row.id, decided)
 }
 
 /// Uses the primary key.
@@ -93,8 +110,9 @@ async fn find_by_time(
     let rows = sqlx::query_as!(
         Row,
         r#"/* find_requests_by_time */
-        SELECT s.request_id AS "id: RequestId", s.outcome AS "outcome: Outcome", s.email AS "email: Email",
-               s.amount AS cents, s.reference AS "reference: Reference", s.decided_at, u.hash AS "hash?: UserHash",
+        SELECT s.request_id AS "id: RequestId", s.kind AS "kind: Kind", s.outcome AS "outcome: Outcome", s.email AS "email: Email",
+               s.amount AS cents, s.target AS "target: RequestId", s.reference AS "reference: Reference", s.remaining, s.seq,
+               s.payout_balance_after, s.decided_at, u.hash AS "hash?: UserHash",
                s.matches AS "matches!", s.seen AS "seen!"
         FROM (
             SELECT a.*, $1::text IS NULL OR a.outcome = $1 AS matches,
@@ -128,8 +146,9 @@ async fn find_refused(
     let rows = sqlx::query_as!(
         Row,
         r#"/* find_refused_requests */
-        SELECT a.request_id AS "id: RequestId", a.outcome AS "outcome: Outcome", a.email AS "email: Email",
-               a.amount AS cents, a.reference AS "reference: Reference", a.decided_at, NULL::bytea AS "hash: UserHash",
+        SELECT a.request_id AS "id: RequestId", a.kind AS "kind: Kind", a.outcome AS "outcome: Outcome", a.email AS "email: Email",
+               a.amount AS cents, a.target AS "target: RequestId", a.reference AS "reference: Reference", a.remaining, a.seq,
+               a.payout_balance_after, a.decided_at, NULL::bytea AS "hash: UserHash",
                true AS "matches!", 0::bigint AS "seen!"
         FROM allocations a
         WHERE a.business_id = $1 AND a.request_id >= $2 AND a.request_id < $3
@@ -157,8 +176,9 @@ async fn find_by_email(
     let rows = sqlx::query_as!(
         Row,
         r#"/* find_requests_by_email */
-        SELECT s.request_id AS "id: RequestId", s.outcome AS "outcome: Outcome", s.email AS "email: Email",
-               s.amount AS cents, s.reference AS "reference: Reference", s.decided_at, u.hash AS "hash?: UserHash",
+        SELECT s.request_id AS "id: RequestId", s.kind AS "kind: Kind", s.outcome AS "outcome: Outcome", s.email AS "email: Email",
+               s.amount AS cents, s.target AS "target: RequestId", s.reference AS "reference: Reference", s.remaining, s.seq,
+               s.payout_balance_after, s.decided_at, u.hash AS "hash?: UserHash",
                s.matches AS "matches!", s.seen AS "seen!"
         FROM (
             SELECT a.*, a.email = $1 AND ($2::text IS NULL OR a.outcome = $2) AS matches,
@@ -194,8 +214,9 @@ async fn find_by_reference(
     let rows = sqlx::query_as!(
         Row,
         r#"/* find_requests_by_reference */
-        SELECT s.request_id AS "id: RequestId", s.outcome AS "outcome: Outcome", s.email AS "email: Email",
-               s.amount AS cents, s.reference AS "reference: Reference", s.decided_at, u.hash AS "hash?: UserHash",
+        SELECT s.request_id AS "id: RequestId", s.kind AS "kind: Kind", s.outcome AS "outcome: Outcome", s.email AS "email: Email",
+               s.amount AS cents, s.target AS "target: RequestId", s.reference AS "reference: Reference", s.remaining, s.seq,
+               s.payout_balance_after, s.decided_at, u.hash AS "hash?: UserHash",
                s.matches AS "matches!", s.seen AS "seen!"
         FROM (
             SELECT a.*, ($1::text IS NULL OR a.outcome = $1) AND ($2::text IS NULL OR a.email IS NOT DISTINCT FROM $2)

@@ -1,47 +1,112 @@
-//! Idempotency keys. A key's row has its epoch, the number of voids under the key, and the one allocation under the key. An
+//! Idempotency keys. A key's row has its epoch, the number of voids under the key, and the one success under the key. An
 //! attempt that carries another epoch is not applied.
 
 use super::Error;
-use crate::ledger::{Amount, BusinessId, Email, IdempotencyKey, KeyChange, KeyState, Keys, RaiseCount, RequestId};
+use crate::ledger::{
+    Amount, BusinessId, Email, IdempotencyKey, KeyChange, KeyScope, KeyState, Keys, Kind, Movement, RaiseCount,
+    RequestId, Success,
+};
 use sqlx::PgConnection;
+
+/// A key, as its row says.
+struct KeyRow {
+    business: BusinessId,
+    scope: KeyScope,
+    key: String,
+    epoch: i64,
+    raise_count: i64,
+    request: Option<RequestId>,
+    kind: Option<Kind>,
+    email: Option<Email>,
+    amount: Option<Amount>,
+    target: Option<RequestId>,
+}
+
+impl KeyRow {
+    /// The key with its state. A success whose parts do not fit its kind cannot be stored.
+    fn state(self) -> ((BusinessId, IdempotencyKey), KeyState) {
+        let movement = self.kind.and_then(|kind| Movement::of(kind, self.email, self.amount, self.target));
+        let success = self.request.zip(movement).map(|(request, movement)| Success { request, movement });
+        let state = KeyState { epoch: self.epoch, raise: Some(RaiseCount(self.raise_count)), success };
+        ((self.business, IdempotencyKey::stored(self.scope, self.key)), state)
+    }
+}
+
+/// Keys, one vector for each column.
+struct NameColumns<'a> {
+    businesses: Vec<BusinessId>,
+    scopes: Vec<KeyScope>,
+    names: Vec<&'a str>,
+}
+
+impl<'a> NameColumns<'a> {
+    fn new(keys: impl Iterator<Item = (BusinessId, &'a IdempotencyKey)> + Clone) -> Self {
+        Self {
+            businesses: keys.clone().map(|(business, _)| business).collect(),
+            scopes: keys.clone().map(|(_, key)| key.scope()).collect(),
+            names: keys.map(|(_, key)| key.as_str()).collect(),
+        }
+    }
+}
 
 /// Locks the keys, in their order, and reads them. A key without a row gets one, so that there is a row to lock.
 pub async fn lock_many(connection: &mut PgConnection, sorted: &[(BusinessId, IdempotencyKey)]) -> Result<Keys, Error> {
-    let (businesses, names): (Vec<_>, Vec<_>) = sorted.iter().map(|(business, key)| (*business, key)).unzip();
-    let rows = sqlx::query!(
+    let columns = NameColumns::new(sorted.iter().map(|(business, key)| (*business, key)));
+    let rows = sqlx::query_as!(
+        KeyRow,
         r#"/* lock_keys */
-        INSERT INTO idempotency_keys AS k (business_id, key)
-        SELECT * FROM unnest($1::uuid[], $2::text[])
-        ON CONFLICT (business_id, key) DO UPDATE SET epoch = k.epoch
-        RETURNING business_id AS "business: BusinessId", key AS "key: IdempotencyKey", epoch, raise_count,
-                  request_id AS "request: RequestId", email AS "email: Email", amount AS "amount: Amount""#,
-        &businesses as &[BusinessId],
-        &names as &[&IdempotencyKey]
+        INSERT INTO idempotency_keys AS k (business_id, scope, key)
+        SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[])
+        ON CONFLICT (business_id, scope, key) DO UPDATE SET epoch = k.epoch
+        RETURNING business_id AS "business: BusinessId", scope AS "scope: KeyScope", key, epoch, raise_count,
+                  request_id AS "request: RequestId", kind AS "kind: Kind", email AS "email: Email", amount AS "amount: Amount",
+                  target AS "target: RequestId""#,
+        &columns.businesses as &[BusinessId],
+        &columns.scopes as &[KeyScope],
+        &columns.names as &[&str]
     )
-    .map(|row| {
-        let allocated = allocation(row.request, row.email, row.amount);
-        let state = KeyState { epoch: row.epoch, raise: Some(RaiseCount(row.raise_count)), allocated };
-        ((row.business, row.key), state)
-    })
     .fetch_all(connection)
     .await?;
-    Ok(rows.into_iter().collect())
+    Ok(rows.into_iter().map(KeyRow::state).collect())
 }
 
-/// Writes the one allocation under each key. All keys are locked.
-pub async fn write_allocated(connection: &mut PgConnection, changes: &[&KeyChange]) -> Result<(), Error> {
+/// Reads the keys without a lock, for an answer that decides nothing. A key without a row is left out.
+pub async fn read_many(connection: &mut PgConnection, keys: &[(BusinessId, IdempotencyKey)]) -> Result<Keys, Error> {
+    let columns = NameColumns::new(keys.iter().map(|(business, key)| (*business, key)));
+    let rows = sqlx::query_as!(
+        KeyRow,
+        r#"/* read_keys */
+        SELECT k.business_id AS "business: BusinessId", k.scope AS "scope: KeyScope", k.key, k.epoch, k.raise_count,
+               k.request_id AS "request: RequestId", k.kind AS "kind: Kind", k.email AS "email: Email",
+               k.amount AS "amount: Amount", k.target AS "target: RequestId"
+        FROM unnest($1::uuid[], $2::text[], $3::text[]) AS wanted (business_id, scope, key)
+        JOIN idempotency_keys k USING (business_id, scope, key)"#,
+        &columns.businesses as &[BusinessId],
+        &columns.scopes as &[KeyScope],
+        &columns.names as &[&str]
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(KeyRow::state).collect())
+}
+
+/// Writes the one success under each key. All keys are locked.
+pub async fn write_successes(connection: &mut PgConnection, changes: &[&KeyChange]) -> Result<(), Error> {
     let columns = KeyColumns::new(changes);
     sqlx::query!(
-        "/* write_allocated_keys */
-         UPDATE idempotency_keys k SET request_id = c.request_id, email = c.email, amount = c.amount
-         FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::bigint[])
-              AS c (business_id, key, request_id, email, amount)
-         WHERE k.business_id = c.business_id AND k.key = c.key",
+        "/* write_key_successes */
+         UPDATE idempotency_keys k SET request_id = c.request_id, kind = c.kind, email = c.email, amount = c.amount, target = c.target
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::bigint[], $8::uuid[])
+              AS c (business_id, scope, key, request_id, kind, email, amount, target)
+         WHERE k.business_id = c.business_id AND k.scope = c.scope AND k.key = c.key",
         &columns.businesses as &[BusinessId],
-        &columns.names as &[&IdempotencyKey],
+        &columns.scopes as &[KeyScope],
+        &columns.names as &[&str],
         &columns.requests as &[Option<RequestId>],
+        &columns.kinds as &[Option<Kind>],
         &columns.emails as &[Option<&Email>],
-        &columns.amounts as &[Option<Amount>]
+        &columns.amounts as &[Option<i64>],
+        &columns.targets as &[Option<RequestId>]
     )
     .execute(connection)
     .await?;
@@ -57,7 +122,7 @@ pub async fn raise(
     connection: &mut PgConnection,
     keys: &[(BusinessId, &IdempotencyKey, i64)],
 ) -> Result<RaiseCount, Error> {
-    let (businesses, names): (Vec<_>, Vec<_>) = keys.iter().map(|(business, key, _)| (*business, *key)).unzip();
+    let columns = NameColumns::new(keys.iter().map(|(business, key, _)| (*business, *key)));
     let epochs: Vec<i64> = keys.iter().map(|(_, _, epoch)| *epoch).collect();
     let count = sqlx::query_scalar!(
         "/* raise_keys */
@@ -65,12 +130,13 @@ pub async fn raise(
              UPDATE key_raises SET count = count + 1 WHERE only_row RETURNING count
          ), raised AS (
              UPDATE idempotency_keys k SET epoch = r.epoch, raise_count = raise.count
-             FROM raise, unnest($1::uuid[], $2::text[], $3::bigint[]) AS r (business_id, key, epoch)
-             WHERE k.business_id = r.business_id AND k.key = r.key
+             FROM raise, unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[]) AS r (business_id, scope, key, epoch)
+             WHERE k.business_id = r.business_id AND k.scope = r.scope AND k.key = r.key
          )
          SELECT count FROM raise",
-        &businesses as &[BusinessId],
-        &names as &[&IdempotencyKey],
+        &columns.businesses as &[BusinessId],
+        &columns.scopes as &[KeyScope],
+        &columns.names as &[&str],
         &epochs
     )
     .fetch_one(connection)
@@ -88,24 +154,25 @@ pub async fn read_raises(connection: &mut PgConnection, fresh: Option<RaiseCount
     Ok(RaiseCount(count.fetch_one(connection).await?))
 }
 
-/// The request that was allocated under a key, if there is one.
-pub async fn find_allocated(
+/// The request that succeeded under a key, if there is one.
+pub async fn find_success(
     connection: &mut PgConnection,
     business: BusinessId,
     key: &IdempotencyKey,
 ) -> Result<Option<RequestId>, Error> {
     let request = sqlx::query_scalar!(
         r#"/* find_key */
-        SELECT request_id AS "request: RequestId" FROM idempotency_keys WHERE business_id = $1 AND key = $2"#,
+        SELECT request_id AS "request: RequestId" FROM idempotency_keys WHERE business_id = $1 AND scope = $2 AND key = $3"#,
         business as BusinessId,
-        key as &IdempotencyKey
+        key.scope() as KeyScope,
+        key.as_str()
     )
     .fetch_optional(connection)
     .await?;
     Ok(request.flatten())
 }
 
-/// The key that a request was allocated under, with its epoch. Looks through all keys of the business.
+/// The key that a request succeeded under, with its epoch. Looks through all keys of the business.
 pub async fn find_of_request(
     connection: &mut PgConnection,
     business: BusinessId,
@@ -121,33 +188,33 @@ pub async fn find_of_request(
     Ok(row.map(|row| (row.key, row.epoch)))
 }
 
-/// The allocation under a key, if there is one. Its columns are null together.
-fn allocation(
-    request: Option<RequestId>,
-    email: Option<Email>,
-    amount: Option<Amount>,
-) -> Option<(RequestId, Email, Amount)> {
-    Some((request?, email?, amount?))
-}
-
-/// The allocations under keys, one vector for each column.
+/// The successes under keys, one vector for each column.
 pub(super) struct KeyColumns<'a> {
     pub businesses: Vec<BusinessId>,
-    pub names: Vec<&'a IdempotencyKey>,
+    pub scopes: Vec<KeyScope>,
+    pub names: Vec<&'a str>,
     pub requests: Vec<Option<RequestId>>,
+    pub kinds: Vec<Option<Kind>>,
     pub emails: Vec<Option<&'a Email>>,
-    pub amounts: Vec<Option<Amount>>,
+    pub amounts: Vec<Option<i64>>,
+    pub targets: Vec<Option<RequestId>>,
 }
 
 impl<'a> KeyColumns<'a> {
     pub(super) fn new(changes: &[&'a KeyChange]) -> Self {
-        let allocated = |change: &&'a KeyChange| change.state.allocated.as_ref();
+        let NameColumns { businesses, scopes, names } =
+            NameColumns::new(changes.iter().map(|change| (change.business, &change.key)));
+        let success = |change: &&'a KeyChange| change.state.success.as_ref();
+        let movement = |change: &&'a KeyChange| success(change).map(|success| &success.movement);
         Self {
-            businesses: changes.iter().map(|change| change.business).collect(),
-            names: changes.iter().map(|change| &change.key).collect(),
-            requests: changes.iter().map(|change| allocated(change).map(|(id, _, _)| *id)).collect(),
-            emails: changes.iter().map(|change| allocated(change).map(|(_, email, _)| email)).collect(),
-            amounts: changes.iter().map(|change| allocated(change).map(|(_, _, amount)| *amount)).collect(),
+            businesses,
+            scopes,
+            names,
+            requests: changes.iter().map(|change| success(change).map(|success| success.request)).collect(),
+            kinds: changes.iter().map(|change| movement(change).map(Movement::kind)).collect(),
+            emails: changes.iter().map(|change| movement(change).and_then(Movement::email)).collect(),
+            amounts: changes.iter().map(|change| Some(movement(change)?.amount()?.cents())).collect(),
+            targets: changes.iter().map(|change| movement(change).and_then(Movement::target)).collect(),
         }
     }
 }

@@ -2,13 +2,20 @@
 //! `business_id AS "business_id: BusinessId"`. This is not in the ledger, because the ledger knows no database.
 
 use crate::ledger::{
-    Amount, BusinessId, Cause, Email, IdempotencyKey, Outcome, Reference, RequestId, ShardId, ShardState, UserHash,
+    Amount, BusinessId, Cause, Email, KeyScope, Kind, Millis, Outcome, Reference, RequestId, ShardId, ShardState,
+    UserHash,
 };
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Type};
+use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
+
+/// A time of the ledger, as a `timestamptz`. A moment beyond all dates gives the first or the last date.
+pub(super) fn moment(millis: Millis) -> OffsetDateTime {
+    OffsetDateTime::UNIX_EPOCH.saturating_add(Duration::milliseconds(millis))
+}
 
 /// A stored value that the ledger's type does not allow. It leads to [`super::Error::Fatal`].
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +63,8 @@ column!(ShardId, i16, read: |number| number.try_into().map(Self::new).map_err(|_
 column!(ShardState, &str, read: |text| Self::parse(text).ok_or(Unfit("shard state")), write: |state| state.as_str());
 column!(UserHash, &[u8], read: |bytes| bytes.try_into().map(Self).map_err(|_| Unfit("hash")), write: |hash| &hash.0);
 column!(Email, &str, read: |text| Ok(Email::stored(text.to_owned())), write: Email::as_str);
-column!(IdempotencyKey, &str, read: |text| Self::parse(text).ok_or(Unfit("key")), write: IdempotencyKey::as_str);
+column!(KeyScope, &str, read: |text| Self::parse(text).ok_or(Unfit("scope")), write: |scope| scope.as_str());
+column!(Kind, &str, read: |text| Self::parse(text).ok_or(Unfit("kind")), write: |kind| kind.as_str());
 column!(Reference, &str, read: |text| Ok(Reference::stored(text)), write: Reference::as_str);
 column!(Amount, i64, read: |cents| Self::from_cents(cents).map_err(|_| Unfit("amount")), write: |amount| amount.cents());
 column!(Outcome, &str, read: |text| Self::parse(text).ok_or(Unfit("outcome")), write: |outcome| outcome.as_str());

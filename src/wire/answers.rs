@@ -1,6 +1,6 @@
 //! The bodies of the HTTP answers. Their doc comments become descriptions in `docs/openapi.json`.
 
-use crate::ledger::Outcome;
+use crate::ledger::{Kind, Outcome};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -12,6 +12,28 @@ use uuid::Uuid;
 pub struct AllocatedBody {
     /// The payout user's hash, in hexadecimal.
     pub hash: String,
+}
+
+/// 200 of `POST /payout/requests/{request_id}/reverse`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct ReversedBody {
+    /// The request that has reversed. Absent in the answer to a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Uuid>,
+    /// How much it took back, in cents. 0 if nothing was left.
+    pub reversed: i64,
+    /// How much is left of what was reversed, in cents.
+    pub remaining: i64,
+}
+
+/// 200 of `POST /payout/user/settle`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct SettledBody {
+    /// The request that has settled. Absent in the answer to a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Uuid>,
+    /// The payout user's balance after it, in cents.
+    pub balance: i64,
 }
 
 /// Most answers other than success: what is wrong, as text.
@@ -72,7 +94,7 @@ pub struct PayoutUserBody {
     pub email: String,
     /// The payout user's hash, in hexadecimal.
     pub hash: String,
-    /// The balance in cents: the sum of the user's allocations.
+    /// The balance in cents: the sum of the user's allocations that is neither reversed nor settled.
     pub balance: i64,
     /// An inactive user still receives allocations, but cannot see the balance by hash.
     #[schemars(extend("enum" = ["active", "inactive"]))]
@@ -88,6 +110,10 @@ pub struct PayoutUserBody {
 pub struct RequestBody {
     /// The request.
     pub request_id: Uuid,
+    /// What it asked for. Absent if it was voided by its id alone, and while it is undecided.
+    #[schemars(extend("enum" = kinds()))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
     /// The outcome, or `pending`.
     #[schemars(extend("enum" = states()))]
     pub state: &'static str,
@@ -97,16 +123,29 @@ pub struct RequestBody {
     /// In cents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<i64>,
+    /// What a reversal reverses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Uuid>,
     /// The payout user's hash, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
     /// The caller's own name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+    /// The number of the movement among those of the business: 1, 2, 3, … without a gap. Absent if no money moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq: Option<i64>,
+    /// The payout balance after it, in cents. Absent if no money moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payout_balance_after: Option<i64>,
     /// When its row was written; absent while it is undecided.
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub decided_at: Option<time::OffsetDateTime>,
+}
+
+fn kinds() -> Vec<&'static str> {
+    Kind::ALL.map(Kind::as_str).to_vec()
 }
 
 /// The outcomes, and what is said of a request without one.
@@ -127,26 +166,159 @@ pub struct HistoryBody {
 }
 
 /// The columns of the history as CSV.
-pub const CSV_COLUMNS: [&str; 7] = ["request_id", "state", "email", "amount", "hash", "reference", "decided_at"];
+pub const CSV_COLUMNS: [&str; 11] = [
+    "request_id",
+    "state",
+    "email",
+    "amount",
+    "hash",
+    "reference",
+    "decided_at",
+    "kind",
+    "target",
+    "seq",
+    "payout_balance_after",
+];
 
 impl RequestBody {
     /// Writes the request as a line of CSV. Unknown fields are empty.
     pub fn write_csv(&self, csv: &mut csv::Writer<Vec<u8>>) -> csv::Result<()> {
         let decided_at = self.decided_at.and_then(|time| time.format(&Rfc3339).ok());
         let text = |text: Option<&str>| guarded(text.unwrap_or_default()).into_owned();
+        let number = |number: Option<i64>| number.map(|number| number.to_string()).unwrap_or_default();
         csv.write_record([
             self.request_id.to_string(),
             self.state.to_owned(),
             text(self.email.as_deref()),
-            self.amount.map(|cents| cents.to_string()).unwrap_or_default(),
+            number(self.amount),
             text(self.hash.as_deref()),
             text(self.reference.as_deref()),
             decided_at.unwrap_or_default(),
+            text(self.kind),
+            self.target.map(|target| target.to_string()).unwrap_or_default(),
+            number(self.seq),
+            number(self.payout_balance_after),
         ])
     }
 }
 
-/// A writer for the history as CSV. Lines end with CR LF, as RFC 4180 demands.
+/// `GET /payout/user/statement`: a page of the movements of a payout user.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct StatementBody {
+    /// The movements of the page, the oldest first.
+    pub movements: Vec<MovementBody>,
+    /// The cursor of the next page; null if this is the last.
+    pub next_cursor: Option<String>,
+}
+
+/// One movement of a payout user's money.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct MovementBody {
+    /// Its number among the movements of the business.
+    pub seq: i64,
+    /// When it was. Never before one with a smaller number.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub moved_at: time::OffsetDateTime,
+    /// What the request asked for.
+    #[schemars(extend("enum" = kinds()))]
+    pub kind: &'static str,
+    /// The request.
+    pub request_id: Uuid,
+    /// By how much the balance changed, in cents: below zero if the user has less than before.
+    pub amount: i64,
+    /// The balance after it, in cents.
+    pub balance: i64,
+    /// What a reversal reverses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Uuid>,
+    /// The caller's own name for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+}
+
+/// The columns of a statement as CSV.
+pub const MOVEMENT_COLUMNS: [&str; 8] =
+    ["seq", "moved_at", "kind", "request_id", "amount", "balance", "target", "reference"];
+
+impl MovementBody {
+    /// Writes the movement as a line of CSV. Unknown fields are empty.
+    pub fn write_csv(&self, csv: &mut csv::Writer<Vec<u8>>) -> csv::Result<()> {
+        csv.write_record([
+            self.seq.to_string(),
+            self.moved_at.format(&Rfc3339).unwrap_or_default(),
+            self.kind.to_owned(),
+            self.request_id.to_string(),
+            self.amount.to_string(),
+            self.balance.to_string(),
+            self.target.map(|target| target.to_string()).unwrap_or_default(),
+            guarded(self.reference.as_deref().unwrap_or_default()).into_owned(),
+        ])
+    }
+}
+
+/// `GET /events`: what happened, in the order of the commits.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct EventsBody {
+    /// The events after the one that was asked for. None of a business is ever left out.
+    pub events: Vec<EventBody>,
+}
+
+/// One event.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct EventBody {
+    /// The number of the movement, which is the cursor: 1, 2, 3, … without a gap.
+    pub seq: i64,
+    /// What happened.
+    #[serde(rename = "type")]
+    #[schemars(extend("enum" = EVENT_TYPES))]
+    pub kind: &'static str,
+    /// When it was.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub created_at: time::OffsetDateTime,
+    /// What moved.
+    pub data: EventData,
+}
+
+/// The types of events.
+pub const EVENT_TYPES: [&str; 6] = [
+    "allocation.created",
+    "allocation.reversed",
+    "user.settled",
+    "settlement.reversed",
+    "balance.deposited",
+    "balance.withdrawn",
+];
+
+/// What moved. Amounts are in cents, and never below zero. Unknown fields are left out.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct EventData {
+    /// The request. Absent for deposits and withdrawals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Uuid>,
+    /// The deposit or withdrawal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deposit_id: Option<Uuid>,
+    /// How much.
+    pub amount: i64,
+    /// The payout user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// What was reversed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Uuid>,
+    /// How much was left of it then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remaining: Option<i64>,
+    /// The caller's own name for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The payout balance after it.
+    pub payout_balance_after: i64,
+}
+
+/// A writer for CSV. Lines end with CR LF, as RFC 4180 demands.
 pub fn csv_writer() -> csv::Writer<Vec<u8>> {
     csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(vec![])
 }
@@ -177,7 +349,7 @@ pub struct FieldErrors {
     pub email: Option<[&'static str; 1]>,
     /// What is wrong with the amount.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub amount: Option<[&'static str; 1]>,
+    pub amount: Option<[Cow<'static, str>; 1]>,
     /// What is wrong with the reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<[&'static str; 1]>,
@@ -203,17 +375,21 @@ mod tests {
         let (request_id, decided_at) = (Uuid::nil(), Some(time::OffsetDateTime::UNIX_EPOCH));
         let body = RequestBody {
             request_id,
+            kind: Some("allocate"),
             state: "voided",
             email: None,
             amount: Some(5),
+            target: None,
             hash: None,
             reference: Some("-7".to_owned()),
+            seq: None,
+            payout_balance_after: None,
             decided_at,
         };
         let mut csv = csv_writer();
         body.write_csv(&mut csv).unwrap();
         let line = String::from_utf8(csv.into_inner().unwrap()).unwrap();
-        assert_eq!(line, "00000000-0000-0000-0000-000000000000,voided,,5,,'-7,1970-01-01T00:00:00Z\r\n");
+        assert_eq!(line, "00000000-0000-0000-0000-000000000000,voided,,5,,'-7,1970-01-01T00:00:00Z,allocate,,,\r\n");
         assert_eq!(line.split(',').count(), CSV_COLUMNS.len());
     }
 }

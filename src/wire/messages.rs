@@ -7,8 +7,8 @@
 use super::signing::{self, Keyring, What};
 use super::to_json;
 use crate::ledger::{
-    Amount, BusinessId, Cause, Email, IdempotencyKey, KeyClaim, Millis, Outcome, RaiseCount, Reference, Request,
-    RequestId, SettledAs, ShardId, UserHash, Verdict,
+    Amount, BusinessId, Cause, Email, IdempotencyKey, KeyClaim, Kind, Millis, Movement, Outcome, RaiseCount, Reference,
+    Request, RequestId, SettledAs, ShardId, Told, UserHash, Verdict,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
@@ -16,10 +16,9 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use uuid::Uuid;
 
-/// The version of both kinds of message.
-pub const VERSION: u32 = 1;
-/// What the requests of a message ask for. There is one kind so far.
-const ALLOCATE: &str = "allocate";
+/// The version of both kinds of message. Since version 2 each request says what it asks for: a message is what arrived in
+/// one moment, whatever it is, and the order of arrival decides.
+pub const VERSION: u32 = 2;
 /// The longest name of a queue, in bytes. The limit is AMQP's.
 const MAX_QUEUE_NAME: usize = 255;
 /// The largest number of requests in a message: the largest value of EARMARK_PACK.
@@ -34,9 +33,18 @@ struct RequestItem<'a> {
     id: Uuid,
     business: Uuid,
     #[serde(borrow)]
-    email: Cow<'a, str>,
-    amount: i64,
+    kind: Cow<'a, str>,
+    /// Absent for a reversal.
+    #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
+    email: Option<Cow<'a, str>>,
+    /// Absent for a reversal of all that is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    amount: Option<i64>,
+    /// What a reversal reverses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    target: Option<Uuid>,
     deadline: Millis,
+    /// The `Idempotency-Key`. Absent for a settlement: its reference is its key.
     #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
     key: Option<Cow<'a, str>>,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -58,8 +66,6 @@ fn is_zero(epoch: &i64) -> bool {
 struct RequestEnvelope<'a> {
     version: u32,
     shard: u8,
-    #[serde(borrow)]
-    kind: Cow<'a, str>,
     /// The name of the key that signed this; empty if it is not signed.
     #[serde(borrow)]
     key_id: Cow<'a, str>,
@@ -77,8 +83,8 @@ struct RequestEnvelope<'a> {
 impl RequestEnvelope<'_> {
     /// What is signed: every field but `key_id`, which [`Keyring`] adds, and `mac`.
     fn verify(&self, keys: &Keyring) -> Result<(), &'static str> {
-        let (kind, reply_to) = (self.kind.as_bytes(), self.reply_to.as_bytes());
-        let fields = [&self.version.to_be_bytes()[..], &[self.shard], kind, reply_to, self.requests.get().as_bytes()];
+        let (reply_to, requests) = (self.reply_to.as_bytes(), self.requests.get().as_bytes());
+        let fields = [&self.version.to_be_bytes()[..], &[self.shard], reply_to, requests];
         keys.verify(What::Requests, &self.key_id, &self.mac, &fields)
     }
 }
@@ -118,13 +124,16 @@ pub fn write_request(request: &Request) -> Vec<u8> {
 
 /// Serialises one request, with its W3C trace context if it has one. [`pack_requests`] puts it into a message.
 pub fn write_traced_request(request: &Request, trace: Option<&str>) -> Vec<u8> {
+    let kind = request.movement.kind();
     let item = RequestItem {
         id: Uuid::from_u128(request.id.as_u128()),
         business: Uuid::from_u128(request.business.as_u128()),
-        email: request.email.as_str().into(),
-        amount: request.amount.cents(),
+        kind: kind.as_str().into(),
+        email: request.movement.email().map(|email| email.as_str().into()),
+        amount: request.movement.amount().map(Amount::cents),
+        target: request.movement.target().map(|target| Uuid::from_u128(target.as_u128())),
         deadline: request.deadline,
-        key: request.key.as_ref().map(|claim| claim.key.as_str().into()),
+        key: request.key.as_ref().filter(|_| kind != Kind::Settle).map(|claim| claim.key.as_str().into()),
         epoch: request.key.as_ref().map_or(0, |claim| claim.epoch),
         reference: request.reference.as_ref().map(|reference| reference.as_str().into()),
         trace: trace.map(Cow::from),
@@ -140,7 +149,7 @@ pub fn pack_requests<'a>(
     items: impl Iterator<Item = &'a [u8]>,
 ) -> Vec<u8> {
     let key_id = keys.id();
-    let head = format!(r#"{{"version":{VERSION},"shard":{shard},"kind":"{ALLOCATE}","key_id":"{key_id}","mac":""#);
+    let head = format!(r#"{{"version":{VERSION},"shard":{shard},"key_id":"{key_id}","mac":""#);
     let mut message = head.into_bytes();
     // The place of the signature, which is over what follows.
     let mac = message.len()..message.len() + if key_id.is_empty() { 0 } else { signing::LENGTH };
@@ -157,8 +166,7 @@ pub fn pack_requests<'a>(
         message.extend_from_slice(item);
     }
     message.push(b']');
-    let (kind, reply_to) = (ALLOCATE.as_bytes(), reply_to.as_bytes());
-    let fields = [&VERSION.to_be_bytes()[..], &[shard.number()], kind, reply_to, &message[requests..]];
+    let fields = [&VERSION.to_be_bytes()[..], &[shard.number()], reply_to.as_bytes(), &message[requests..]];
     if let Some(signature) = keys.sign(What::Requests, &fields) {
         message[mac].copy_from_slice(signature.as_bytes());
     }
@@ -213,9 +221,6 @@ fn read_envelope(body: &[u8]) -> Result<RequestEnvelope<'_>, String> {
     if envelope.version != VERSION {
         return Err(another_version(envelope.version));
     }
-    if envelope.kind != ALLOCATE {
-        return Err("kind: this worker knows `allocate` alone".to_owned());
-    }
     if envelope.reply_to.len() > MAX_QUEUE_NAME {
         return Err(format!("reply_to is longer than {MAX_QUEUE_NAME} bytes"));
     }
@@ -250,22 +255,28 @@ fn not_a(what: &str, error: &serde_json::Error) -> String {
 /// that is not normalised.
 fn read_request(shard: ShardId, text: &str) -> Result<(Request, Option<String>), String> {
     let item: RequestItem = serde_json::from_str(text).map_err(|error| not_a("request", &error))?;
-    let key = match item.key {
-        None => None,
-        Some(key) => {
-            let key = IdempotencyKey::parse(&key).ok_or("key: not an idempotency key")?;
-            Some(KeyClaim { key, epoch: item.epoch })
-        }
-    };
-    let email = Email::parse(&item.email).map_err(|error| format!("email: {error:?}"))?;
-    if email.as_str() != item.email {
-        return Err("email: not normalised".to_owned());
-    }
+    let kind = Kind::parse(&item.kind).ok_or("kind: not one of allocate, reverse and settle")?;
     let reference = item.reference.as_deref().map(Reference::parse).transpose();
     let reference = reference.map_err(|error| format!("reference: {error:?}"))?.flatten();
     if reference.as_ref().map(Reference::as_str) != item.reference.as_deref() {
         return Err("reference: not trimmed".to_owned());
     }
+    let key = match (kind, item.key.as_deref()) {
+        (Kind::Settle, None) => {
+            let reference = reference.as_ref().ok_or("reference: a settlement has one")?;
+            Some(IdempotencyKey::of_settlement(reference))
+        }
+        (Kind::Settle, Some(_)) => return Err("key: the key of a settlement is its reference".to_owned()),
+        (_, None) => None,
+        (_, Some(key)) => Some(IdempotencyKey::parse(key).ok_or("key: not an idempotency key")?),
+    };
+    let email = item.email.as_deref().map(Email::parse).transpose().map_err(|error| format!("email: {error:?}"))?;
+    if email.as_ref().map(Email::as_str) != item.email.as_deref() {
+        return Err("email: not normalised".to_owned());
+    }
+    let amount = item.amount.map(Amount::from_cents).transpose().map_err(|error| format!("amount: {error:?}"))?;
+    let target = item.target.map(|target| RequestId::from_u128(target.as_u128()));
+    let movement = Movement::of(kind, email, amount, target).ok_or("email, amount, target: not those of its kind")?;
     let (id, business) = (RequestId::from_u128(item.id.as_u128()), BusinessId::from_u128(item.business.as_u128()));
     if (id.shard(), business.shard()) != (shard, shard) {
         return Err("its id or its business is of another shard".to_owned());
@@ -273,10 +284,9 @@ fn read_request(shard: ShardId, text: &str) -> Result<(Request, Option<String>),
     let request = Request {
         id,
         business,
-        email,
-        amount: Amount::from_cents(item.amount).map_err(|error| format!("amount: {error:?}"))?,
+        movement,
         deadline: item.deadline,
-        key,
+        key: key.map(|key| KeyClaim { key, epoch: item.epoch }),
         reference,
     };
     Ok((request, item.trace.map(Cow::into_owned)))
@@ -289,8 +299,8 @@ pub struct Reply {
     pub id: RequestId,
     /// What was decided.
     pub verdict: Verdict,
-    /// The payout user's hash, if the verdict is a success.
-    pub hash: Option<UserHash>,
+    /// What the caller is told beside it.
+    pub told: Told,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -309,6 +319,12 @@ struct ReplyItem<'a> {
     /// For `replayed`: the request whose success is repeated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     original: Option<Uuid>,
+    /// How much a reversal has moved, in cents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    amount: Option<i64>,
+    /// What was left after the decision, in cents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    remaining: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -348,8 +364,9 @@ fn write_reply(reply: &Reply) -> ReplyItem<'static> {
         Verdict::StaleEpoch { raise, .. } => raise.map(|raise| raise.0),
         Verdict::Replayed { .. } | Verdict::KeyReused | Verdict::Decided(_) => None,
     };
-    let hash = reply.hash.map(|hash| hex::encode(hash.0).into());
-    ReplyItem { id: Uuid::from_u128(reply.id.as_u128()), verdict: verdict.into(), hash, epoch, raise, original }
+    let Told { hash, cents: amount, remaining } = reply.told;
+    let (id, hash) = (Uuid::from_u128(reply.id.as_u128()), hash.map(|hash| hex::encode(hash.0).into()));
+    ReplyItem { id, verdict: verdict.into(), hash, epoch, raise, original, amount, remaining }
 }
 
 /// Parses a message of replies from this queue that was signed with one of the keys. Replies that cannot be parsed are left
@@ -372,17 +389,14 @@ fn read_reply(item: &ReplyItem) -> Option<Reply> {
         SettledAs::Replayed => Verdict::Replayed { original: RequestId::from_u128(item.original?.as_u128()) },
         SettledAs::KeyReused => Verdict::KeyReused,
         SettledAs::StaleEpoch => Verdict::StaleEpoch { current: item.epoch?, raise: item.raise.map(RaiseCount) },
-        SettledAs::Allocated => Verdict::Decided(Outcome::Allocated),
-        SettledAs::InsufficientBalance => Verdict::Decided(Outcome::InsufficientBalance),
-        SettledAs::PayoutsDisabled => Verdict::Decided(Outcome::PayoutsDisabled),
-        SettledAs::Voided => Verdict::Decided(Outcome::Voided),
-        SettledAs::Rejected | SettledAs::DecidedBefore => return None,
+        _ => Verdict::Decided(Outcome::parse(&item.verdict)?),
     };
     let hash = match &item.hash {
         None => None,
         Some(text) => Some(UserHash(hex::decode(text.as_ref()).ok()?.try_into().ok()?)),
     };
-    Some(Reply { id: RequestId::from_u128(item.id.as_u128()), verdict, hash })
+    let told = Told { hash, cents: item.amount, remaining: item.remaining };
+    Some(Reply { id: RequestId::from_u128(item.id.as_u128()), verdict, told })
 }
 
 #[cfg(test)]
@@ -393,8 +407,10 @@ mod tests {
         Request {
             id: RequestId::from_u128(1),
             business: BusinessId::from_u128(2),
-            email: Email::parse("ann\\\"@example.com").or_else(|_| Email::parse("o'neil@exämple.com")).unwrap(),
-            amount: Amount::from_cents(5).unwrap(),
+            movement: Movement::Allocate {
+                email: Email::parse("ann\\\"@example.com").or_else(|_| Email::parse("o'neil@exämple.com")).unwrap(),
+                amount: Amount::from_cents(5).unwrap(),
+            },
             deadline: 1_700_000_000_000,
             key: Some(KeyClaim { key: IdempotencyKey::new("\"k\\").unwrap(), epoch: 3 }),
             reference: Reference::parse("\"7\" ä\\").unwrap(),
@@ -406,16 +422,46 @@ mod tests {
     }
 
     #[test]
-    fn a_request_comes_out_of_a_message_as_it_went_in() {
-        let bare = || Request { key: None, reference: None, ..request() };
-        let items = [write_request(&request()), write_request(&bare())];
-        assert!(!items[1].windows(9).any(|window| window == b"reference"), "as earlier releases wrote it");
+    fn requests_of_all_kinds_come_out_of_a_message_as_they_went_in() {
+        let bare = Request { key: None, reference: None, ..request() };
+        let email = Email::parse("ann@example.com").unwrap();
+        let key = request().reference.map(|reference| IdempotencyKey::of_settlement(&reference));
+        let settlement = Request {
+            movement: Movement::Settle { email, amount: Amount::from_cents(7).unwrap() },
+            key: key.map(|key| KeyClaim { key, epoch: 2 }),
+            ..request()
+        };
+        let target = RequestId::from_u128(3);
+        let reversals = [None, Amount::from_cents(7).ok()]
+            .map(|amount| Request { movement: Movement::Reverse { target, amount }, ..request() });
+        let requests = [&[request(), bare, settlement][..], &reversals].concat();
+        let items: Vec<Vec<u8>> = requests.iter().map(write_request).collect();
+        assert!(!items[1].windows(9).any(|window| window == b"reference"), "what is not there is left out");
         let message =
             read_requests(&keys(), &pack_requests(&keys(), ShardId::FIRST, "replies", items.iter().map(Vec::as_slice)))
                 .unwrap();
         assert_eq!(message.reply_to, "replies");
-        assert_eq!(message.requests, [request(), bare()]);
+        assert_eq!(message.requests, requests);
         assert!(message.unreadable.is_empty());
+    }
+
+    #[test]
+    fn a_request_that_is_of_no_kind_or_has_the_parts_of_another_is_not_read() {
+        let (id, business) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let reason = |rest: &str| {
+            let item = format!(r#"{{"id":"{id}","business":"{business}","deadline":0,{rest}}}"#);
+            let message = pack_requests(&keys(), ShardId::FIRST, "replies", std::iter::once(item.as_bytes()));
+            let message = read_requests(&keys(), &message).unwrap();
+            assert!(message.requests.is_empty(), "{rest}");
+            message.unreadable[0].reason.clone()
+        };
+        let user = r#""email":"ann@example.com","amount":5"#;
+        assert!(reason(user).starts_with("not a request"), "nothing is taken for an allocation");
+        assert!(reason(&format!(r#""kind":"deposit",{user}"#)).starts_with("kind"));
+        assert!(reason(&format!(r#""kind":"reverse",{user}"#)).starts_with("email, amount, target"));
+        assert!(reason(&format!(r#""kind":"allocate",{user},"target":"{id}""#)).starts_with("email, amount, target"));
+        assert!(reason(&format!(r#""kind":"settle",{user}"#)).starts_with("reference"));
+        assert!(reason(&format!(r#""kind":"settle",{user},"reference":"r","key":"r""#)).starts_with("key"));
     }
 
     #[test]
@@ -458,8 +504,11 @@ mod tests {
     #[test]
     fn a_message_is_read_up_to_what_an_intake_packs_and_no_further() {
         let longest = Request {
-            email: Email::parse(&format!("{}@{}.example", "a".repeat(64), ["b".repeat(60).as_str(); 3].join(".")))
-                .unwrap(),
+            movement: Movement::Allocate {
+                email: Email::parse(&format!("{}@{}.example", "a".repeat(64), ["b".repeat(60).as_str(); 3].join(".")))
+                    .unwrap(),
+                amount: Amount::from_cents(Amount::MAX_CENTS).unwrap(),
+            },
             key: Some(KeyClaim { key: IdempotencyKey::new(&"\"".repeat(255)).unwrap().of_item(999), epoch: i64::MIN }),
             reference: Reference::parse(&"😀".repeat(255)).unwrap(),
             ..request()
@@ -527,7 +576,7 @@ mod tests {
 
     #[test]
     fn replies_that_were_changed_or_are_of_another_queue_are_not_believed() {
-        let reply = Reply { id: RequestId::from_u128(9), verdict: Verdict::KeyReused, hash: None };
+        let reply = Reply { id: RequestId::from_u128(9), verdict: Verdict::KeyReused, told: Told::default() };
         let message = write_replies(&keys(), "mine", std::slice::from_ref(&reply));
         let read = |queue: &str, message: &[u8]| read_replies(&keys(), queue, message).map_err(|(cause, _)| cause);
         assert_eq!(read("mine", &message), Ok(vec![reply.clone()]));
@@ -539,18 +588,17 @@ mod tests {
     #[test]
     fn replies_of_another_version_are_left_out() {
         let read = |message: &[u8]| read_replies(&keys(), "replies", message).map_err(|(cause, _)| cause);
-        assert_eq!(read(br#"{"version":2,"key_id":"","mac":"","replies":[]}"#), Err(Cause::Unreadable));
+        assert_eq!(read(br#"{"version":1,"key_id":"","mac":"","replies":[]}"#), Err(Cause::Unreadable));
         assert_eq!(read(b"nonsense"), Err(Cause::Unreadable));
     }
 
     #[test]
     fn what_is_no_message_is_refused_in_words() {
         assert!(refused(b"nonsense").1.starts_with("not a message"));
-        let newer = "message version 2, this worker reads 1";
-        assert_eq!(refused(b"{\"version\":2,\"reply_to\":\"r\",\"requests\":[]}").1, newer);
+        let older = "message version 1, this worker reads 2";
+        assert_eq!(refused(b"{\"version\":1,\"reply_to\":\"r\",\"requests\":[]}").1, older);
         let message = pack_requests(&keys(), ShardId::FIRST, "replies", std::iter::empty());
-        assert_eq!(refused(&changed(&message, "\"version\":1", "\"version\":2")).1, newer);
-        assert!(refused(&changed(&message, "allocate", "settle")).1.starts_with("kind"));
+        assert_eq!(refused(&changed(&message, "\"version\":2", "\"version\":1")).1, older);
         assert!(refused(&changed(&message, "\"shard\":0", "\"shard\":256")).1.starts_with("not a message"));
         let no_list = changed(&message, "\"requests\":[]", "\"requests\":{}");
         assert!(read_requests(&Keyring::none(), &no_list).unwrap_err().1.starts_with("not a message"));
@@ -560,13 +608,16 @@ mod tests {
     fn every_verdict_comes_back_as_it_went() {
         let hash = Some(UserHash([7; 32]));
         let id = RequestId::from_u128(9);
-        let mut replies = vec![
-            Reply { id, verdict: Verdict::Replayed { original: RequestId::from_u128(8) }, hash },
-            Reply { id, verdict: Verdict::KeyReused, hash: None },
-            Reply { id, verdict: Verdict::StaleEpoch { current: 4, raise: Some(RaiseCount(7)) }, hash: None },
-            Reply { id, verdict: Verdict::StaleEpoch { current: 4, raise: None }, hash: None },
+        let told = Told { hash, cents: Some(5), remaining: Some(0) };
+        let verdicts = [
+            Verdict::Replayed { original: RequestId::from_u128(8) },
+            Verdict::KeyReused,
+            Verdict::StaleEpoch { current: 4, raise: Some(RaiseCount(7)) },
+            Verdict::StaleEpoch { current: 4, raise: None },
         ];
-        replies.extend(Outcome::ALL.map(|outcome| Reply { id, verdict: Verdict::Decided(outcome), hash: None }));
+        let verdicts = verdicts.into_iter().chain(Outcome::ALL.map(Verdict::Decided));
+        let replies: Vec<Reply> =
+            verdicts.flat_map(|verdict| [told, Told::default()].map(|told| Reply { id, verdict, told })).collect();
         assert_eq!(read_replies(&keys(), "r", &write_replies(&keys(), "r", &replies)), Ok(replies));
     }
 }

@@ -13,3 +13,10 @@ use serde::Serialize;
 pub fn to_json<T: Serialize>(shape: &T) -> Vec<u8> {
     serde_json::to_vec(shape).unwrap_or_default()
 }
+
+/// Adds to a JSON object, which must not be empty, that it answers a dry run.
+pub fn of_a_dry_run(mut object: Vec<u8>) -> Vec<u8> {
+    object.pop();
+    object.extend_from_slice(br#","dry_run":true}"#);
+    object
+}

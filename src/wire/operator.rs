@@ -112,6 +112,10 @@ pub struct Audit {
     pub deposited: String,
     /// The sum of all allocations.
     pub allocated: String,
+    /// The sum of what was taken back of them.
+    pub reversed: String,
+    /// The sum of all settlements, less what was given back of them.
+    pub settled: String,
     /// The sum of all payout balances.
     pub payout_balances: String,
     /// The sum of all payout users' balances.
@@ -120,18 +124,18 @@ pub struct Audit {
     pub differences: Vec<Difference>,
 }
 
-/// One balance or idempotency key that differs from what the other rows say.
+/// One balance, number or idempotency key that differs from what the other rows say.
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
-    /// `payout_balance`, `user_balance` or `idempotency_key`.
+    /// `payout_balance`, `user_balance`, `idempotency_key`, `reversed`, `balance_after`, `sequence` or `day_total`.
     pub kind: String,
     /// The business.
     pub business_id: Uuid,
-    /// The payout user's hash, or the request that the idempotency key names. Never an email address.
+    /// The payout user's hash, or the request that is wrong. Never an email address.
     pub subject: Option<String>,
-    /// What the rows add up to, in cents.
+    /// What the rows add up to, in cents. Of a sequence: the number that there should be.
     pub expected: Option<String>,
-    /// What was found instead, in cents.
+    /// What was found instead.
     pub found: Option<String>,
 }
 
@@ -291,10 +295,17 @@ pub struct DeadLetterRequest {
     pub request_id: Uuid,
     /// The business.
     pub business_id: Uuid,
-    /// Masked, unless addresses are revealed.
-    pub email: String,
-    /// In cents.
-    pub amount: i64,
+    /// `allocate`, `reverse` or `settle`.
+    pub kind: &'static str,
+    /// Masked, unless addresses are revealed. Absent for a reversal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email: Option<String>,
+    /// In cents. Absent for a reversal of all that is left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub amount: Option<i64>,
+    /// What a reversal reverses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Uuid>,
     /// Until when it may be applied.
     #[serde(with = "time::serde::rfc3339")]
     pub deadline: OffsetDateTime,
@@ -315,6 +326,19 @@ pub struct DeadLetterRequest {
     pub on_replay_in_words: &'static str,
 }
 
+impl DeadLetterRequest {
+    /// What it asks for, in words.
+    pub fn in_words(&self) -> String {
+        let cents = self.amount.map_or_else(|| "all that is left".to_owned(), |cents| format!("{cents} cents"));
+        let email = self.email.as_deref().unwrap_or_default();
+        match (self.kind, self.target) {
+            ("reverse", Some(target)) => format!("{cents} back from {target}"),
+            ("settle", _) => format!("{cents} of {email} settled"),
+            _ => format!("{cents} to {email}"),
+        }
+    }
+}
+
 /// Printed by `earmark request`. The amount is in cents. Unknown fields are left out.
 #[derive(Clone, Debug, Serialize)]
 pub struct RequestTimeline {
@@ -326,12 +350,24 @@ pub struct RequestTimeline {
     /// What people call the business.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub business_name: Option<String>,
+    /// `allocate`, `reverse` or `settle`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
     /// Masked, unless addresses are revealed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<String>,
     /// In cents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<i64>,
+    /// What a reversal reverses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Uuid>,
+    /// The number of the movement among those of its business, if money was moved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seq: Option<i64>,
+    /// The payout balance after it, in cents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payout_balance_after: Option<i64>,
     /// When the intake minted its id, which contains the time.
     #[serde(with = "time::serde::rfc3339")]
     pub minted_at: OffsetDateTime,

@@ -3,22 +3,23 @@
 //!
 //! | | statements |
 //! |---|---|
-//! | at once: decide on the balances of the last commit, write everything if they still hold | 1 |
-//! | step by step: lock, read, decide, write, commit | 4 to 8 |
+//! | at once: decide on the balances of the last commit, write everything if nothing moved since | 1 |
+//! | step by step: lock, read, decide, write, commit | 4 to 11 |
 //!
 //! On Citus it is always step by step. Citus takes the statement of the other way apart, sends what one part leads to to all
 //! nodes, and commits on all of them. So a shard could not be used while the node of another is away.
 
+use crate::clock;
 use crate::failpoint::{self, Failpoint};
 use crate::ledger::{
-    Accounts, BusinessId, Decision, Email, IdempotencyKey, Keys, Millis, Outcome, Request, RequestId, UserHash,
-    Verdict, decide,
+    Accounts, Books, BusinessId, Decision, Entry, IdempotencyKey, Keys, Kind, Millis, Moment, Outcome, Request,
+    RequestId, Told, UserHash, Verdict, decide,
 };
 use crate::metrics::METRICS;
 use crate::metrics::labels::Phase;
 use crate::postgres::allocations::{self, Decided};
 use crate::postgres::batches::{Batch, HashedCredit};
-use crate::postgres::{self, Error, PgConnection, batches, businesses, keys, users};
+use crate::postgres::{self, Error, PgConnection, batches, books, businesses, keys, users};
 use crate::secret::HashSecret;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Instant;
@@ -26,8 +27,8 @@ use std::time::Instant;
 /// What became of one request.
 #[derive(Clone, Debug)]
 pub enum Settled {
-    /// Committed, with the payout user's hash if it is a success.
-    Decided(Verdict, Option<UserHash>),
+    /// Committed, with what the caller is told beside the verdict.
+    Decided(Verdict, Told),
     /// The request can never be applied, for this reason.
     Rejected(String),
 }
@@ -43,6 +44,8 @@ pub enum Attempt {
 /// Makes attempts, and remembers the balances that the last commits left.
 pub struct Attempts {
     secret: HashSecret,
+    /// How much later than its deadline, by this worker's clock, a request is still applied.
+    tolerance: Millis,
     /// The accounts of businesses as the last commit left them. Another process may have changed them since.
     known: Accounts,
 }
@@ -52,8 +55,12 @@ const MOST_KNOWN: usize = 100_000;
 
 impl Attempts {
     /// Attempts that know no balance yet.
-    pub fn new(secret: HashSecret) -> Self {
-        Self { secret, known: Accounts::new() }
+    pub fn new(secret: HashSecret, tolerance: Millis) -> Self {
+        Self { secret, tolerance, known: Accounts::new() }
+    }
+
+    fn now(&self) -> Moment {
+        Moment { clock: clock::now_millis(), tolerance: self.tolerance }
     }
 
     /// Makes one attempt: at once if that may be and all balances are known; otherwise, or if the attempt at once could not
@@ -65,7 +72,6 @@ impl Attempts {
         &mut self,
         connection: &mut PgConnection,
         requests: &[Request],
-        now: Millis,
         at_once: bool,
     ) -> Result<Attempt, Error> {
         let named: BTreeSet<BusinessId> = requests.iter().map(|request| request.business).collect();
@@ -73,43 +79,48 @@ impl Attempts {
             named.iter().filter_map(|business| Some((*business, self.known.remove(business)?))).collect();
         if at_once
             && known.len() == named.len()
-            && let Some(attempt) = self.at_once(connection, &known, requests, now).await?
+            && let Some(attempt) = self.at_once(connection, known, requests).await?
         {
             return Ok(attempt);
         }
-        self.step_by_step(connection, &Vec::from_iter(named), requests, now).await
+        self.step_by_step(connection, &Vec::from_iter(named), requests).await
     }
 
     /// Decides on the remembered balances, and writes everything in one statement. `None` if the statement wrote
-    /// nothing, because a balance has changed, or a request or key has a row already; also if this batch cannot be
+    /// nothing, because a business has changed, or a request or key has a row already; also if this batch cannot be
     /// written in one statement.
     async fn at_once(
         &mut self,
         connection: &mut PgConnection,
-        accounts: &Accounts,
+        accounts: Accounts,
         requests: &[Request],
-        now: Millis,
     ) -> Result<Option<Attempt>, Error> {
-        let decision = decide(accounts, &Keys::new(), requests, now);
+        // What others than allocations need to know is read under the lock of their business.
+        if requests.iter().any(|request| request.movement.kind() != Kind::Allocate) {
+            return Ok(None);
+        }
+        let books = Books { accounts, ..Books::default() };
+        let decision = decide(&books, requests, self.now());
         if !writes_every_key(requests, &decision) {
             return Ok(None);
         }
         let batch = self.batch(requests, &decision);
         failpoint::pass(Failpoint::BeforeCommit).await;
         let since = Instant::now();
-        let settled = batches::settle(connection, accounts, &batch).await?;
+        let settled = batches::settle(connection, &books.accounts, &batch).await?;
         METRICS.observe(Phase::AtOnce, since.elapsed());
         failpoint::pass(Failpoint::AfterCommit).await;
         let Some(stored) = settled else { return Ok(None) };
-        self.remember(accounts, &decision);
+        self.remember(&books.accounts, &decision);
         let credits = with_stored_hashes(connection, batch.credits, &stored).await?;
         // A request that succeeds here has a credit in this batch. It cannot repeat an earlier success, because no key
         // had a row before.
         let hash = |request: &Request| {
-            let found = credits.binary_search_by_key(&(request.business, &request.email), HashedCredit::user);
+            let user = (request.business, request.movement.email()?);
+            let found = credits.binary_search_by_key(&user, HashedCredit::user);
             found.ok().map(|index| credits[index].hash)
         };
-        Ok(Some(Attempt::Committed(results(requests, &decision, hash))))
+        Ok(Some(Attempt::Committed(results(requests, &decision, hash, &HashMap::new()))))
     }
 
     /// Locks, reads, decides, writes and commits. Needs no remembered balances, and copes with requests that were
@@ -119,16 +130,16 @@ impl Attempts {
         connection: &mut PgConnection,
         sorted: &[BusinessId],
         requests: &[Request],
-        now: Millis,
     ) -> Result<Attempt, Error> {
         let since = Instant::now();
         let mut transaction = postgres::begin(connection).await?;
         let locked = businesses::lock_many(&mut transaction, sorted).await?;
         failpoint::pass(Failpoint::AfterLock).await;
         let stored = lock_keys(&mut transaction, requests).await?;
+        let books = books::read(&mut transaction, locked.accounts().clone(), stored, requests).await?;
         let locked_at = Instant::now();
         METRICS.observe(Phase::Lock, locked_at - since);
-        let decision = decide(locked.accounts(), &stored, requests, now);
+        let decision = decide(&books, requests, self.now());
         let written = batches::write(&mut transaction, &locked, &self.batch(requests, &decision)).await?;
         failpoint::pass(Failpoint::AfterWrite).await;
         if written.rows != requests.len() as u64 {
@@ -136,8 +147,7 @@ impl Attempts {
             return find_known(connection, requests).await;
         }
         write_keys(&mut transaction, &decision).await?;
-        let mut hashes = written.hashes;
-        hashes.extend(replayed_hashes(&mut transaction, requests, &decision).await?);
+        let replayed = find_replayed(&mut transaction, requests, &decision).await?;
         let written_at = Instant::now();
         METRICS.observe(Phase::Write, written_at - locked_at);
         failpoint::pass(Failpoint::BeforeCommit).await;
@@ -145,8 +155,9 @@ impl Attempts {
         METRICS.observe(Phase::Commit, written_at.elapsed());
         failpoint::pass(Failpoint::AfterCommit).await;
         self.remember(locked.accounts(), &decision);
-        let hash = |request: &Request| hashes.get(&(request.business, request.email.clone())).copied();
-        Ok(Attempt::Committed(results(requests, &decision, hash)))
+        let hash =
+            |request: &Request| written.hashes.get(&(request.business, request.movement.email()?.clone())).copied();
+        Ok(Attempt::Committed(results(requests, &decision, hash, &replayed)))
     }
 
     fn batch<'a>(&self, requests: &'a [Request], decision: &'a Decision) -> Batch<'a> {
@@ -159,11 +170,7 @@ impl Attempts {
             self.known.clear();
         }
         self.known.extend(accounts);
-        for (business, payout_balance) in &decision.balances {
-            if let Some(account) = self.known.get_mut(business) {
-                account.payout_balance = *payout_balance;
-            }
-        }
+        self.known.extend(decision.accounts.iter().copied());
     }
 }
 
@@ -189,12 +196,32 @@ async fn find_known(connection: &mut PgConnection, requests: &[Request]) -> Resu
     Ok(Attempt::Known(known))
 }
 
-/// One result for each request, in order. `hash` gives the payout user's hash of a request that succeeded.
-fn results(requests: &[Request], decision: &Decision, hash: impl Fn(&Request) -> Option<UserHash>) -> Vec<Settled> {
-    let settled = requests.iter().zip(&decision.verdicts).map(|(request, &verdict)| {
-        let success = matches!(verdict, Verdict::Replayed { .. } | Verdict::Decided(Outcome::Allocated));
-        Settled::Decided(verdict, if success { hash(request) } else { None })
-    });
+/// The rows of requests that succeeded before.
+type Rows = HashMap<(BusinessId, RequestId), Decided>;
+
+/// One result for each request, in order. `hash` gives the payout user's hash of a request that allocates; `replayed` has the
+/// rows of the successes that are repeated.
+fn results(
+    requests: &[Request],
+    decision: &Decision,
+    hash: impl Fn(&Request) -> Option<UserHash>,
+    replayed: &Rows,
+) -> Vec<Settled> {
+    let told = |request: &Request, verdict: Verdict, entry: &Entry| match verdict {
+        Verdict::Decided(outcome) => {
+            let hash = if outcome == Outcome::Allocated { hash(request) } else { None };
+            Told { hash, cents: entry.cents, remaining: entry.remaining }
+        }
+        Verdict::Replayed { original } => {
+            replayed.get(&(request.business, original)).map(Decided::told).unwrap_or_default()
+        }
+        Verdict::KeyReused | Verdict::StaleEpoch { .. } => Told::default(),
+    };
+    let decided = decision.verdicts.iter().copied().zip(&decision.entries);
+    let settled = requests
+        .iter()
+        .zip(decided)
+        .map(|(request, (verdict, entry))| Settled::Decided(verdict, told(request, verdict, entry)));
     settled.collect()
 }
 
@@ -209,12 +236,12 @@ async fn lock_keys(connection: &mut PgConnection, requests: &[Request]) -> Resul
     keys::lock_many(connection, &Vec::from_iter(sorted)).await
 }
 
-/// Notes allocations on their keys, and raises epochs. This comes after the rows, because the count of raises stays
+/// Notes successes on their keys, and raises epochs. This comes after the rows, because the count of raises stays
 /// locked until the commit, and a transaction that holds it must not wait for another lock.
 async fn write_keys(connection: &mut PgConnection, decision: &Decision) -> Result<(), Error> {
-    let allocated: Vec<_> = decision.keys.iter().filter(|change| change.state.allocated.is_some()).collect();
-    if !allocated.is_empty() {
-        keys::write_allocated(connection, &allocated).await?;
+    let succeeded: Vec<_> = decision.keys.iter().filter(|change| change.state.success.is_some()).collect();
+    if !succeeded.is_empty() {
+        keys::write_successes(connection, &succeeded).await?;
     }
     let raised = decision.keys.iter().filter(|change| change.is_raised());
     let raised: Vec<_> = raised.map(|change| (change.business, &change.key, change.state.epoch)).collect();
@@ -245,21 +272,20 @@ async fn with_stored_hashes<'a>(
     Ok(credits)
 }
 
-/// The hashes of the users whose requests repeat an earlier success.
-async fn replayed_hashes(
+/// The rows of the successes that are repeated. They may be of this batch.
+async fn find_replayed(
     connection: &mut PgConnection,
     requests: &[Request],
     decision: &Decision,
-) -> Result<users::Hashes, Error> {
-    let replayed = |(request, verdict): (_, &Verdict)| matches!(verdict, Verdict::Replayed { .. }).then_some(request);
-    let wanted: Vec<(BusinessId, &Email)> = requests
-        .iter()
-        .zip(&decision.verdicts)
-        .filter_map(replayed)
-        .map(|request: &Request| (request.business, &request.email))
-        .collect();
+) -> Result<Rows, Error> {
+    let original = |(request, verdict): (&Request, &Verdict)| match verdict {
+        Verdict::Replayed { original } => Some((request.business, *original)),
+        Verdict::KeyReused | Verdict::StaleEpoch { .. } | Verdict::Decided(_) => None,
+    };
+    let wanted: BTreeSet<_> = requests.iter().zip(&decision.verdicts).filter_map(original).collect();
     if wanted.is_empty() {
-        return Ok(users::Hashes::new());
+        Ok(Rows::new())
+    } else {
+        allocations::find_decided(connection, &Vec::from_iter(wanted)).await
     }
-    users::find_hashes(connection, &wanted).await
 }

@@ -5,7 +5,7 @@
 use super::attempt::Settled;
 use super::gather::Batch;
 use crate::failpoint::{self, Failpoint};
-use crate::ledger::{Cause, Outcome, Verdict};
+use crate::ledger::{Cause, Outcome, Told, Verdict};
 use crate::metrics::{METRICS, labels::Phase};
 use crate::rabbit::consumer::Acknowledger;
 use crate::rabbit::dead_letters::DeadLetterSender;
@@ -36,8 +36,8 @@ impl Disposition {
         let mut settled = batch.requests.iter().zip(results);
         for part in batch.parts {
             for (request, result) in settled.by_ref().take(part.count) {
-                let (verdict, hash) = match result {
-                    Settled::Decided(verdict, hash) => (verdict, hash),
+                let (verdict, told) = match result {
+                    Settled::Decided(verdict, told) => (verdict, told),
                     Settled::Rejected(reason) => {
                         tracing::warn!(request_id = %request.id, reason, "request rejected");
                         let items = [messages::write_request(request)];
@@ -48,12 +48,12 @@ impl Disposition {
                             items.iter().map(Vec::as_slice),
                         );
                         disposition.dead_letters.push(Unreadable { body, cause: Cause::Rejected, reason });
-                        (Verdict::Decided(Outcome::Voided), None)
+                        (Verdict::Decided(Outcome::Voided), Told::default())
                     }
                 };
                 tracing::debug!(request_id = %request.id, outcome = verdict.outcome().as_str(), "settled");
                 let replies = disposition.replies.entry(part.reply_to.clone()).or_default();
-                replies.push(Reply { id: request.id, verdict, hash });
+                replies.push(Reply { id: request.id, verdict, told });
             }
             disposition.dead_letters.extend(part.unreadable);
             if part.is_last {

@@ -247,14 +247,16 @@ impl Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Amount, BusinessId, Email, RequestId};
+    use crate::ledger::{Amount, BusinessId, Email, Movement, RequestId};
 
     fn message(tag: u64, redeliveries: u64, requests: usize) -> Message {
         let request = Request {
             id: RequestId::from_u128(u128::from(tag)),
             business: BusinessId::from_u128(1),
-            email: Email::parse("ann@example.com").unwrap(),
-            amount: Amount::from_cents(1).unwrap(),
+            movement: Movement::Allocate {
+                email: Email::parse("ann@example.com").unwrap(),
+                amount: Amount::from_cents(1).unwrap(),
+            },
             deadline: 0,
             key: None,
             reference: None,

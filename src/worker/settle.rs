@@ -14,8 +14,7 @@
 use super::Settings;
 use super::attempt::{Attempt, Attempts, Settled};
 use super::gather::Batch;
-use crate::clock;
-use crate::ledger::{BusinessId, Millis, Outcome, Request, RequestId, SettledAs, Verdict, Voider, list_ids};
+use crate::ledger::{BusinessId, Outcome, Request, RequestId, SettledAs, Verdict, Voider, list_ids};
 use crate::metrics::METRICS;
 use crate::postgres::allocations::{self, Decided};
 use crate::postgres::{Error, Postgres, Session};
@@ -27,8 +26,6 @@ use tokio_util::sync::CancellationToken;
 pub struct Settler {
     session: Session,
     attempts: Attempts,
-    /// How much later than its deadline, by this worker's clock, a request is still applied.
-    clock_tolerance: Millis,
     /// Whether the last batch had requests that were decided before. The next batch is then looked up first.
     met_decided: bool,
 }
@@ -36,10 +33,10 @@ pub struct Settler {
 impl Settler {
     /// A settler that has settled nothing yet.
     pub fn new(postgres: &Postgres, settings: &Settings) -> Self {
+        let tolerance = i64::try_from(settings.limits.clock_tolerance.as_millis()).unwrap_or(i64::MAX);
         Self {
             session: postgres.session(),
-            attempts: Attempts::new(settings.secret.clone()),
-            clock_tolerance: i64::try_from(settings.limits.clock_tolerance.as_millis()).unwrap_or(i64::MAX),
+            attempts: Attempts::new(settings.secret.clone(), tolerance),
             met_decided: false,
         }
     }
@@ -89,9 +86,8 @@ impl Settler {
         while !group.is_empty() {
             let chosen: Vec<Request> = group.iter().map(|&index| requests[index].clone()).collect();
             let attempts = &mut self.attempts;
-            let now = clock::now_millis().saturating_sub(self.clock_tolerance);
             let at_once = !self.session.is_citus();
-            match self.session.write(async |connection| attempts.make(connection, &chosen, now, at_once).await).await {
+            match self.session.write(async |connection| attempts.make(connection, &chosen, at_once).await).await {
                 Ok(Attempt::Committed(settled)) => {
                     count(&settled);
                     group.drain(..).zip(settled).for_each(|(index, settled)| results[index] = Some(settled));
@@ -196,7 +192,7 @@ fn from_row(row: &Decided, request: &Request) -> Settled {
         if row.outcome == Outcome::Voided {
             tracing::info!(request_id = %request.id, "voided before it arrived");
         }
-        return Settled::Decided(Verdict::Decided(row.outcome), row.hash);
+        return Settled::Decided(Verdict::Decided(row.outcome), row.told());
     }
     Settled::Rejected("its id belongs to another request".to_owned())
 }

@@ -2,7 +2,7 @@
 
 use crate::harness::{App, Business, assert_allocated, eventually, shard};
 use crate::recovery::is_waited_for;
-use earmark::ledger::{Amount, BusinessId, Email, Request};
+use earmark::ledger::{Amount, BusinessId, Email, Movement, Request};
 use earmark::secret::{HashSecret, RequestIds};
 use earmark::wire::messages;
 use lapin::BasicProperties;
@@ -123,8 +123,10 @@ pub fn request(business: &Business, email: &str, cents: i64) -> Request {
     Request {
         id: RequestIds::new(secret).mint(business),
         business,
-        email: Email::parse(email).expect("an address"),
-        amount: Amount::from_cents(cents).expect("an amount"),
+        movement: Movement::Allocate {
+            email: Email::parse(email).expect("an address"),
+            amount: Amount::from_cents(cents).expect("an amount"),
+        },
         deadline: earmark::clock::now_millis() + 60_000,
         key: None,
         reference: None,

@@ -111,9 +111,14 @@ async fn the_audit_finds_every_row_that_was_tampered_with() {
     let process = app.start("serve").await;
     let client = app.client(&process, &business);
     assert_allocated(&client.create("ann@example.com", 10).await);
-    assert_allocated(&client.create_with_key("key-1", "bob@example.com", 10).await);
+    let second = client.create_with_key("key-1", "bob@example.com", 10).await;
+    assert_eq!(client.reverse_part("key-2", &second.request_id(), 4).await.status, 200);
+    assert_eq!(client.settle("bob@example.com", 2, "t").await.status, 200);
     process.terminate().await;
     app.assert_clean_audit();
+    for table in ["allocations", "deposits"] {
+        app.execute(&format!("ALTER TABLE {table} DISABLE TRIGGER {table}_append_only")).await;
+    }
     let tampering = [
         (
             "UPDATE businesses SET payout_balance = payout_balance + 1",
@@ -125,7 +130,42 @@ async fn the_audit_finds_every_row_that_was_tampered_with() {
             "UPDATE payout_users SET balance = balance - 1 WHERE email LIKE 'ann%'",
             "user_balance",
         ),
-        ("UPDATE idempotency_keys SET amount = 11", "UPDATE idempotency_keys SET amount = 10", "idempotency_key"),
+        (
+            "UPDATE idempotency_keys SET amount = 11 WHERE key = 'key-1'",
+            "UPDATE idempotency_keys SET amount = 10 WHERE key = 'key-1'",
+            "idempotency_key",
+        ),
+        (
+            "UPDATE idempotency_keys SET target = business_id WHERE key = 'key-2'",
+            "UPDATE idempotency_keys k SET target = a.target FROM allocations a WHERE a.request_id = k.request_id AND key = 'key-2'",
+            "idempotency_key",
+        ),
+        (
+            "UPDATE allocations SET remaining = remaining + 1 WHERE kind = 'reverse'",
+            "UPDATE allocations SET remaining = remaining - 1 WHERE kind = 'reverse'",
+            "reversed",
+        ),
+        (
+            "UPDATE deposits SET payout_balance_after = payout_balance_after + 1",
+            "UPDATE deposits SET payout_balance_after = payout_balance_after - 1",
+            "balance_after",
+        ),
+        (
+            "UPDATE allocations SET seq = seq + 1 WHERE kind = 'settle'",
+            "UPDATE allocations SET seq = seq - 1 WHERE kind = 'settle'",
+            "sequence",
+        ),
+        (
+            "UPDATE allocations SET moved_at = moved_at - interval '1 day' WHERE kind = 'settle'",
+            "UPDATE allocations SET moved_at = moved_at + interval '1 day' WHERE kind = 'settle'",
+            "sequence",
+        ),
+        ("UPDATE businesses SET seq = seq + 1", "UPDATE businesses SET seq = seq - 1", "sequence"),
+        (
+            "UPDATE businesses SET day_total = day_total + 1",
+            "UPDATE businesses SET day_total = day_total - 1",
+            "day_total",
+        ),
     ];
     let mut database = app.database().await;
     for (tamper, fix, kind) in tampering {

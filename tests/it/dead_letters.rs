@@ -90,8 +90,8 @@ async fn a_replay_does_what_was_said_before_it_and_debits_nothing_twice() {
     let client = app.client(&process, &business);
     let asked =
         ["done", "void", "refused", "late", "open"].map(|name| request(&business, &format!("{name}@example.com"), 10));
-    let [done, void, mut refused, mut late, open] = asked;
-    refused.amount = earmark::ledger::Amount::from_cents(5_000).expect("an amount");
+    let [done, void, _, mut late, open] = asked;
+    let refused = request(&business, "refused@example.com", 5_000);
     late.deadline -= 3_600_000;
     app.publish(&app.work_queue(), &message(&app, &[&done, &refused], &[]), BasicProperties::default()).await;
     eventually("two are decided", async || app.count("allocated").await + app.count("insufficient_balance").await == 2)

@@ -5,8 +5,8 @@
 
 use earmark::api_key::{self, Kind};
 use earmark::intake::history;
-use earmark::intake::validate::{Invalid, InvalidBulk, MOST_ITEMS, NewAllocation, read_allocation, read_bulk};
-use earmark::ledger::{Email, IdempotencyKey};
+use earmark::intake::validate::{Asked, Invalid, InvalidBulk, MOST_ITEMS, read_allocation, read_bulk};
+use earmark::ledger::{Amount, Email, IdempotencyKey};
 use earmark::send::file;
 use earmark::trace::Context;
 use earmark::wire::messages::{self, MOST_REQUESTS};
@@ -111,9 +111,9 @@ fn leniently(body: &[u8]) -> Option<Value> {
 }
 
 /// Checks that an accepted allocation has the values of the JSON that it was read from.
-fn assert_said(ask: &NewAllocation, value: &Value) {
-    assert_eq!(Email::parse(value["email"].as_str().expect("a string")).as_ref(), Ok(&ask.email));
-    assert_eq!(value["amount"].as_i64(), Some(ask.amount.cents()));
+fn assert_said(ask: &Asked, value: &Value) {
+    assert_eq!(Email::parse(value["email"].as_str().expect("a string")).ok().as_ref(), ask.movement.email());
+    assert_eq!(value["amount"].as_i64(), ask.movement.amount().map(Amount::cents));
     let reference = value["reference"].as_str().map(str::trim).filter(|text| !text.is_empty());
     assert_eq!(reference, ask.reference.as_ref().map(|reference| reference.as_str()));
 }

@@ -108,9 +108,10 @@ async fn what_is_decided_meanwhile_neither_repeats_nor_hides_a_request() {
 /// Writes `count` rows, as if the requests had been decided a millisecond apart. Every hundredth was refused.
 pub async fn write_rows(app: &App, business: &str, count: i32) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
-        "INSERT INTO allocations (business_id, request_id, email, amount, outcome)
+        "INSERT INTO allocations (business_id, request_id, kind, email, amount, outcome, seq, payout_balance_after, moved_at)
          SELECT '{business}', (lpad(to_hex(1700000000000 + n), 12, '0') || '700080000000' || lpad(to_hex(n), 8, '0'))::uuid,
-                'user' || n % 7 || '@example.com', 5, CASE WHEN n % 100 = 0 THEN 'allocated' ELSE 'voided' END
+                'allocate', 'user' || n % 7 || '@example.com', 5, CASE WHEN n % 100 = 0 THEN 'allocated' ELSE 'voided' END,
+                CASE WHEN n % 100 = 0 THEN 1000000 + n END, CASE WHEN n % 100 = 0 THEN 5 END, CASE WHEN n % 100 = 0 THEN now() END
          FROM generate_series(1, {count}) AS n"
     )))
     .execute(&mut app.database().await)
@@ -140,11 +141,15 @@ proptest! {
     fn a_program_reads_from_csv_what_was_sent(email in "['=+@-]?.*", reference in option::of("['=＝,\"\r\n-]*.+")) {
         let request = RequestBody {
             request_id: uuid::Uuid::nil(),
+            kind: Some("allocate"),
             state: "allocated",
             email: Some(email),
             amount: Some(7),
+            target: None,
             hash: None,
             reference,
+            seq: Some(1),
+            payout_balance_after: Some(7),
             decided_at: None,
         };
         let mut written = csv_writer();
@@ -183,8 +188,11 @@ async fn all_of_the_history_comes_as_csv() {
     let id = post(&client, "+ann@example.com", 7, Some("=1+1")).await;
     let (answer, lines) = csv(&client, "limit=3").await;
     assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("text/csv")), "{answer:?}");
-    assert_eq!(lines[0].join(","), "request_id,state,email,amount,hash,reference,decided_at");
-    assert_eq!((lines.len(), lines.iter().all(|line| line.len() == 7)), (1 + 2_504, true));
+    assert_eq!(
+        lines[0].join(","),
+        "request_id,state,email,amount,hash,reference,decided_at,kind,target,seq,payout_balance_after"
+    );
+    assert_eq!((lines.len(), lines.iter().all(|line| line.len() == 11)), (1 + 2_504, true));
     assert_eq!(lines[1][..4], [id.as_str(), "allocated", "'+ann@example.com", "7"]);
     assert_eq!(lines[1][4].len(), 64);
     assert_eq!([&lines[1][5], &lines[2][5], &lines[3][5], &lines[4][5]], ["'=1+1", "''", "'＝1", "''=1+1"]);
@@ -235,7 +243,7 @@ async fn a_question_that_is_not_understood_is_a_400_that_says_why() {
         ("cursor=+0000000000000000000000000000000", json!({"cursor": ["The cursor is not valid."]})),
         (
             "state=pending",
-            json!({"state": ["The state must be one of allocated, insufficient_balance, payouts_disabled and voided."]}),
+            json!({"state": ["The state must be one of allocated, settled, reversed, settlement_reversed, insufficient_user_balance, insufficient_balance, daily_limit_reached, amount_too_large, nothing_left, not_reversible, payouts_disabled and voided."]}),
         ),
         ("email=nope", json!({"email": ["The email must be a valid email address."]})),
         ("email=", json!({"email": ["The email field is required."]})),

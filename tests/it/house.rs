@@ -192,6 +192,7 @@ fn the_ledger_uses_the_standard_library_and_itself() {
                 "decide",
                 "email",
                 "ids",
+                "movement",
                 "dead_letters",
                 "outcome",
                 "reasons",
@@ -255,7 +256,7 @@ fn only_a_proof_makes_an_answer_that_says_no_funds_were_debited() {
     assert_eq!(files_with("raises().receive()"), ["intake/routes.rs"]);
     assert_eq!(files_with(".raises()"), ["intake/mod.rs", "intake/routes.rs"]);
     let routes = std::fs::read_to_string(source_root().join("intake/routes.rs")).expect("the routes");
-    for handler in ["async fn create(", "async fn create_bulk("] {
+    for handler in ["async fn create(", "async fn create_bulk(", "async fn reverse(", "async fn settle("] {
         let (_, body) = routes.split_once(handler).expect(handler);
         let first = body.lines().nth(1).unwrap_or_default().trim();
         assert_eq!(first, "let received = intake.raises().receive();", "{handler}");

@@ -4,7 +4,9 @@
 #![expect(unreachable_pub, reason = "nothing imports this program")]
 
 mod allocate;
+mod balances;
 mod bulk;
+mod caps;
 mod citus;
 mod clients;
 mod cluster;
@@ -14,6 +16,8 @@ mod console;
 mod contract;
 mod dead_letters;
 mod deploy;
+mod dry_runs;
+mod events;
 mod faults;
 mod fuzz;
 mod harness;
@@ -30,7 +34,9 @@ mod outages;
 mod pause;
 mod postgres;
 mod recovery;
+mod reversals;
 mod send;
+mod settlements;
 mod shards;
 mod shell;
 mod shutdown;

@@ -40,8 +40,8 @@ async fn give_up(app: &App, requests: &[Request]) {
     for sql in [
         "INSERT INTO allocations (business_id, request_id, outcome)
          SELECT business, id, 'voided' FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS given (business, id, key)",
-        "INSERT INTO idempotency_keys (business_id, key, epoch, raise_count)
-         SELECT business, key, 1, 1 FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS given (business, id, key)
+        "INSERT INTO idempotency_keys (business_id, scope, key, epoch, raise_count)
+         SELECT business, 'client', key, 1, 1 FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS given (business, id, key)
          WHERE key IS NOT NULL",
     ] {
         let query = sqlx::query(sql).bind(&businesses).bind(&ids).bind(&keys);

@@ -4,7 +4,7 @@
 use crate::allocate::request;
 use crate::harness::process::Process;
 use crate::harness::{App, Business, ENVELOPE_KEYS, assert_allocated, eventually};
-use earmark::ledger::{Outcome, ShardId, Verdict};
+use earmark::ledger::{Outcome, ShardId, Told, Verdict};
 use earmark::wire::messages::{self, Reply, RequestMessage};
 use earmark::wire::signing::Keyring;
 use futures_util::StreamExt;
@@ -94,7 +94,7 @@ async fn a_forged_reply_makes_no_answer() {
     let client = app.client(&intake, &business);
     let asking = tokio::spawn(async move { client.create("ann@example.com", 10).await });
     let taken = intercept(&app).await;
-    let reply = |outcome| Reply { id: taken.requests[0].id, verdict: Verdict::Decided(outcome), hash: None };
+    let reply = |outcome| Reply { id: taken.requests[0].id, verdict: Verdict::Decided(outcome), told: Told::default() };
     // The last is a true reply to somebody else: its signature is good, and names another queue.
     let elsewhere = messages::write_replies(&app.keys(), "elsewhere", &[reply(Outcome::InsufficientBalance)]);
     let unsigned = messages::write_replies(&Keyring::none(), &taken.reply_to, &[reply(Outcome::Allocated)]);

@@ -3,6 +3,7 @@
 use super::guard::Fields;
 use super::page::{Confirm, Frame, Trouble, done, page};
 use super::{Console, money, words};
+use crate::clock;
 use crate::ops;
 use crate::ops::businesses::{id_of, shard_of};
 use crate::postgres::Error;
@@ -130,7 +131,7 @@ pub(super) async fn fund(
     }
     let to = format!("/businesses/{id}");
     let shard = shard_of(&console.shards, id).ok_or(Trouble::NO_BUSINESS)?;
-    let balance = match businesses::deposit(&shard, id_of(id), deposit, cents, &note).await {
+    let balance = match businesses::deposit(&shard, id_of(id), deposit, cents, &note, clock::now_millis()).await {
         Err(Error::Constraint { name }) if name == "deposits_pkey" => {
             return Ok(done("This deposit was entered before; it was not entered again.", &to));
         }

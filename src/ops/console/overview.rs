@@ -83,9 +83,12 @@ impl Snapshot {
         lines(&self.totals.unexpected, |proof| Proof::parse(proof).map_or(proof, |proof| words::proof(proof)))
     }
 
-    /// Requests whose reply did not come in time and that had been allocated. Their clients got 200, only later.
+    /// Requests whose reply did not come in time and that had succeeded. Their clients got 200, only later.
     pub fn late_successes(&self) -> u64 {
-        [Late::Allocated, Late::Replayed].iter().map(|late| count_of(&self.totals.late, late.as_str())).sum()
+        [Late::Allocated, Late::Reversed, Late::Settled, Late::Replayed]
+            .iter()
+            .map(|late| count_of(&self.totals.late, late.as_str()))
+            .sum()
     }
 
     /// What workers decided, with counts. What never happened is left out, except for allocations.

@@ -99,7 +99,15 @@ pub(super) fn proof(proof: Proof) -> &'static str {
 pub(super) fn settled_as(how: SettledAs) -> &'static str {
     match how {
         SettledAs::Allocated => "Allocated",
+        SettledAs::Reversed => "Reversed",
+        SettledAs::SettlementReversed => "Settlement reversed",
+        SettledAs::Settled => "Settled",
         SettledAs::InsufficientBalance => "Refused: balance",
+        SettledAs::InsufficientUserBalance => "Refused: user's balance",
+        SettledAs::DailyLimitReached => "Refused: daily limit",
+        SettledAs::AmountTooLarge => "Refused: amount",
+        SettledAs::NothingLeft => "Nothing left to reverse",
+        SettledAs::NotReversible => "Refused: not reversible",
         SettledAs::PayoutsDisabled => "Refused: payouts off",
         SettledAs::Voided => "Voided: too late",
         SettledAs::Replayed => "Success repeated (key)",
@@ -114,7 +122,17 @@ pub(super) fn settled_as(how: SettledAs) -> &'static str {
 pub(super) fn outcome(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Allocated => "The amount was debited and credited, once.",
-        Outcome::Voided => "It was never debited, and never will be.",
+        Outcome::Reversed => "The amount was taken back from the payout user, once.",
+        Outcome::SettlementReversed => "The amount was given back to the payout user, once.",
+        Outcome::Settled => "The amount was taken out of the payout user's balance, once: it was paid out elsewhere.",
+        Outcome::Voided => "It never moved money, and never will.",
+        Outcome::NotReversible => "It named no allocation and no settlement. It moved nothing, and never will.",
+        Outcome::NothingLeft => "Nothing was left to reverse. It moved nothing, and never will.",
+        Outcome::AmountTooLarge => "The amount was larger than allowed. It moved nothing, and never will.",
+        Outcome::DailyLimitReached => "The daily limit did not allow it. It was not debited, and never will be.",
+        Outcome::InsufficientUserBalance => {
+            "The payout user's balance did not cover it. It moved nothing, and never will."
+        }
         Outcome::InsufficientBalance => "The payout balance did not cover it. It was not debited, and never will be.",
         Outcome::PayoutsDisabled => "Payouts were switched off. It was not debited, and never will be.",
     }

@@ -112,6 +112,31 @@ impl Client {
         Self::send(self.bulk_request(allocations).header("Idempotency-Key", key)).await.expect("an answer")
     }
 
+    pub fn reverse_request(&self, id: &str, body: &Value) -> RequestBuilder {
+        self.authorized(Method::POST, &format!("/payout/requests/{id}/reverse")).json(body)
+    }
+
+    /// Takes back all that is left of a request.
+    pub async fn reverse(&self, id: &str) -> Answer {
+        Self::send(self.reverse_request(id, &json!({}))).await.expect("an answer")
+    }
+
+    /// Takes back a part of a request.
+    pub async fn reverse_part(&self, key: &str, id: &str, amount: i64) -> Answer {
+        let request = self.reverse_request(id, &json!({"amount": amount})).header("Idempotency-Key", key);
+        Self::send(request).await.expect("an answer")
+    }
+
+    pub fn settle_request(&self, email: &str, amount: i64, reference: &str) -> RequestBuilder {
+        let body = json!({"email": email, "amount": amount, "reference": reference});
+        self.authorized(Method::POST, "/payout/user/settle").json(&body)
+    }
+
+    /// `POST /payout/user/settle`
+    pub async fn settle(&self, email: &str, amount: i64, reference: &str) -> Answer {
+        Self::send(self.settle_request(email, amount, reference)).await.expect("an answer")
+    }
+
     pub async fn payout_balance(&self) -> i64 {
         let answer = self.get("/balance").await;
         answer.json()["payout_balance"].as_i64().unwrap_or_else(|| panic!("{answer:?}"))

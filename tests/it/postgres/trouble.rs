@@ -139,9 +139,9 @@ async fn an_export_that_nobody_takes_holds_nothing() {
     let client = app.client(&process, &business);
     // The export is much larger than the socket buffers.
     app.execute(&format!(
-        "INSERT INTO allocations (business_id, request_id, email, amount, outcome)
+        "INSERT INTO allocations (business_id, request_id, kind, email, amount, outcome)
          SELECT '{}', (lpad(to_hex(1700000000000 + n), 12, '0') || '700080000000' || lpad(to_hex(n), 8, '0'))::uuid,
-                'ann@example.com', 5, 'voided' FROM generate_series(1, 120000) AS n",
+                'allocate', 'ann@example.com', 5, 'voided' FROM generate_series(1, 120000) AS n",
         business.id
     ))
     .await;
