@@ -1,7 +1,9 @@
 //! The protocol as a model. A walk looks at every state of it. The model is in `tests/model/`. `docs/model.md` says
 //! what it leaves out and what it found.
 
-use earmark_model::{Bounds, Clients, FUNCTIONS, Mutant, Promise, Protocol, States, Walked, property as p};
+use earmark_model::{
+    Asked, Asks, Bounds, Clients, FUNCTIONS, Mutant, Promise, Protocol, States, Walked, property as p,
+};
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::time::Instant;
@@ -40,8 +42,16 @@ const NAMED: Bounds = Bounds {
 const DETAILED: Bounds =
     Bounds { batch: 1, doubts: false, look_ups: false, states: States::AsTheyAre { most_raises: 1 }, ..NAMED };
 
+/// Reversals of a cent against settlements of the same cent.
+const RACE: Bounds =
+    Bounds { asks: Asks { keyed: Asked::Settle, plain: Asked::Reverse }, given: 1, ..Bounds::new(2, 1, 0) };
+
+/// Reversals under a key beside allocations of what they bring back.
+const REVERSALS: Bounds =
+    Bounds { asks: Asks { keyed: Asked::Allocate, plain: Asked::Reverse }, given: 1, ..Bounds::new(1, 2, 0) };
+
 /// Each mutant, the bounds in which it is looked for, and the promise that it breaks.
-const MUTANTS: [(Mutant, Bounds, &str); 19] = {
+const MUTANTS: [(Mutant, Bounds, &str); 22] = {
     let hedged = Bounds { clients: Clients::Hedge, promise: Promise::AtTheProof, ..DETAILED };
     let every_void = Bounds { promise: Promise::AtEveryVoid, ..NAMED };
     let plain = Bounds { keyed: 0, plain: 2, balance: 2, ..NAMED };
@@ -57,7 +67,10 @@ const MUTANTS: [(Mutant, Bounds, &str); 19] = {
         (Mutant::KeyIsReadWithoutItsLock, NAMED, p::A1K),
         (Mutant::AtOnceIgnoresTheKey, NAMED, p::A1K),
         (Mutant::AtOnceIgnoresTheKey, Bounds { balance: 2, ..NAMED }, p::A3),
-        (Mutant::AtOnceIgnoresTheBalance, plain, p::A5),
+        (Mutant::AtOnceIgnoresTheAccount, plain, p::A5),
+        (Mutant::AtOnceComparesTheBalance, Bounds { deposits: 1, ..plain }, p::NUMBERED),
+        (Mutant::ReversalIgnoresTheUser, RACE, p::A5),
+        (Mutant::ReversalIgnoresWhatIsLeft, Bounds { given: 1, balance: 1, ..REVERSALS }, p::A5),
         (Mutant::AtOnceIgnoresTheRows, plain, p::A3),
         (Mutant::StepByStepIgnoresTheRows, plain, p::A1),
         (Mutant::ReplyBeforeTheCommit, plain, p::A4),
@@ -107,9 +120,9 @@ mod code {
     use super::*;
     use earmark::ledger::{
         Account, Amount, Books, BusinessId, Email, IdempotencyKey, KeyClaim, KeyState, Moment, Movement, Outcome,
-        RaiseCount, Receipt, Request, RequestId, Success, Verdict, decide,
+        RaiseCount, Receipt, Request, RequestId, Success, Target, Verdict, decide,
     };
-    use earmark_model::{CentRequest, KeyState as ModelKey, Verdict as ModelVerdict, WorkingCopy};
+    use earmark_model::{CentRequest, Cents, KeyState as ModelKey, Verdict as ModelVerdict, WorkingCopy};
 
     #[test]
     fn the_functions_whose_steps_the_model_takes_exist() {
@@ -145,16 +158,26 @@ mod code {
     const BUSINESS: BusinessId = BusinessId::from_u128(1);
     const NOW: i64 = 1_000;
 
+    /// The allocation that reversals take back.
+    const GIVEN: RequestId = RequestId::from_u128(98);
+
+    fn ann() -> Email {
+        Email::parse("ann@example.com").expect("an address")
+    }
+
     /// The request that asks for the cent that the model asks for.
     fn request(id: u128, ask: CentRequest) -> Request {
         let key = IdempotencyKey::new("key").expect("a key");
+        let amount = Amount::from_cents(1).expect("a cent");
+        let movement = match ask.asked {
+            Asked::Allocate => Movement::Allocate { email: ann(), amount },
+            Asked::Settle => Movement::Settle { email: ann(), amount },
+            Asked::Reverse => Movement::Reverse { target: GIVEN, amount: Some(amount) },
+        };
         Request {
             id: RequestId::from_u128(id),
             business: BUSINESS,
-            movement: Movement::Allocate {
-                email: Email::parse("ann@example.com").expect("an address"),
-                amount: Amount::from_cents(1).expect("a cent"),
-            },
+            movement,
             deadline: if ask.late { NOW - 1 } else { NOW },
             key: ask.claim.map(|epoch| KeyClaim { key, epoch: epoch.into() }),
             reference: None,
@@ -168,60 +191,92 @@ mod code {
             Verdict::StaleEpoch { current, raise } => {
                 ModelVerdict::Stale { current: small(current), raise: raise.map(|raise| small(raise.0)) }
             }
-            Verdict::Decided(Outcome::Allocated) => ModelVerdict::Allocated,
-            Verdict::Decided(Outcome::InsufficientBalance) => ModelVerdict::Refused,
+            Verdict::Decided(Outcome::Allocated | Outcome::Reversed | Outcome::Settled) => ModelVerdict::Moved,
+            Verdict::Decided(
+                Outcome::InsufficientBalance | Outcome::InsufficientUserBalance | Outcome::NothingLeft,
+            ) => ModelVerdict::Refused,
             Verdict::Decided(Outcome::Voided) => ModelVerdict::Voided,
             other => panic!("not in the model: {other:?}"),
         }
     }
 
-    /// The result of a batch in both: verdicts, the balance, the key's epoch, whether it was raised, whether it is
-    /// allocated.
-    type Outcomes = (Vec<ModelVerdict>, i64, i64, bool, bool);
+    /// The result of a batch in both: verdicts, the payout balance, what the user gained, the key's epoch, whether it was
+    /// raised, whether it has a success.
+    type Outcomes = (Vec<ModelVerdict>, i64, i64, i64, bool, bool);
 
-    fn by_the_code(balance: i8, key: ModelKey, asks: &[CentRequest]) -> Outcomes {
+    fn by_the_code(cents: Cents, of_key: Asked, key: ModelKey, asks: &[CentRequest]) -> Outcomes {
         let requests: Vec<Request> = (1..).zip(asks).map(|(id, ask)| request(id, *ask)).collect();
-        let other = request(99, CentRequest { claim: None, late: false });
+        let other = request(99, CentRequest { asked: of_key, claim: None, late: false });
         let stored = KeyState {
             epoch: key.epoch.into(),
             raise: key.raise.map(|raise| RaiseCount(raise.into())),
-            success: key.allocated.then_some(Success { request: other.id, movement: other.movement }),
+            success: key.succeeded.then_some(Success { request: other.id, movement: other.movement }),
         };
         let name = (BUSINESS, IdempotencyKey::new("key").expect("a key"));
-        let account = Account { payout_balance: balance.into(), payouts_enabled: true, ..Account::default() };
-        let books =
-            Books { accounts: [(BUSINESS, account)].into(), keys: [(name, stored.clone())].into(), ..Books::default() };
+        let balance = cents.balance.into();
+        let account = Account { payout_balance: balance, payouts_enabled: true, ..Account::default() };
+        let given = Target { email: ann(), is_settlement: false, remaining: cents.left.into() };
+        let books = Books {
+            accounts: [(BUSINESS, account)].into(),
+            keys: [(name, stored.clone())].into(),
+            users: [((BUSINESS, ann()), cents.user.into())].into(),
+            targets: [((BUSINESS, GIVEN), given)].into(),
+        };
         let decision = decide(&books, &requests, Moment { clock: NOW, tolerance: 0 });
-        let balance = decision.accounts.first().map_or(balance.into(), |(_, account)| account.payout_balance);
+        let balance = decision.accounts.first().map_or(balance, |(_, account)| account.payout_balance);
+        let gained = decision.credits.iter().map(|credit| credit.cents).sum();
         let key = decision.keys.first().map_or(stored, |change| change.state.clone());
         let verdicts = decision.verdicts.into_iter().map(in_the_model).collect();
-        (verdicts, balance, key.epoch, key.raise.is_none(), key.success.is_some())
+        (verdicts, balance, gained, key.epoch, key.raise.is_none(), key.success.is_some())
     }
 
-    fn by_the_model(balance: i8, key: ModelKey, asks: &[CentRequest]) -> Outcomes {
-        let mut book = WorkingCopy::new(balance, key);
+    fn by_the_model(cents: Cents, key: ModelKey, asks: &[CentRequest]) -> Outcomes {
+        let mut book = WorkingCopy::new(cents, key);
         let verdicts = asks.iter().map(|ask| book.decide(*ask, None)).collect();
-        (verdicts, book.balance.into(), book.key.epoch.into(), book.key.raise.is_none(), book.key.allocated)
+        let (balance, gained) = (book.cents.balance.into(), (book.cents.user - cents.user).into());
+        (verdicts, balance, gained, book.key.epoch.into(), book.key.raise.is_none(), book.key.succeeded)
     }
 
-    #[test]
-    fn the_decision_on_every_small_batch_is_that_of_the_ledger() {
-        let claims = [None, Some(0), Some(1), Some(2)];
+    /// All batches of up to so many requests, where those with a key ask for this.
+    fn batches(of_key: Asked, all: &[Asked], longest: usize) -> Vec<Vec<CentRequest>> {
+        let plain = all.iter().map(|&asked| (asked, None));
+        let kinds = plain.chain([0, 1, 2].map(|claim| (of_key, Some(claim))));
         let asks: Vec<CentRequest> =
-            claims.into_iter().flat_map(|claim| [false, true].map(|late| CentRequest { claim, late })).collect();
+            kinds.flat_map(|(asked, claim)| [false, true].map(|late| CentRequest { asked, claim, late })).collect();
         let mut batches: Vec<Vec<CentRequest>> = asks.iter().map(|ask| vec![*ask]).collect();
-        for _ in 0..2 {
+        for _ in 1..longest {
             let longer: Vec<Vec<CentRequest>> =
                 batches.iter().flat_map(|batch| asks.iter().map(|ask| [&batch[..], &[*ask]].concat())).collect();
             batches.extend(longer);
         }
-        for (balance, epoch, allocated) in [0, 1, 2].into_iter().flat_map(|balance| {
-            [0, 1, 2].into_iter().flat_map(move |epoch| [false, true].map(|allocated| (balance, epoch, allocated)))
-        }) {
-            let key = ModelKey { epoch, raise: Some(epoch * 2), allocated };
-            for batch in &batches {
-                let (model, code) = (by_the_model(balance, key, batch), by_the_code(balance, key, batch));
-                assert_eq!(model, code, "{batch:?} with {balance} cents and {key:?}");
+        batches
+    }
+
+    #[test]
+    fn the_decision_on_every_small_batch_is_that_of_the_ledger() {
+        const ALL: [Asked; 3] = [Asked::Allocate, Asked::Reverse, Asked::Settle];
+        let keys = || {
+            let epochs = [0, 1, 2].into_iter();
+            epochs
+                .flat_map(|epoch| [false, true].map(|succeeded| ModelKey { epoch, raise: Some(epoch * 2), succeeded }))
+        };
+        let small = || 0..=2_i8;
+        let check = |of_key, cents: Cents, key: ModelKey, batch: &[CentRequest]| {
+            let (model, code) = (by_the_model(cents, key, batch), by_the_code(cents, of_key, key, batch));
+            assert_eq!(model, code, "{batch:?} with {cents:?} and {key:?}");
+        };
+        let allocations = batches(Asked::Allocate, &ALL[..1], 3);
+        for (balance, key) in small().flat_map(|balance| keys().map(move |key| (balance, key))) {
+            let cents = Cents { balance, user: 0, left: 0 };
+            allocations.iter().for_each(|batch| check(Asked::Allocate, cents, key, batch));
+        }
+        let users = || small().flat_map(|user| small().map(move |left| (user, left)));
+        for of_key in ALL {
+            let mixed = batches(of_key, &ALL, 2);
+            for ((user, left), key) in users().flat_map(|user| keys().map(move |key| (user, key))) {
+                for balance in 0..=1 {
+                    mixed.iter().for_each(|batch| check(of_key, Cents { balance, user, left }, key, batch));
+                }
             }
         }
     }
@@ -316,6 +371,20 @@ mod walks {
     }
 
     #[test]
+    fn reversals_and_settlements_of_the_same_money() {
+        all_is_kept(Bounds { keyed: 2, plain: 2, ..RACE });
+        all_is_kept(Bounds { keyed: 3, plain: 1, given: 2, ..RACE });
+    }
+
+    #[test]
+    fn reversals_and_settlements_under_a_key_beside_allocations() {
+        let under_a_key = |keyed| Bounds { asks: Asks { keyed, plain: Asked::Allocate }, ..RACE };
+        all_is_kept(Bounds { keyed: 3, ..under_a_key(Asked::Reverse) });
+        all_is_kept(Bounds { keyed: 3, given: 0, balance: 1, ..under_a_key(Asked::Settle) });
+        all_is_kept(Bounds { keyed: 2, plain: 2, ..REVERSALS });
+    }
+
+    #[test]
     fn attempts_without_a_key() {
         all_is_kept(Bounds::new(1, 3, 2));
         all_is_kept(Bounds::new(0, 4, 2));
@@ -364,9 +433,9 @@ fn what_can_happen_does() {
 #[test]
 fn the_reductions_lose_nothing() {
     let under_a_key = Bounds { batch: 1, doubts: false, look_ups: false, ..Bounds::new(2, 0, 1) };
-    for (bounds, most_raises) in
-        [(under_a_key, 2), (Bounds { look_ups: false, ..Bounds::new(1, 1, 1) }, 1), (Bounds::new(0, 2, 1), 0)]
-    {
+    let race = Bounds { look_ups: false, ..Bounds { keyed: 1, plain: 1, ..RACE } };
+    let beside = Bounds { look_ups: false, ..Bounds::new(1, 1, 1) };
+    for (bounds, most_raises) in [(under_a_key, 2), (beside, 1), (race, 1), (Bounds::new(0, 2, 1), 0)] {
         let since = Instant::now();
         let compared = Protocol::compare(bounds, most_raises);
         println!("{} states for {} in {:.1?}", compared.states, compared.in_detail, since.elapsed());

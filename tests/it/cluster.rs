@@ -27,6 +27,7 @@ const HABITS: Habits = Habits {
     hang_up: 0.0,
     vanish: 0.0,
     hedge: 0.0,
+    onward: 0.3,
     pause: Duration::from_millis(50),
     operations: usize::MAX,
 };

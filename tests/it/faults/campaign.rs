@@ -6,7 +6,7 @@
 
 use super::load::{Habits, Load, Plan};
 use super::site::{Role, Site, Way};
-use super::told::{Attempt, Ledger, Operation, statuses};
+use super::told::{Asked, Attempt, Ledger, Operation, statuses};
 use crate::harness::process::Process;
 use crate::harness::proxy::{Mode, Moment, Protocol, Side, Trap};
 use crate::harness::raw::Vanishing;
@@ -34,6 +34,7 @@ const HABITS: Habits = Habits {
     hang_up: 0.08,
     vanish: 0.15,
     hedge: 0.15,
+    onward: 0.4,
     pause: Duration::from_millis(60),
     operations: usize::MAX,
 };
@@ -460,7 +461,8 @@ impl Campaign {
 
     async fn haunt(&self, email: String, how: Vanishing) -> Operation {
         let url = |number| self.processes[&slot(Role::Intake, number)].url();
-        let mut operation = Operation { key: Some(email.clone()), email, amount: 7, attempts: vec![] };
+        let (name, key) = (email.clone(), Some(email.clone()));
+        let mut operation = Operation { name, asked: Asked::Allocate, email, amount: 7, key, attempts: vec![] };
         let vanishing = Some((Duration::from_millis(50), how));
         for plan in [
             Plan { url: url(EACH - 1), after: Duration::ZERO, vanishing },
@@ -586,9 +588,12 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
         campaign.remember(&process);
     }
     // The harness itself sent the probes. They are added here, because the clients' history does not have them.
-    let balances = campaign.site.ledger().await.balances;
-    operations.extend(balances.iter().filter(|(email, _)| email.starts_with("probe-")).map(|(email, &amount)| {
-        Operation { email: email.clone(), amount, key: None, attempts: vec![Attempt::default()] }
+    let moved = campaign.site.ledger().await.moved;
+    operations.extend(moved.keys().filter(|name| name.starts_with("probe-")).map(|name| Operation {
+        name: name.clone(),
+        amount: 1,
+        attempts: vec![Attempt::default()],
+        ..Operation::default()
     }));
     let dead_letters = campaign.site.verify(operations).await;
     let ghosts = count_ghosts(&campaign.superseded, operations, &campaign.site.ledger().await);
@@ -600,7 +605,14 @@ async fn finish(mut campaign: Campaign, operations: &mut Vec<Operation>, snapsho
         let is_one = |what: &str| names.iter().any(|name| what.contains(name));
         campaign.counts.iter().filter(|(what, _)| is_one(what)).map(|(_, count)| count).sum()
     };
+    let ledger = campaign.site.ledger().await;
+    let decided = |outcome: &str| ledger.rows.values().filter(|row| row.outcome == outcome).count() as u64;
     let evidence = [
+        ("reversals", decided("reversed")),
+        ("settlements", decided("settled")),
+        ("reversed settlements", decided("settlement_reversed")),
+        ("reversals of what was gone", decided("nothing_left") + decided("insufficient_user_balance")),
+        ("reversals of voids", decided("not_reversible")),
         ("late successes", seen("late success") + seen("late replay")),
         ("voids", seen("voided")),
         ("voids that beat their message", seen("voided before it arrived")),

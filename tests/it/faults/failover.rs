@@ -19,6 +19,7 @@ const HABITS: Habits = Habits {
     hang_up: 0.0,
     vanish: 0.0,
     hedge: 0.0,
+    onward: 0.3,
     pause: Duration::from_millis(20),
     operations: usize::MAX,
 };
@@ -62,7 +63,7 @@ impl Scene {
     /// Makes so many requests one after the other, and returns their statuses.
     async fn ask(&mut self, operations: usize) -> Vec<Option<u16>> {
         let name = format!("asked-{}", self.asked.len());
-        let told = self.load.run(&name, 2, 1, Habits { keyed: 0.0, operations, ..HABITS }).await;
+        let told = self.load.run(&name, 2, 1, Habits { keyed: 0.0, onward: 0.0, operations, ..HABITS }).await;
         let statuses = told.iter().flat_map(|operation| &operation.attempts).map(|attempt| attempt.status).collect();
         self.asked.extend(told);
         statuses

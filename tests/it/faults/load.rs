@@ -1,17 +1,19 @@
-//! The clients of a campaign. Each operation has a new payout user.
+//! The clients of a campaign. Each allocation has a new payout user. The money of some goes on: it is taken back, settled, or
+//! both at once, and some of what was settled is taken back too.
 //!
 //! With a key, each attempt is HTTP written by hand over its own connection, so that the client knows when the intake
 //! received it. Some clients vanish unnoticed, retry at another intake, or make two attempts at once.
 
-use super::told::{Attempt, Operation};
+use super::told::{Asked, Attempt, Operation};
 use crate::harness::http::{Answer, Client};
 use crate::harness::raw::{Line, Vanishing, Written};
 use earmark::clock;
 use futures_util::future::join_all;
 use rand::rngs::StdRng;
-use rand::seq::{IndexedRandom, IteratorRandom};
+use rand::seq::{IndexedRandom, IteratorRandom, SliceRandom};
 use rand::{Rng, RngExt, SeedableRng};
 use reqwest::RequestBuilder;
+use serde_json::json;
 use std::io;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -43,6 +45,8 @@ pub struct Habits {
     pub vanish: f64,
     /// Share of tries under a key that are two attempts at once.
     pub hedge: f64,
+    /// Share of allocations whose money goes on.
+    pub onward: f64,
     /// Longest pause between two operations.
     pub pause: Duration,
     /// The client stops after this many operations.
@@ -85,12 +89,37 @@ impl Load {
         while operations.len() < habits.operations && !self.stop.is_cancelled() {
             let email = format!("{name}-{}@example.com", operations.len());
             let key = rng.random_bool(habits.keyed).then(|| format!("key-{email}"));
-            let mut operation = Operation { email, amount: rng.random_range(1..100), key, attempts: vec![] };
+            let amount = rng.random_range(1..100);
+            let mut operation =
+                Operation { name: email.clone(), asked: Asked::Allocate, email, amount, key, attempts: vec![] };
             self.pursue(&mut operation, &mut rng, habits).await;
+            let more = if rng.random_bool(habits.onward) { onward(&operation, &mut rng) } else { vec![] };
             operations.push(operation);
+            operations.extend(self.pursue_at_once(more, &mut rng, habits).await);
             tokio::time::sleep(pause(&mut rng, habits.pause)).await;
         }
         operations
+    }
+
+    /// Pursues operations on the same money, all at once. Some of what was settled is then taken back.
+    async fn pursue_at_once(&self, planned: Vec<Operation>, rng: &mut StdRng, habits: Habits) -> Vec<Operation> {
+        let pursuing = planned.into_iter().map(|mut operation| {
+            let mut rng = StdRng::seed_from_u64(rng.random());
+            async move {
+                self.pursue(&mut operation, &mut rng, habits).await;
+                let mut done = vec![operation];
+                if done[0].asked == Asked::Settle
+                    && rng.random_bool(0.3)
+                    && let Some(settled) = request_of(&done[0])
+                {
+                    let mut back = follow_up(&done[0], "back", Asked::ReverseAll(settled), done[0].amount);
+                    self.pursue(&mut back, &mut rng, habits).await;
+                    done.push(back);
+                }
+                done
+            }
+        });
+        join_all(pursuing).await.into_iter().flatten().collect()
     }
 
     /// Makes one attempt. With a key it tries again until the outcome is known, about six times at most. After a 500
@@ -139,7 +168,7 @@ impl Load {
 
     pub async fn attempt(&self, operation: &Operation, plan: Plan) -> Attempt {
         tokio::time::sleep(plan.after).await;
-        let request = self.client.at(plan.url.clone()).create_request(&operation.email, operation.amount);
+        let request = request(&self.client.at(plan.url.clone()), operation);
         let mut attempt = Attempt {
             intake: plan.url,
             sent: clock::now_millis(),
@@ -148,7 +177,9 @@ impl Load {
         };
         let answer = match &operation.key {
             Some(key) => {
-                let request = Written::new(request.header("Idempotency-Key", key));
+                let is_settlement = operation.asked == Asked::Settle;
+                let request = if is_settlement { request } else { request.header("Idempotency-Key", key) };
+                let request = Written::new(request);
                 by_hand(&request, plan.vanishing, &mut attempt.received).await.ok().flatten()
             }
             None => plainly(request, plan.vanishing).await,
@@ -157,13 +188,60 @@ impl Load {
         if let Some(answer) = answer {
             let text = |name: &str| answer.header(name).map(str::to_owned);
             attempt.status = Some(answer.status);
-            attempt.debited = text("earmark-debited");
+            attempt.moved = text("earmark-moved");
+            // A create says the same in two headers.
+            if operation.asked == Asked::Allocate && text("earmark-debited") != attempt.moved {
+                attempt.moved = Some("contradicts Earmark-Debited".to_owned());
+            }
             attempt.request_id = text("x-request-id");
             attempt.replayed = answer.header("idempotent-replayed").is_some();
             attempt.vanished = None;
         }
         attempt
     }
+}
+
+/// The HTTP request of an operation, without its key.
+fn request(client: &Client, operation: &Operation) -> RequestBuilder {
+    let Operation { name, email, amount, .. } = operation;
+    match &operation.asked {
+        Asked::Allocate => client.create_request(email, *amount),
+        Asked::Settle => client.settle_request(email, *amount, name),
+        Asked::Reverse(target) => client.reverse_request(target, &json!({"amount": amount, "reference": name})),
+        Asked::ReverseAll(target) => client.reverse_request(target, &json!({"reference": name})),
+    }
+}
+
+/// The request that moved the money of an operation, if its client knows.
+fn request_of(operation: &Operation) -> Option<String> {
+    let paid = operation.attempts.iter().find(|attempt| attempt.is_paid() && !attempt.replayed)?;
+    paid.request_id.clone()
+}
+
+/// What a client wants with the money of an allocation, or with the voided request that never allocated it.
+fn onward(allocation: &Operation, rng: &mut StdRng) -> Vec<Operation> {
+    let Operation { amount, attempts, .. } = allocation;
+    let Some(target) = request_of(allocation) else {
+        let denied = attempts.iter().filter(|attempt| attempt.status == Some(500));
+        let voided = denied.filter_map(|attempt| attempt.request_id.clone()).next_back();
+        return voided.map(|id| follow_up(allocation, "void", Asked::ReverseAll(id), *amount)).into_iter().collect();
+    };
+    let part = Asked::Reverse(target.clone());
+    let mut wanted = vec![
+        follow_up(allocation, "settle", Asked::Settle, rng.random_range(1..=*amount)),
+        follow_up(allocation, "part", part.clone(), rng.random_range(1..=*amount)),
+        follow_up(allocation, "part-2", part, rng.random_range(1..=*amount)),
+        follow_up(allocation, "all", Asked::ReverseAll(target), *amount),
+    ];
+    wanted.shuffle(rng);
+    wanted.truncate(rng.random_range(1..=3));
+    wanted
+}
+
+fn follow_up(first: &Operation, what: &str, asked: Asked, amount: i64) -> Operation {
+    let name = format!("{what}-{}", first.name);
+    let is_keyed = !matches!(asked, Asked::ReverseAll(_));
+    Operation { asked, email: first.email.clone(), amount, key: is_keyed.then(|| name.clone()), name, attempts: vec![] }
 }
 
 /// Sends the request over a connection from the pool. A client that vanishes closes it.

@@ -9,8 +9,15 @@ use futures_util::{StreamExt, stream};
 use std::sync::Arc;
 use std::time::Duration;
 
-const FEW: Habits =
-    Habits { keyed: 0.5, hang_up: 0.0, vanish: 0.2, hedge: 0.2, pause: Duration::from_millis(10), operations: 3 };
+const FEW: Habits = Habits {
+    keyed: 0.5,
+    hang_up: 0.0,
+    vanish: 0.2,
+    hedge: 0.2,
+    onward: 0.0,
+    pause: Duration::from_millis(10),
+    operations: 3,
+};
 /// After the mishap: what an ordinary client does.
 const PLAIN: Habits = Habits { keyed: 0.0, vanish: 0.0, hedge: 0.0, operations: 1, ..FEW };
 const CLIENTS: u64 = 6;

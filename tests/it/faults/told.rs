@@ -19,7 +19,7 @@
 
 use crate::harness::raw::Vanishing;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// One HTTP attempt, as its client saw it. Times are milliseconds by the clock of this machine, as in the ledger.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -34,19 +34,29 @@ pub struct Attempt {
     pub vanished: Option<Vanishing>,
     /// None: no answer (a broken connection, or the client vanished).
     pub status: Option<u16>,
-    pub debited: Option<String>,
+    /// What `Earmark-Moved` said.
+    pub moved: Option<String>,
     pub request_id: Option<String>,
     pub replayed: bool,
 }
 
 impl Attempt {
     /// Whether its own answer allows that this attempt was applied.
-    fn may_have_debited(&self) -> bool {
+    fn may_have_moved(&self) -> bool {
         match self.status {
             None | Some(504) => true,
-            Some(200) => !self.replayed,
+            Some(200) => !self.replayed && self.says_moved(),
             Some(_) => false,
         }
+    }
+
+    fn says_moved(&self) -> bool {
+        self.moved.as_deref() == Some("yes")
+    }
+
+    /// Whether it was told that money was moved, by this attempt or an earlier one.
+    pub fn is_paid(&self) -> bool {
+        self.status == Some(200) && self.says_moved()
     }
 
     /// Whether it was certainly received before `moment`.
@@ -55,9 +65,26 @@ impl Attempt {
     }
 }
 
-/// One operation of a client. It has its own payout user, whose balance shows how often it was applied.
+/// What a client wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub enum Asked {
+    /// To allocate to a payout user of its own.
+    #[default]
+    Allocate,
+    /// To take back the amount of this request.
+    Reverse(String),
+    /// To take back all that is left of this request, at most the amount. It has no key.
+    ReverseAll(String),
+    /// To settle. Its name is its reference, which is its key.
+    Settle,
+}
+
+/// One operation of a client. The rows with its name show how often it was applied.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Operation {
+    /// No other operation has it. An allocation's is the address of its payout user.
+    pub name: String,
+    pub asked: Asked,
     pub email: String,
     pub amount: i64,
     pub key: Option<String>,
@@ -79,31 +106,42 @@ impl Operation {
         self.attempts.iter().any(|attempt| attempt.vanished.is_some_and(is_unseen) && attempt.is_before(denied_at))
     }
 
+    /// Whether an application of this operation may move so many cents.
+    pub fn fits(&self, cents: i64) -> bool {
+        match self.asked {
+            Asked::ReverseAll(_) => (1..=self.amount).contains(&cents),
+            Asked::Allocate | Asked::Reverse(_) | Asked::Settle => cents == self.amount,
+        }
+    }
+
     /// What is wrong with this operation.
     fn violations(&self, ledger: &Ledger) -> Vec<&'static str> {
-        let balance = ledger.balance(&self.email);
+        let moved = ledger.moved(&self.name);
         let denied_at = self.denied_at(ledger);
-        let paid_at =
-            self.attempts.iter().filter(|attempt| attempt.status == Some(200)).map(|attempt| attempt.ended).min();
+        let paid_at = self.attempts.iter().filter(|attempt| attempt.is_paid()).map(|attempt| attempt.ended).min();
+        // Only of a reversal can nothing be left.
+        let is_reversal = matches!(self.asked, Asked::Reverse(_) | Asked::ReverseAll(_));
         let broken = |attempt: &Attempt| {
-            let expected = match attempt.status {
+            let expected: &[&str] = match attempt.status {
                 None => return false,
-                Some(200) => "yes",
-                Some(504) => "unknown",
-                Some(_) => "no",
+                Some(200) if is_reversal => &["yes", "no"],
+                Some(200) => &["yes"],
+                Some(504) => &["unknown"],
+                Some(_) => &["no"],
             };
-            attempt.debited.as_deref() != Some(expected)
+            !attempt.moved.as_ref().is_some_and(|moved| expected.contains(&moved.as_str()))
         };
-        let may_have_debited = |attempt: &Attempt| attempt.may_have_debited() && !attempt.is_before(denied_at);
+        let may_have_moved = |attempt: &Attempt| attempt.may_have_moved() && !attempt.is_before(denied_at);
         let is_paid_and_denied =
-            |attempt: &Attempt| attempt.status == Some(200) && !attempt.replayed && attempt.is_before(denied_at);
+            |attempt: &Attempt| attempt.is_paid() && !attempt.replayed && attempt.is_before(denied_at);
         let rules = [
-            ("A3: applied more than once", ![0, self.amount].contains(&balance)),
-            ("A4: a 200 without its debit", paid_at.is_some() && balance != self.amount),
-            ("A1, A1k: no funds were debited, it said", balance != 0 && !self.attempts.iter().any(may_have_debited)),
+            ("A3: applied more than once", moved.len() > 1),
+            ("A3: another amount than was asked for", !moved.iter().all(|&cents| self.fits(cents))),
+            ("A4: a 200 without its movement", paid_at.is_some() && moved.is_empty()),
+            ("A1, A1k: no funds were moved, it said", !moved.is_empty() && !self.attempts.iter().any(may_have_moved)),
             ("A1k: a 200 for what was received before a 500 of its key", self.attempts.iter().any(is_paid_and_denied)),
             ("A1k: a 500 after the 200 of its key", paid_at.is_some_and(|paid_at| Some(paid_at) < denied_at)),
-            ("Earmark-Debited does not fit the status", self.attempts.iter().any(broken)),
+            ("Earmark-Moved does not fit the status", self.attempts.iter().any(broken)),
             ("a status that this client cannot cause", self.attempts.iter().any(is_foreign)),
         ];
         rules.into_iter().filter_map(|(rule, broken)| broken.then_some(rule)).collect()
@@ -126,15 +164,15 @@ pub struct Row {
 /// What the ledger says.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// The balance of every payout user.
-    pub balances: HashMap<String, i64>,
+    /// What each application of an operation moved, in cents, by the operation's name.
+    pub moved: HashMap<String, Vec<i64>>,
     /// The decided requests by their ids.
     pub rows: HashMap<String, Row>,
 }
 
 impl Ledger {
-    pub fn balance(&self, email: &str) -> i64 {
-        self.balances.get(email).copied().unwrap_or(0)
+    pub fn moved(&self, name: &str) -> &[i64] {
+        self.moved.get(name).map_or(&[], Vec::as_slice)
     }
 
     fn decided(&self, attempt: &Attempt) -> Option<i64> {
@@ -147,12 +185,12 @@ pub fn violations(operations: &[Operation], ledger: &Ledger) -> Vec<String> {
     let mut found = vec![];
     for operation in operations {
         for rule in operation.violations(ledger) {
-            found.push(format!("{rule}: balance {}, {operation:?}", ledger.balance(&operation.email)));
+            found.push(format!("{rule}: moved {:?}, {operation:?}", ledger.moved(&operation.name)));
         }
     }
-    let known: HashMap<&str, ()> = operations.iter().map(|operation| (operation.email.as_str(), ())).collect();
-    for (email, balance) in ledger.balances.iter().filter(|(email, _)| !known.contains_key(email.as_str())) {
-        found.push(format!("A2: {email} has {balance}, and nobody asked for it"));
+    let known: HashSet<&str> = operations.iter().map(|operation| operation.name.as_str()).collect();
+    for (name, moved) in ledger.moved.iter().filter(|(name, _)| !known.contains(name.as_str())) {
+        found.push(format!("A2: {name} moved {moved:?}, and nobody asked for it"));
     }
     found
 }
@@ -176,13 +214,13 @@ mod tests {
     #[derive(Clone, Copy)]
     struct Told(i64, Option<i64>, Option<(u16, i64)>);
 
-    fn is_broken(story: &[Told], balance: i64) -> bool {
+    fn is_broken(story: &[Told], moved: &[i64]) -> bool {
         let mut ledger =
-            Ledger { balances: HashMap::from([("ann@example.com".to_owned(), balance)]), ..Ledger::default() };
-        let mut operation = Operation { email: "ann@example.com".to_owned(), amount: 5, ..Operation::default() };
+            Ledger { moved: HashMap::from([("ann@example.com".to_owned(), moved.to_vec())]), ..Ledger::default() };
+        let mut operation = Operation { name: "ann@example.com".to_owned(), amount: 5, ..Operation::default() };
         for (number, &Told(sent, received, told)) in story.iter().enumerate() {
             let (status, ended) = told.unzip();
-            let debited = status.map(|status| match status {
+            let moved = status.map(|status| match status {
                 200 | 201 => "yes",
                 504 => "unknown",
                 _ => "no",
@@ -197,7 +235,7 @@ mod tests {
                 ended: ended.unwrap_or(i64::MAX),
                 status: status.map(|status| if status == 201 { 200 } else { status }),
                 replayed: status == Some(201),
-                debited: debited.map(str::to_owned),
+                moved: moved.map(str::to_owned),
                 request_id: Some(number.to_string()),
                 ..Attempt::default()
             });
@@ -207,13 +245,24 @@ mod tests {
 
     #[test]
     fn an_attempt_alone_is_judged_by_its_own_answer() {
-        let kept = [(0, 0), (0, 5), (200, 5), (400, 0), (500, 0), (503, 0), (504, 0), (504, 5)];
-        let broken = [(0, 3), (0, 10), (200, 0), (200, 10), (201, 5), (400, 5), (500, 5), (502, 0), (503, 5)];
+        let (none, once, twice, other): (&[i64], &[i64], &[i64], &[i64]) = (&[], &[5], &[5, 5], &[3]);
+        let kept = [(0, none), (0, once), (200, once), (400, none), (500, none), (503, none), (504, none), (504, once)];
+        let broken = [
+            (0, other),
+            (0, twice),
+            (200, none),
+            (200, twice),
+            (201, once),
+            (400, once),
+            (500, once),
+            (502, none),
+            (503, once),
+        ];
         for (cases, expected) in [(&kept[..], false), (&broken[..], true)] {
-            for &(status, balance) in cases {
+            for &(status, moved) in cases {
                 // 0 stands for "no answer".
                 let told = (status != 0).then_some((status, 2_000));
-                assert_eq!(is_broken(&[Told(0, Some(1), told)], balance), expected, "{status} {balance}");
+                assert_eq!(is_broken(&[Told(0, Some(1), told)], moved), expected, "{status} {moved:?}");
             }
         }
     }
@@ -223,7 +272,7 @@ mod tests {
         let (ghost, latecomer) = (Told(0, Some(10), None), Told(0, None, None));
         let denied = Told(1_000, Some(1_010), Some((500, 3_000)));
         let (refused, unknown) = (Some((503, 3_000)), Some((504, 3_000)));
-        for (kept, balance) in [
+        for (kept, moved) in [
             (vec![ghost, denied], 0),
             // It may have been received after the 500.
             (vec![latecomer, denied], 5),
@@ -235,30 +284,57 @@ mod tests {
             // The second attempt is received between the decision and the answer.
             (vec![denied, Told(2_600, Some(2_610), Some((200, 2_700)))], 5),
         ] {
-            assert!(!is_broken(&kept, balance));
+            assert!(!is_broken(&kept, if moved == 0 { &[] } else { &[5] }));
         }
-        for (broken, balance) in [
-            (vec![ghost, denied], 5),
-            (vec![denied, ghost], 5),
-            (vec![ghost, denied, Told(3_500, Some(3_510), Some((503, 3_600)))], 5),
-            (vec![Told(0, Some(10), Some((504, 900))), denied], 5),
+        for broken in [
+            vec![ghost, denied],
+            vec![denied, ghost],
+            vec![ghost, denied, Told(3_500, Some(3_510), Some((503, 3_600)))],
+            vec![Told(0, Some(10), Some((504, 900))), denied],
             // The ghost was applied after all, and the retry replays its success.
-            (vec![ghost, denied, Told(3_500, Some(3_510), Some((201, 3_600)))], 5),
+            vec![ghost, denied, Told(3_500, Some(3_510), Some((201, 3_600)))],
             // Two attempts run at once: one is told 500, and the other was received before.
-            (vec![denied, Told(1_200, Some(1_210), Some((200, 4_000)))], 5),
+            vec![denied, Told(1_200, Some(1_210), Some((200, 4_000)))],
             // The 500 is decided after the 200 was told.
-            (vec![Told(0, Some(10), Some((200, 900))), denied], 5),
+            vec![Told(0, Some(10), Some((200, 900))), denied],
         ] {
-            assert!(is_broken(&broken, balance));
+            assert!(is_broken(&broken, &[5]));
         }
     }
 
     #[test]
     fn nobody_is_paid_who_was_not_named_and_no_answer_contradicts_itself() {
-        let stranger = HashMap::from([("bob@example.com".to_owned(), 1)]);
-        assert_eq!(violations(&[], &Ledger { balances: stranger, ..Ledger::default() }).len(), 1);
-        let lying = Attempt { status: Some(500), debited: Some("yes".to_owned()), ..Attempt::default() };
+        let stranger = HashMap::from([("bob@example.com".to_owned(), vec![1])]);
+        assert_eq!(violations(&[], &Ledger { moved: stranger, ..Ledger::default() }).len(), 1);
+        let lying = Attempt { status: Some(500), moved: Some("yes".to_owned()), ..Attempt::default() };
         let operation = Operation { attempts: vec![lying], ..Operation::default() };
         assert_eq!(violations(&[operation], &Ledger::default()).len(), 1);
+    }
+
+    #[test]
+    fn a_reversal_of_all_may_move_what_is_left_or_nothing() {
+        let broken = |asked: Asked, said: &str, moved: &[i64]| {
+            let attempt = Attempt { status: Some(200), moved: Some(said.to_owned()), ..Attempt::default() };
+            let operation =
+                Operation { name: "r".to_owned(), asked, amount: 5, attempts: vec![attempt], ..Operation::default() };
+            let moved = HashMap::from([("r".to_owned(), moved.to_vec())]);
+            !violations(&[operation], &Ledger { moved, ..Ledger::default() }).is_empty()
+        };
+        let (all, part) = (|| Asked::ReverseAll("id".to_owned()), || Asked::Reverse("id".to_owned()));
+        for (asked, said, moved) in
+            [(all(), "yes", &[3_i64][..]), (all(), "no", &[]), (part(), "yes", &[5]), (part(), "no", &[])]
+        {
+            assert!(!broken(asked.clone(), said, moved), "{asked:?} {said} {moved:?}");
+        }
+        for (asked, said, moved) in [
+            (all(), "yes", &[6_i64][..]),
+            (all(), "yes", &[]),
+            (all(), "no", &[3]),
+            (part(), "yes", &[3]),
+            (part(), "yes", &[5, 5]),
+            (Asked::Settle, "no", &[]),
+        ] {
+            assert!(broken(asked.clone(), said, moved), "{asked:?} {said} {moved:?}");
+        }
     }
 }

@@ -63,7 +63,7 @@ pub enum Action {
     Answer { attempt: u8 },
     /// Only in mutants: the intake answers 500 although it has no proof.
     AnswerUnproved { attempt: u8 },
-    /// A worker takes messages and settles them at once, on the balance that it remembers: `worker::attempt::at_once`,
+    /// A worker takes messages and settles them at once, on the account that it remembers: `worker::attempt::at_once`,
     /// `ledger::decide::decide`, `postgres::batches::settle`; then it replies: `worker::disposition::perform_all`. If it is
     /// in `doubt`, the answer to the commit does not come.
     SettleAtOnce { worker: u8, batch: Batch, doubt: bool },
@@ -88,7 +88,7 @@ pub enum Action {
     /// Somebody asks what became of a request, which decides it: `postgres::allocations::void_by_id`.
     LookUp { attempt: u8 },
     /// A worker starts again, or at once did not work: it remembers nothing.
-    ForgetBalance { worker: u8 },
+    ForgetAccount { worker: u8 },
     /// A cent is paid in.
     Deposit,
     /// Another key is raised, which counts too.
@@ -168,7 +168,7 @@ impl fmt::Display for Action {
                 write!(f, "message {message} of attempt {attempt} comes again and is answered from its row")
             }
             Self::LookUp { attempt } => write!(f, "attempt {attempt} is voided by a look-up"),
-            Self::ForgetBalance { worker } => write!(f, "worker {worker} forgets the balance"),
+            Self::ForgetAccount { worker } => write!(f, "worker {worker} forgets the account"),
             Self::Deposit => write!(f, "a cent is paid in"),
             Self::RaiseAnother => write!(f, "another key is raised"),
         }

@@ -1,5 +1,7 @@
 //! How far a walk goes.
 
+use crate::state::Asked;
+
 /// The bounds of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Bounds {
@@ -7,8 +9,12 @@ pub struct Bounds {
     pub keyed: usize,
     /// Attempts without a key.
     pub plain: usize,
+    /// What the attempts ask for.
+    pub asks: Asks,
     /// The payout balance at the start, in cents.
     pub balance: i8,
+    /// How many cents the payout user was given before the start, by the one allocation that can be reversed.
+    pub given: i8,
     /// How many cents may be paid in.
     pub deposits: u8,
     /// Most messages that a worker settles together: 1 or 2.
@@ -24,6 +30,14 @@ pub struct Bounds {
     /// Record what happens, for the properties which say that something must happen.
     pub events: bool,
     pub states: States,
+}
+
+/// What attempts ask for: those under the key all the same, as anything else under it is refused with 422; and those without
+/// one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Asks {
+    pub keyed: Asked,
+    pub plain: Asked,
 }
 
 /// What clients do. They vanish at any time, and no intake learns of it.
@@ -63,7 +77,9 @@ impl Bounds {
         Self {
             keyed,
             plain,
+            asks: Asks { keyed: Asked::Allocate, plain: Asked::Allocate },
             balance,
+            given: 0,
             deposits: 0,
             batch: 2,
             doubts: true,

@@ -98,7 +98,7 @@ impl Protocol {
         let attempt = &mut state.attempts[index];
         let reply = std::mem::replace(&mut attempt.reply, Reply::None);
         match reply {
-            Reply::Allocated | Reply::Replayed => self.tell(state, index, Answer::Success),
+            Reply::Moved | Reply::Replayed => self.tell(state, index, Answer::Success),
             Reply::Refused => self.tell(state, index, Answer::Refused),
             Reply::Stale { current, raise } => {
                 if !self.may_use(attempt.held, raise) {
@@ -145,7 +145,7 @@ impl Protocol {
         state.key.exists = true;
         self.void_row(state, index);
         let row = state.attempts[index].last().row;
-        if state.key.allocated {
+        if state.key.succeeded {
             return by_row(row, Answer::Success);
         }
         if self.mutant != Some(Mutant::ResolutionDoesNotRaise) {
@@ -194,7 +194,7 @@ impl Protocol {
         let waited = std::mem::take(&mut attempt.waits);
         match answer {
             Answer::Success | Answer::Refused => {
-                let late = if attempt.last().row == Row::Allocated { Event::LateSuccess } else { Event::LateReplay };
+                let late = if attempt.last().row == Row::Moved { Event::LateSuccess } else { Event::LateReplay };
                 if answer == Answer::Success {
                     let after_doubt = waited && late == Event::LateSuccess;
                     self.notice(state, if after_doubt { Event::LateCommitAfterAVoidWaited } else { late });
@@ -242,7 +242,7 @@ impl Protocol {
 /// The answer that the row leads to. `if_void` if the row is a void.
 fn by_row(row: Row, if_void: Answer) -> Answer {
     match row {
-        Row::Allocated => Answer::Success,
+        Row::Moved => Answer::Success,
         Row::Refused => Answer::Refused,
         Row::Voided | Row::None => if_void,
     }

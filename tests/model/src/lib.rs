@@ -1,5 +1,6 @@
-//! The protocol as a model: two intakes, two workers, one business, and up to five attempts, with and without one key. Every
-//! state that it can reach is looked at, and must keep every promise ([`property`]). `docs/model.md` says what came out.
+//! The protocol as a model: two intakes, two workers, one business with one payout user, and up to five attempts, with and
+//! without one key, to allocate, reverse or settle. Every state that it can reach is looked at, and must keep every promise
+//! ([`property`]). `docs/model.md` says what came out.
 //!
 //! **What can happen** is in [`Action`]: one step each, with the functions of the code that take it. Between any two steps
 //! anything else can happen. Anybody can be frozen or stop permanently, so a step that can be taken need not be taken.
@@ -9,7 +10,7 @@
 //! | a message or a reply is lost, late, overtaken by another | it can arrive at any time or never |
 //! | a message is repeated or delivered again | it can arrive any number of times |
 //! | an intake is frozen, crashes, starts again | each attempt may stop at any step; `Forget` |
-//! | a worker crashes, starts again | `RollBack`, `ForgetBalance`, or `doubt` in the middle of a commit; its messages come again |
+//! | a worker crashes, starts again | `RollBack`, `ForgetAccount`, or `doubt` in the middle of a commit; its messages come again |
 //! | the answer to a worker's COMMIT is lost | `doubt`, then `LateCommit` or `LateRollBack` at any time. Until then it holds its locks |
 //! | the answer to a void's COMMIT is lost | `Resolve` that is not `heard`. While it holds its locks it only makes others wait, and to wait is the same as to come later. So it takes effect at once |
 //! | a client vanishes | `Vanish`. No step of an intake asks for it |
@@ -46,8 +47,8 @@ mod walk;
 mod worker;
 
 pub use action::{Action, Batch, FUNCTIONS, Pick};
-pub use bounds::{Bounds, Clients, Promise, States};
-pub use decide::{CentRequest, KeyState, Verdict, WorkingCopy};
+pub use bounds::{Asks, Bounds, Clients, Promise, States};
+pub use decide::{CentRequest, Cents, KeyState, Verdict, WorkingCopy};
 pub use mutant::Mutant;
 pub use properties::property;
 pub use state::*;
@@ -64,23 +65,26 @@ pub struct Protocol {
 
 impl Protocol {
     fn start(&self) -> State {
-        let kind = |index| match index {
-            index if index < self.bounds.keyed => Kind::Keyed,
-            index if index < self.bounds.keyed + self.bounds.plain => Kind::Plain,
-            _ => Kind::Nobody,
+        let Asks { keyed, plain } = self.bounds.asks;
+        let attempt = |index| match index {
+            index if index < self.bounds.keyed => Attempt::new(Kind::Keyed, keyed),
+            index if index < self.bounds.keyed + self.bounds.plain => Attempt::new(Kind::Plain, plain),
+            _ => Attempt::new(Kind::Nobody, Asked::Allocate),
         };
         assert!(self.bounds.keyed + self.bounds.plain <= MOST_ATTEMPTS);
+        let (balance, given) = (self.bounds.balance, self.bounds.given);
         State {
-            attempts: std::array::from_fn(|index| Attempt::new(kind(index))),
+            attempts: std::array::from_fn(attempt),
             intakes: [Intake { held: None }; INTAKES],
             // The workers have settled something before.
-            workers: [Worker { remembered: Some(self.bounds.balance) }; WORKERS],
-            key: Key { exists: false, epoch: 0, raise_count: 0, allocated: false },
+            workers: [Worker { remembered: Some(Account { balance, seq: 0 }) }; WORKERS],
+            key: Key { exists: false, epoch: 0, raise_count: 0, succeeded: false },
             raises: 0,
-            balance: self.bounds.balance,
+            cents: Cents { balance, user: given, left: given },
             deposited: 0,
             other_raises: 0,
             transaction: Transaction::None,
+            misnumbered: false,
             rewritten: false,
             ghost_raised: false,
             published_again: false,
@@ -125,9 +129,9 @@ impl Protocol {
             Action::LateRollBack => self.late_roll_back(&mut next),
             Action::Redeliver { attempt, message } => self.redeliver(&mut next, attempt, message),
             Action::LookUp { attempt } => self.void_row(&mut next, at(attempt)),
-            Action::ForgetBalance { worker } => next.workers[at(worker)].remembered = None,
+            Action::ForgetAccount { worker } => next.workers[at(worker)].remembered = None,
             Action::Deposit => {
-                next.balance += 1;
+                next.cents.balance += 1;
                 next.deposited += 1;
             }
             Action::RaiseAnother => {

@@ -32,12 +32,18 @@ pub enum Mutant {
     VoidReplacesTheRow,
     /// The statement that settles at once does not check that the key has no row.
     AtOnceIgnoresTheKey,
-    /// The statement that settles at once does not check the balance that the worker remembers.
-    AtOnceIgnoresTheBalance,
+    /// The statement that settles at once does not check the account that the worker remembers.
+    AtOnceIgnoresTheAccount,
+    /// The statement that settles at once compares the payout balance instead of the number of the last movement.
+    AtOnceComparesTheBalance,
     /// The statement that settles at once does not check that all rows are new.
     AtOnceIgnoresTheRows,
     /// A worker that settles step by step does not notice that fewer rows went in than were sent.
     StepByStepIgnoresTheRows,
+    /// A reversal does not check that the payout user still has the money.
+    ReversalIgnoresTheUser,
+    /// A reversal does not check that anything is left of the allocation.
+    ReversalIgnoresWhatIsLeft,
     /// The answer to a stale attempt that may not go on is given without a void of its own.
     SupersededWithoutAVoid,
 }

@@ -1,24 +1,27 @@
 //! What must hold in every state, and what must happen in some, so that the walk proves something.
 
 use crate::Protocol;
-use crate::state::{Answer, Event, Row, Stage, State};
+use crate::bounds::Bounds;
+use crate::decide::Cents;
+use crate::state::{Answer, Asked, Attempt, Event, Row, Stage, State};
 use stateright::Property;
 
 /// The names of the properties.
 pub mod property {
-    pub const A1: &str = "A1: what is answered 500 or 503 never debits";
+    pub const A1: &str = "A1: what is answered 500 or 503 never moves money";
     pub const A1K: &str = "A1k: after a 500 under a key, nothing that was received before is applied";
-    pub const A2: &str = "A2: no debit without a request that was sent";
+    pub const A2: &str = "A2: no movement without a request that was sent";
     pub const A3: &str = "A3: each request and each key moves money at most once";
-    pub const A4: &str = "A4: what is answered 200 was debited exactly once";
-    pub const A5: &str = "A5: the balance is what was paid in less what was allocated, and never negative";
-    pub const A6: &str = "A6: what is refused never debits";
+    pub const A4: &str = "A4: what is answered 200 was moved exactly once";
+    pub const A5: &str = "A5: each balance is the sum of its movements, and never negative";
+    pub const A6: &str = "A6: what is refused never moves money";
     pub const A7: &str = "A7: an allocation row never changes";
+    pub const NUMBERED: &str = "movements are numbered in the order of the commits, without a gap";
     pub const GHOSTS: &str = "the void of a stale attempt raises nothing";
     pub const TWICE: &str = "no attempt is published more than twice";
     pub const COUNTED: &str = "a key that was raised has the count of its raise";
 
-    pub const ALWAYS: [&str; 11] = [A1, A1K, A2, A3, A4, A5, A6, A7, GHOSTS, TWICE, COUNTED];
+    pub const ALWAYS: [&str; 12] = [A1, A1K, A2, A3, A4, A5, A6, A7, NUMBERED, GHOSTS, TWICE, COUNTED];
 
     pub const RETRY_AFTER_500: &str = "a retry after a 500 is allocated";
     pub const RETRY_AFTER_503: &str = "a retry after a 503 is allocated";
@@ -53,15 +56,14 @@ pub(crate) fn all(protocol: &Protocol) -> Vec<Property<Protocol>> {
     use property as p;
     let mut all = vec![
         Property::always(p::A1, |_, state: &State| told(state, &[Answer::Unexpected, Answer::Unavailable]) == 0),
-        Property::always(p::A1K, |_, state: &State| state.attempts.iter().all(|it| !it.fenced || it.debits() == 0)),
-        Property::always(p::A2, |_, state: &State| {
-            state.attempts.iter().all(|it| it.debits() == 0 || it.is_received())
-        }),
+        Property::always(p::A1K, |_, state: &State| state.attempts.iter().all(|it| !it.fenced || it.moves() == 0)),
+        Property::always(p::A2, |_, state: &State| state.attempts.iter().all(|it| it.moves() == 0 || it.is_received())),
         Property::always(p::A3, |_, state: &State| moves_once(state)),
-        Property::always(p::A4, successes_are_debited),
+        Property::always(p::A4, successes_have_moved),
         Property::always(p::A5, balances),
         Property::always(p::A6, |_, state: &State| told(state, &[Answer::Refused]) == 0),
         Property::always(p::A7, |_, state: &State| !state.rewritten),
+        Property::always(p::NUMBERED, |_, state: &State| !state.misnumbered),
         Property::always(p::GHOSTS, |_, state: &State| !state.ghost_raised),
         Property::always(p::TWICE, |_, state: &State| !state.published_again),
         Property::always(p::COUNTED, |_, state: &State| {
@@ -87,30 +89,39 @@ pub(crate) fn all(protocol: &Protocol) -> Vec<Property<Protocol>> {
     all
 }
 
-/// How many debits the attempts with one of these answers have together.
+/// How many cents the attempts with one of these answers have together.
 fn told(state: &State, answers: &[Answer]) -> u8 {
     let told =
         state.attempts.iter().filter(|it| matches!(it.stage, Stage::Answered(answer) if answers.contains(&answer)));
-    told.map(|attempt| attempt.debits()).sum()
+    told.map(|attempt| attempt.moves()).sum()
 }
 
-/// A debit and its row come together, at most one for each request and for the key.
+/// A movement and its row come together, at most one for each request and for the key.
 fn moves_once(state: &State) -> bool {
     let messages = || state.attempts.iter().flat_map(|attempt| attempt.messages);
-    messages().all(|message| message.debits == u8::from(message.row == Row::Allocated))
-        && state.keyed().map(|attempt| attempt.debits()).sum::<u8>() <= 1
+    messages().all(|message| message.moves == u8::from(message.row == Row::Moved))
+        && state.keyed().map(|attempt| attempt.moves()).sum::<u8>() <= 1
 }
 
-fn successes_are_debited(_: &Protocol, state: &State) -> bool {
-    let of_key: u8 = state.keyed().map(|attempt| attempt.debits()).sum();
+fn successes_have_moved(_: &Protocol, state: &State) -> bool {
+    let of_key: u8 = state.keyed().map(|attempt| attempt.moves()).sum();
     let told = state.attempts.iter().filter(|attempt| attempt.stage == Stage::Answered(Answer::Success));
-    told.into_iter().all(|attempt| if attempt.is_keyed() { of_key == 1 } else { attempt.debits() == 1 })
+    told.into_iter().all(|attempt| if attempt.is_keyed() { of_key == 1 } else { attempt.moves() == 1 })
 }
 
 fn balances(protocol: &Protocol, state: &State) -> bool {
-    let paid_in = protocol.bounds.balance + state.deposited.cast_signed();
-    let allocated: u8 = state.attempts.iter().map(|attempt| attempt.debits()).sum();
-    state.balance == paid_in - allocated.cast_signed() && state.balance >= 0
+    let Bounds { balance, given, .. } = protocol.bounds;
+    let moved = |asked| {
+        let moves = state.attempts.iter().filter(|attempt| attempt.asked == asked).map(Attempt::moves);
+        moves.sum::<u8>().cast_signed()
+    };
+    let (allocated, reversed, settled) = (moved(Asked::Allocate), moved(Asked::Reverse), moved(Asked::Settle));
+    let expected = Cents {
+        balance: balance + state.deposited.cast_signed() - allocated + reversed,
+        user: given + allocated - reversed - settled,
+        left: given - reversed,
+    };
+    state.cents == expected && expected.balance >= 0 && expected.user >= 0 && expected.left >= 0
 }
 
 fn saw(state: &State, event: Event) -> bool {

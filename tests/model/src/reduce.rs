@@ -6,7 +6,7 @@
 //! | the numbers of raises | a count is only compared with the count of the key's last raise, and every raise gets a larger one. So a count is either large enough or too small, and no count at all is too small too |
 //! | a reply that repeats the row | any message can be delivered again, and is then answered from its row |
 //! | a reply `voided` | it makes the intake give up, which it may do at any time |
-//! | a remembered balance that is wrong | the statement checks the balance, and does nothing if it is wrong. Without further deposits it stays wrong |
+//! | a remembered account that has changed | the statement checks its number, and does nothing if it has changed. Numbers only grow, so it stays wrong |
 //! | whether a client is still there, and when its answer is handed over | only the steps of clients and a promise that begins with the answer depend on it. Walks with neither leave it out |
 //! | what was answered, once its rows say the same | rows do not change, and a property of its own checks that |
 //! | which attempt, intake or worker is which | they are alike |
@@ -32,7 +32,7 @@ impl Protocol {
         let current = u8::from(state.key.epoch > 0);
         let epoch = state.key.epoch;
         let claim = |claim: u8| if claim == epoch { current } else { 0 };
-        let key_is_allocated = state.key.allocated;
+        let key_succeeded = state.key.succeeded;
         for attempt in &mut state.attempts {
             for message in &mut attempt.messages {
                 message.claim = if message.row == Row::None { claim(message.claim) } else { 0 };
@@ -41,16 +41,16 @@ impl Protocol {
             let may_go_on = matches!(attempt.reply, Reply::Stale { raise: Some(_), .. });
             attempt.held = is_fresh(attempt.held).or(may_go_on.then_some(0));
             attempt.gone &= self.clients_matter();
-            self.reduce_attempt(attempt, key_is_allocated);
+            self.reduce_attempt(attempt, key_succeeded);
         }
         for intake in &mut state.intakes {
             intake.held = is_fresh(intake.held);
         }
-        if state.deposited == self.bounds.deposits {
+        let ignores = [Mutant::AtOnceIgnoresTheAccount, Mutant::AtOnceComparesTheBalance];
+        if self.mutant.is_none_or(|mutant| !ignores.contains(&mutant)) {
+            let account = state.account();
             for worker in &mut state.workers {
-                worker.remembered = worker.remembered.filter(|remembered| {
-                    *remembered == state.balance || self.mutant == Some(Mutant::AtOnceIgnoresTheBalance)
-                });
+                worker.remembered = worker.remembered.filter(|remembered| *remembered == account);
             }
         }
         state.key.epoch = current;
@@ -71,13 +71,13 @@ impl Protocol {
             }
             Reply::Stale { .. } => Reply::Stale { current: 0, raise: None },
             Reply::Voided => Reply::None,
-            Reply::None if row == Row::Allocated => Reply::Allocated,
+            Reply::None if row == Row::Moved => Reply::Moved,
             Reply::None if row == Row::Refused => Reply::Refused,
             other => other,
         };
     }
 
-    fn reduce_attempt(&self, attempt: &mut Attempt, key_is_allocated: bool) {
+    fn reduce_attempt(&self, attempt: &mut Attempt, key_succeeded: bool) {
         match attempt.stage {
             Stage::Unsent | Stage::Received => {}
             Stage::Waiting => {
@@ -89,8 +89,8 @@ impl Protocol {
             Stage::Answered(_) | Stage::Done => (attempt.intake, attempt.held, attempt.gone) = (0, None, false),
         }
         let is_over = match attempt.stage {
-            Stage::Answered(answer) => is_true(attempt, answer, key_is_allocated),
-            Stage::Proved(answer) => !self.clients_matter() && is_true(attempt, answer, key_is_allocated),
+            Stage::Answered(answer) => is_true(attempt, answer, key_succeeded),
+            Stage::Proved(answer) => !self.clients_matter() && is_true(attempt, answer, key_succeeded),
             Stage::Done => true,
             _ => false,
         };
@@ -109,24 +109,23 @@ impl Protocol {
 }
 
 /// Whether the rows agree with the answer, and none of them is undecided.
-fn is_true(attempt: &Attempt, answer: Answer, key_is_allocated: bool) -> bool {
+fn is_true(attempt: &Attempt, answer: Answer, key_succeeded: bool) -> bool {
     let rows = || attempt.sent().iter().map(|message| message.row);
-    let success = if attempt.is_keyed() { key_is_allocated } else { attempt.debits() == 1 };
+    let success = if attempt.is_keyed() { key_succeeded } else { attempt.moves() == 1 };
     let agrees = match answer {
         Answer::Success => success,
-        Answer::Refused | Answer::Unexpected | Answer::Unavailable => attempt.debits() == 0,
+        Answer::Refused | Answer::Unexpected | Answer::Unavailable => attempt.moves() == 0,
     };
     agrees && rows().all(|row| row != Row::None)
 }
 
 /// What is kept of an attempt that is over: whether it was applied.
 fn done(attempt: &Attempt) -> Attempt {
-    let mut done = Attempt::new(attempt.kind);
+    let mut done = Attempt::new(attempt.kind, attempt.asked);
     (done.stage, done.published) = (Stage::Done, 1);
-    let debits = attempt.debits();
-    done.messages[0] =
-        Message { row: if debits > 0 { Row::Allocated } else { Row::Voided }, debits, ..done.messages[0] };
-    done.fenced = attempt.fenced && debits > 0;
+    let moves = attempt.moves();
+    done.messages[0] = Message { row: if moves > 0 { Row::Moved } else { Row::Voided }, moves, ..done.messages[0] };
+    done.fenced = attempt.fenced && moves > 0;
     done
 }
 

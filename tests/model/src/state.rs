@@ -1,5 +1,7 @@
 //! What the model remembers: everything that anybody in the protocol knows or has stored.
 
+use crate::decide::Cents;
+
 /// Most attempts of a walk.
 pub const MOST_ATTEMPTS: usize = 5;
 pub const INTAKES: usize = 2;
@@ -16,14 +18,16 @@ pub struct State {
     pub key: Key,
     /// The committed row of `key_raises`.
     pub raises: u8,
-    /// The committed payout balance of the one business.
-    pub balance: i8,
+    /// The committed balances.
+    pub cents: Cents,
     /// The cents that were paid in since the start.
     pub deposited: u8,
     /// How often another key was raised.
     pub other_raises: u8,
     /// The transaction of a worker that has locked the business.
     pub transaction: Transaction,
+    /// A movement got another number than the next one.
+    pub misnumbered: bool,
     /// A row of `allocations` was written a second time.
     pub rewritten: bool,
     /// The void of a stale attempt has raised its key's epoch.
@@ -38,6 +42,7 @@ pub struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt {
     pub kind: Kind,
+    pub asked: Asked,
     pub stage: Stage,
     /// Which intake received it.
     pub intake: u8,
@@ -68,6 +73,17 @@ pub enum Kind {
     Keyed,
 }
 
+/// What an attempt asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Asked {
+    /// A cent for the payout user.
+    Allocate,
+    /// A cent back of the allocation that was made before the start.
+    Reverse,
+    /// A cent out of the payout user's balance.
+    Settle,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stage {
     Unsent,
@@ -88,7 +104,7 @@ pub enum Stage {
 pub enum Answer {
     /// 200
     Success,
-    /// 400, the balance is too small.
+    /// 400, a balance is too small; or 200, nothing is left that could be reversed. Neither moves anything.
     Refused,
     /// 500
     Unexpected,
@@ -107,14 +123,14 @@ pub struct Message {
     pub row: Row,
     /// The row that the transaction in doubt would write.
     pub late: Row,
-    /// How often it was debited.
-    pub debits: u8,
+    /// How often it moved its cent.
+    pub moves: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Row {
     None,
-    Allocated,
+    Moved,
     Refused,
     Voided,
 }
@@ -123,7 +139,7 @@ pub enum Row {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reply {
     None,
-    Allocated,
+    Moved,
     Refused,
     Voided,
     Replayed,
@@ -142,8 +158,16 @@ pub struct Intake {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Worker {
-    /// The balance that it remembers of its last commit.
-    pub remembered: Option<i8>,
+    /// The account that it remembers of its last commit.
+    pub remembered: Option<Account>,
+}
+
+/// A business as a worker remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Account {
+    pub balance: i8,
+    /// The number of its last movement.
+    pub seq: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -152,7 +176,8 @@ pub struct Key {
     pub epoch: u8,
     /// The count with which it came into its epoch.
     pub raise_count: u8,
-    pub allocated: bool,
+    /// A request under it has moved money.
+    pub succeeded: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -197,10 +222,11 @@ pub enum Event {
 }
 
 impl Attempt {
-    pub const fn new(kind: Kind) -> Self {
-        let message = Message { claim: 0, row: Row::None, late: Row::None, debits: 0 };
+    pub const fn new(kind: Kind, asked: Asked) -> Self {
+        let message = Message { claim: 0, row: Row::None, late: Row::None, moves: 0 };
         Self {
             kind,
+            asked,
             stage: Stage::Unsent,
             intake: 0,
             gone: false,
@@ -243,13 +269,19 @@ impl Attempt {
         &mut self.messages[usize::from(self.published) - 1]
     }
 
-    /// How often all its messages together were debited.
-    pub fn debits(&self) -> u8 {
-        self.messages.iter().map(|message| message.debits).sum()
+    /// How many cents all its messages together moved.
+    pub fn moves(&self) -> u8 {
+        self.messages.iter().map(|message| message.moves).sum()
     }
 }
 
 impl State {
+    /// The account that is committed. Each movement and each deposit has a number.
+    pub fn account(&self) -> Account {
+        let moves: u8 = self.attempts.iter().map(Attempt::moves).sum();
+        Account { balance: self.cents.balance, seq: self.deposited + moves }
+    }
+
     pub fn keyed(&self) -> impl Iterator<Item = &Attempt> {
         self.attempts.iter().filter(|attempt| attempt.is_keyed())
     }

@@ -3,9 +3,9 @@
 use crate::Protocol;
 use crate::action::{Action, Batch, Pick};
 use crate::bounds::Promise;
-use crate::decide::{CentRequest, KeyState, Verdict, WorkingCopy};
+use crate::decide::{CentRequest, Cents, KeyState, Verdict, WorkingCopy};
 use crate::mutant::Mutant;
-use crate::state::{Event, Key, Message, Reply, Row, Stage, State, Transaction};
+use crate::state::{Asked, Event, Key, Message, Reply, Row, Stage, State, Transaction};
 
 /// Names a message: the number of its attempt, and its place among that attempt's messages.
 type Name = (u8, u8);
@@ -30,7 +30,7 @@ impl Protocol {
         }
         for (index, worker) in (0..).zip(&state.workers) {
             if worker.remembered.is_some() {
-                actions.push(Action::ForgetBalance { worker: index });
+                actions.push(Action::ForgetAccount { worker: index });
             }
         }
     }
@@ -40,10 +40,16 @@ impl Protocol {
         let batches = self.batches(state, self.mutant == Some(Mutant::AtOnceIgnoresTheRows));
         for (index, worker) in (0..).zip(&state.workers) {
             let Some(remembered) = worker.remembered else { continue };
-            if remembered != state.balance && self.mutant != Some(Mutant::AtOnceIgnoresTheBalance) {
+            let account = state.account();
+            let may_be_used = match self.mutant {
+                Some(Mutant::AtOnceIgnoresTheAccount) => true,
+                Some(Mutant::AtOnceComparesTheBalance) => remembered.balance == account.balance,
+                _ => remembered == account,
+            };
+            if !may_be_used {
                 continue;
             }
-            for &batch in batches.iter().filter(|batch| self.fits_at_once(state, remembered, **batch)) {
+            for &batch in batches.iter().filter(|batch| self.fits_at_once(state, remembered.balance, **batch)) {
                 actions.extend(self.doubts().map(|doubt| Action::SettleAtOnce { worker: index, batch, doubt }));
             }
         }
@@ -92,9 +98,12 @@ impl Protocol {
         batches
     }
 
-    /// Whether `at_once` settles this batch. A keyed batch must create the row of its key, so that an existing row is
-    /// noticed.
-    fn fits_at_once(&self, state: &State, remembered: i8, batch: Batch) -> bool {
+    /// Whether `at_once` settles this batch: allocations alone. A keyed batch must create the row of its key, so that an
+    /// existing row is noticed.
+    fn fits_at_once(&self, state: &State, balance: i8, batch: Batch) -> bool {
+        if batch.picks().any(|pick| asked_of(state, pick) != Asked::Allocate) {
+            return false;
+        }
         if !has_key(state, batch) {
             return true;
         }
@@ -102,14 +111,15 @@ impl Protocol {
             return false;
         }
         let claims_zero = batch.picks().all(|pick| claim_of(state, pick).is_none_or(|claim| claim == 0));
-        let (_, copy) = self.decide(state, remembered, KeyState { epoch: 0, raise: Some(0), allocated: false }, batch);
-        claims_zero && copy.key.allocated && copy.key.epoch == 0
+        let key = KeyState { epoch: 0, raise: Some(0), succeeded: false };
+        let (_, copy) = self.decide(state, Cents { balance, ..state.cents }, key, batch);
+        claims_zero && copy.key.succeeded && copy.key.epoch == 0
     }
 
-    fn decide(&self, state: &State, balance: i8, key: KeyState, batch: Batch) -> (Vec<(Pick, Verdict)>, WorkingCopy) {
-        let mut copy = WorkingCopy::new(balance, key);
+    fn decide(&self, state: &State, cents: Cents, key: KeyState, batch: Batch) -> (Vec<(Pick, Verdict)>, WorkingCopy) {
+        let mut copy = WorkingCopy::new(cents, key);
         let verdict = |pick: Pick| {
-            let ask = CentRequest { claim: claim_of(state, pick), late: pick.late };
+            let ask = CentRequest { asked: asked_of(state, pick), claim: claim_of(state, pick), late: pick.late };
             (pick, copy.decide(ask, self.mutant))
         };
         let verdicts = batch.picks().map(verdict).collect();
@@ -118,17 +128,20 @@ impl Protocol {
 
     pub(crate) fn settle_at_once(&self, state: &mut State, worker: usize, batch: Batch, doubt: bool) {
         let Some(remembered) = state.workers[worker].remembered.take() else { return };
-        let key = KeyState { epoch: 0, raise: Some(0), allocated: false };
-        let (verdicts, copy) = self.decide(state, remembered, key, batch);
+        let key = KeyState { epoch: 0, raise: Some(0), succeeded: false };
+        let cents = Cents { balance: remembered.balance, ..state.cents };
+        let (verdicts, copy) = self.decide(state, cents, key, batch);
+        let moves = verdicts.iter().any(|(_, verdict)| *verdict == Verdict::Moved);
+        state.misnumbered |= moves && remembered.seq != state.account().seq;
         self.notice(state, Event::SettledAtOnce);
         self.commit(state, worker, &verdicts, &copy, doubt);
     }
 
     pub(crate) fn settle(&self, state: &mut State, batch: Batch, doubt: bool) {
         let Transaction::Open { worker, .. } = state.transaction else { return };
-        let Key { epoch, raise_count, allocated, .. } = state.key;
-        let key = KeyState { epoch, raise: Some(raise_count), allocated };
-        let (verdicts, copy) = self.decide(state, state.balance, key, batch);
+        let Key { epoch, raise_count, succeeded, .. } = state.key;
+        let key = KeyState { epoch, raise: Some(raise_count), succeeded };
+        let (verdicts, copy) = self.decide(state, state.cents, key, batch);
         self.commit(state, usize::from(worker), &verdicts, &copy, doubt);
     }
 
@@ -151,12 +164,12 @@ impl Protocol {
         if self.bounds.promise == Promise::AtEveryVoid && verdicts.iter().any(gives_up) {
             state.fence();
         }
-        if self.mutant == Some(Mutant::AtOnceIgnoresTheBalance) {
-            state.balance = copy.balance;
+        if self.mutant == Some(Mutant::AtOnceIgnoresTheAccount) {
+            state.cents.balance = copy.cents.balance;
         }
         state.ghost_raised |= copy.ghost_raised;
         state.transaction = Transaction::None;
-        state.workers[worker].remembered = Some(state.balance);
+        state.workers[worker].remembered = Some(state.account());
         for (pick, verdict) in verdicts {
             self.reply(state, *pick, reply_of(*verdict));
         }
@@ -169,10 +182,10 @@ impl Protocol {
         for (pick, row) in rows {
             let (attempt, message) = (usize::from(pick.attempt), usize::from(pick.message));
             state.insert_row(attempt, message, row);
-            if row == Row::Allocated {
-                state.balance -= 1;
-                state.attempts[attempt].messages[message].debits += 1;
-                state.key.allocated |= state.attempts[attempt].is_keyed();
+            if row == Row::Moved {
+                state.cents.change(state.attempts[attempt].asked);
+                state.attempts[attempt].messages[message].moves += 1;
+                state.key.succeeded |= state.attempts[attempt].is_keyed();
             }
         }
         if raises {
@@ -193,9 +206,9 @@ impl Protocol {
     }
 
     pub(crate) fn reply_early(&self, state: &mut State, batch: Batch) {
-        let Key { epoch, raise_count, allocated, .. } = state.key;
+        let Key { epoch, raise_count, succeeded, .. } = state.key;
         let (verdicts, _) =
-            self.decide(state, state.balance, KeyState { epoch, raise: Some(raise_count), allocated }, batch);
+            self.decide(state, state.cents, KeyState { epoch, raise: Some(raise_count), succeeded }, batch);
         for (pick, verdict) in verdicts {
             self.reply(state, pick, reply_of(verdict));
         }
@@ -215,7 +228,7 @@ impl Protocol {
 
     pub(crate) fn redeliver(&self, state: &mut State, attempt: u8, message: u8) {
         let reply = match state.attempts[usize::from(attempt)].messages[usize::from(message)].row {
-            Row::Allocated => Reply::Allocated,
+            Row::Moved => Reply::Moved,
             Row::Refused => Reply::Refused,
             Row::Voided => Reply::Voided,
             Row::None => return,
@@ -228,9 +241,9 @@ impl Protocol {
         for (pick, verdict) in verdicts {
             let attempt = &state.attempts[usize::from(pick.attempt)];
             let event = match verdict {
-                Verdict::Allocated if attempt.gone => Event::GhostIsAllocated,
-                Verdict::Allocated if attempt.after_500 => Event::RetryAfter500Allocated,
-                Verdict::Allocated if attempt.after_503 => Event::RetryAfter503Allocated,
+                Verdict::Moved if attempt.gone => Event::GhostIsAllocated,
+                Verdict::Moved if attempt.after_500 => Event::RetryAfter500Allocated,
+                Verdict::Moved if attempt.after_503 => Event::RetryAfter503Allocated,
                 Verdict::Stale { .. } if attempt.gone => Event::GhostIsStale,
                 Verdict::Voided if attempt.is_keyed() => Event::RaisedByTheWorker,
                 _ => continue,
@@ -245,6 +258,10 @@ fn picks((attempt, message): Name) -> [Pick; 2] {
     [false, true].map(|late| Pick { attempt, message, late })
 }
 
+fn asked_of(state: &State, pick: Pick) -> Asked {
+    state.attempts[usize::from(pick.attempt)].asked
+}
+
 fn claim_of(state: &State, pick: Pick) -> Option<u8> {
     let attempt = &state.attempts[usize::from(pick.attempt)];
     attempt.is_keyed().then(|| attempt.messages[usize::from(pick.message)].claim)
@@ -256,7 +273,7 @@ fn has_key(state: &State, batch: Batch) -> bool {
 
 fn row_of(verdict: Verdict) -> Row {
     match verdict {
-        Verdict::Allocated => Row::Allocated,
+        Verdict::Moved => Row::Moved,
         Verdict::Refused => Row::Refused,
         Verdict::Voided | Verdict::Replayed | Verdict::Stale { .. } => Row::Voided,
     }
@@ -264,7 +281,7 @@ fn row_of(verdict: Verdict) -> Row {
 
 fn reply_of(verdict: Verdict) -> Reply {
     match verdict {
-        Verdict::Allocated => Reply::Allocated,
+        Verdict::Moved => Reply::Moved,
         Verdict::Refused => Reply::Refused,
         Verdict::Voided => Reply::Voided,
         Verdict::Replayed => Reply::Replayed,
