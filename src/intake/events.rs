@@ -5,6 +5,7 @@
 //! a few times a second for the last numbers of all businesses that are waited for.
 
 use super::Intake;
+use super::followers::Page;
 use super::history::{USUAL_LIMIT, check_limit};
 use super::parameters::{Reading, Wrong};
 use super::problem::{self, Answer};
@@ -56,29 +57,31 @@ pub async fn page(
         Ok(question) => question,
         Err(wrong) => return Ok(problem::invalid_parameters(&wrong)),
     };
+    let (business, after, limit) = (caller.business, question.after, question.limit);
     let end = Instant::now() + question.wait;
-    let mut events = read(intake, caller.business, &question).await?;
+    let mut events = Arc::new(read(intake, business, after, limit).await?);
     if events.is_empty() && !question.wait.is_zero() {
-        let mut last = follow(intake, caller.business);
-        let waiting = last.wait_for(|seq| *seq > question.after);
+        let mut last = follow(intake, business);
+        let waiting = tokio::time::timeout_at(end, last.wait_for(|seq| *seq > after));
         let draining = intake.admission().draining();
-        let came = tokio::select! {
-            came = tokio::time::timeout_at(end, waiting) => came.is_ok(),
-            () = draining.cancelled() => false,
+        let told = tokio::select! {
+            told = waiting => told.ok().and_then(|told| Some(*told.ok()?)),
+            () = draining.cancelled() => None,
         };
-        if came {
-            events = read(intake, caller.business, &question).await?;
+        if let Some(told) = told {
+            let page = Page { business, after, limit, told };
+            events = intake.followers().share(page, read(intake, business, after, limit)).await?;
         }
     }
-    Ok(problem::found(&EventsBody { events: events.into_iter().map(show).collect() }))
+    Ok(problem::found(&EventsBody { events: events.iter().map(show).collect() }))
 }
 
-async fn read(intake: &Intake, business: BusinessId, question: &Question) -> Result<Vec<Event>, Failure> {
-    let limit = i64::try_from(question.limit).unwrap_or(i64::MAX);
-    intake.read(business, async |connection| read_events(connection, business, question.after, limit).await).await
+async fn read(intake: &Intake, business: BusinessId, after: i64, limit: usize) -> Result<Vec<Event>, Failure> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    intake.read(business, async |connection| read_events(connection, business, after, limit).await).await
 }
 
-fn show(event: Event) -> EventBody {
+fn show(event: &Event) -> EventBody {
     let [created, reversed, settled, settlement_reversed, deposited, withdrawn] = EVENT_TYPES;
     let kind = match event.outcome {
         Some(Outcome::Reversed) => reversed,
@@ -93,10 +96,10 @@ fn show(event: Event) -> EventBody {
         request_id: of_request.then_some(event.id),
         deposit_id: (!of_request).then_some(event.id),
         amount: event.cents.abs(),
-        email: event.email.map(|email| email.as_str().to_owned()),
+        email: event.email.as_ref().map(|email| email.as_str().to_owned()),
         target: event.target.map(|target: RequestId| Uuid::from_u128(target.as_u128())),
         remaining: event.remaining.filter(|_| event.target.is_some()),
-        reference: event.reference.map(|reference| reference.as_str().to_owned()),
+        reference: event.reference.as_ref().map(|reference| reference.as_str().to_owned()),
         payout_balance_after: event.payout_balance_after,
     };
     EventBody { seq: event.seq, kind, created_at: event.moved_at, data }

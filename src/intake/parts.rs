@@ -85,7 +85,7 @@ impl Intake {
             resolvers: Resolvers::new(shards.clone(), tracker.clone(), abandon.clone(), Arc::clone(&raises)),
             raises,
             finder: UserFinder::new(),
-            followers: Followers::default(),
+            followers: Followers::new(),
             shards,
             ids: RequestIds::new(secret.clone()),
             secret,

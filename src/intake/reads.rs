@@ -7,7 +7,7 @@ use crate::postgres::{Error, PgConnection, Postgres};
 use axum::http::HeaderMap;
 
 /// Why a read has failed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Failure {
     /// No working API key, or no payout user's hash.
     Unauthorized,

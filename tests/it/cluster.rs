@@ -13,8 +13,10 @@ use crate::harness::process::Process;
 use crate::harness::servers::Servers;
 use crate::harness::{App, eventually};
 use earmark::clock;
+use futures_util::FutureExt;
 use serde_json::Value;
 use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -150,14 +152,20 @@ async fn survives(name: &str, fault: impl AsyncFnOnce(&App)) {
     eventually("the cluster is whole", async || is_whole(&site.app).await).await;
     goes_on(&site.app).await;
     let since = clock::now_millis();
-    fault(&site.app).await;
-    until_whole(&site.app).await;
-    goes_on(&site.app).await;
+    let logs = || processes.iter().map(Process::log).collect::<Vec<_>>();
+    let surviving = async {
+        fault(&site.app).await;
+        until_whole(&site.app).await;
+        goes_on(&site.app).await;
+    };
+    if let Err(panic) = AssertUnwindSafe(surviving).catch_unwind().await {
+        eprintln!("{name}: {:#?}", logs());
+        resume_unwind(panic);
+    }
     load.stop.cancel();
     let operations = told.await.expect("the clients");
     let (pause, told) = (longest_pause(&operations, since), statuses(&operations));
     eprintln!("{name}: {pause:?} without a success at most; answers: {told:?}");
-    let logs = || processes.iter().map(Process::log).collect::<Vec<_>>();
     assert!(pause < RECOVERY, "{name}: {pause:?} without a success: {:#?}", logs());
     assert!(!told.contains_key("504") && !told.contains_key("none"), "{name}: {told:?}: {:#?}", logs());
     for process in processes {
