@@ -236,6 +236,13 @@ impl Link {
         Ok(channel)
     }
 
+    /// Closes one of the link's channels.
+    async fn close_channel(&self, channel: Channel) -> Result<(), Error> {
+        let closed = channel.close(200, "goodbye".into()).await;
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| other.id() != channel.id());
+        Ok(closed?)
+    }
+
     /// Gives the link up: it is lost from now on, and all who share it must build everything anew. `why` goes to the
     /// log.
     pub fn give_up(&self, why: &str) {

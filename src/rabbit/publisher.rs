@@ -10,6 +10,9 @@
 //!
 //! The broker's confirms and returns are used to give up early, never as proof. The broker also confirms a message that
 //! it cannot route, or whose queue was just deleted; and a message that could not be written may be written later.
+//!
+//! A channel on whose node the queue's leader was not known when it was opened may refuse every message from then on, until
+//! the node of the former leader is back (seen with RabbitMQ 3.10). So a channel that does nothing but refuse is replaced.
 
 use super::fair_queue::FairQueue;
 use super::{Error, Link};
@@ -73,6 +76,34 @@ const HOLD: Duration = Duration::from_millis(20);
 /// that a worker needs for the messages it holds is bounded. Room for more than `pack` items of the usual size.
 const FULL: usize = 128 * 1024 - 4 * 1024;
 
+/// How long a channel may do nothing but refuse until it is replaced. Twice as long for each one in a row, as a full queue
+/// refuses too, over any channel.
+const REFUSALS: Duration = Duration::from_millis(250);
+/// The longest that it becomes.
+const MOST_REFUSALS: Duration = Duration::from_secs(60);
+
+/// Since when a channel does nothing but refuse, and how long that may last.
+#[derive(Debug)]
+struct Refusals {
+    since: Option<Instant>,
+    patience: Duration,
+}
+
+impl Refusals {
+    /// Nothing was refused.
+    const NONE: Self = Self { since: None, patience: REFUSALS };
+
+    /// Notes that a message was refused. True if the channel should be replaced.
+    fn note(&mut self, now: Instant) -> bool {
+        now.duration_since(*self.since.get_or_insert(now)) >= self.patience
+    }
+
+    /// Notes that there is another channel, which may refuse for longer.
+    fn replaced(&mut self) {
+        *self = Self { since: None, patience: (2 * self.patience).min(MOST_REFUSALS) };
+    }
+}
+
 /// Moves the items of the next message into `next`, at most `most` of them and until it is full, and returns how many.
 /// 0 when no more will come. Waits only while there is no item at all. Loses nothing if it is cancelled.
 async fn fill(
@@ -114,9 +145,21 @@ pub struct Publisher {
 impl Publisher {
     /// Opens a channel over which to publish to `queue`.
     pub async fn open(link: &Link, queue: &str, limits: Limits) -> Result<Self, Error> {
+        let channel = Self::open_channel(link).await?;
+        Ok(Self { link: link.clone(), channel, queue: queue.to_owned(), limits, sent: 0, unconfirmed: HashMap::new() })
+    }
+
+    async fn open_channel(link: &Link) -> Result<Channel, Error> {
         let channel = link.channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(Self { link: link.clone(), channel, queue: queue.to_owned(), limits, sent: 0, unconfirmed: HashMap::new() })
+        Ok(channel)
+    }
+
+    /// Takes another channel.
+    async fn replace_channel(&mut self) -> Result<(), Error> {
+        tracing::info!(queue = self.queue, "a channel refuses everything, and is replaced");
+        let old = std::mem::replace(&mut self.channel, Self::open_channel(&self.link).await?);
+        self.link.close_channel(old).await
     }
 
     /// Publishes what comes in until the link is lost or all senders are gone.
@@ -133,7 +176,7 @@ impl Publisher {
         let link = self.link.clone();
         // However this ends, by a panic too, the link is lost, so that no more is sent to it.
         let _ended = link.lost_when_dropped();
-        let mut confirms = FuturesUnordered::new();
+        let (mut confirms, mut refusals, mut is_useless) = (FuturesUnordered::new(), Refusals::NONE, false);
         let mut progress = Instant::now();
         let mut published_at = Instant::now();
         // For each message that may be unanswered, oldest first: the tag of its last item, which is answered last.
@@ -144,14 +187,25 @@ impl Publisher {
             let gathered = incoming.len() + waiting.len();
             let gathers = unanswered.len() == self.limits.answer_window && gathered < self.limits.pack;
             let awaited = unanswered.front().copied().filter(|_| gathers);
-            let room = confirms.len() < self.limits.window && awaited.is_none();
+            if is_useless && confirms.is_empty() {
+                let replaced =
+                    tokio::select! { replaced = self.replace_channel() => replaced, () = link.lost() => return };
+                if let Err(error) = replaced {
+                    return link.give_up(&error.to_string());
+                }
+                (is_useless, _) = (false, refusals.replaced());
+            }
+            let room = confirms.len() < self.limits.window && awaited.is_none() && !is_useless;
             tokio::select! {
                 biased;
                 () = link.lost() => return,
                 Some(done) = confirms.next(), if !confirms.is_empty() => {
                     let (message_id, confirmed): (String, _) = done;
                     progress = Instant::now();
-                    self.confirmed(&message_id, confirmed, &on_trouble);
+                    match self.confirmed(&message_id, confirmed, &on_trouble) {
+                        Some(Trouble::Nacked) => is_useless |= refusals.note(progress),
+                        Some(Trouble::Returned) | None => (is_useless, refusals) = (false, Refusals::NONE),
+                    }
                 }
                 () = tokio::time::sleep_until(progress + link.confirm_timeout), if !confirms.is_empty() => {
                     return link.give_up("the broker did not confirm in time");
@@ -208,15 +262,18 @@ impl Publisher {
         Ok((message_id, confirm))
     }
 
-    /// Handles the broker's answer to a message.
+    /// Handles the broker's answer to a message. Returns its trouble, if it has any.
     fn confirmed(
         &mut self,
         message_id: &str,
         confirmed: lapin::Result<Confirmation>,
         on_trouble: &impl Fn(u128, Trouble),
-    ) {
+    ) -> Option<Trouble> {
         match confirmed {
-            Ok(Confirmation::Ack(None)) => drop(self.unconfirmed.remove(message_id)),
+            Ok(Confirmation::Ack(None)) => {
+                self.unconfirmed.remove(message_id);
+                None
+            }
             // lapin may attach a returned message to the confirm of another one, so it is identified by its own id.
             Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned))) => {
                 let properties = &returned.delivery.properties;
@@ -225,11 +282,16 @@ impl Publisher {
                 if returned_id != message_id {
                     self.unconfirmed.remove(message_id);
                 }
+                Some(Trouble::Returned)
             }
             Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => {
-                self.report(message_id, Trouble::Nacked, on_trouble)
+                self.report(message_id, Trouble::Nacked, on_trouble);
+                Some(Trouble::Nacked)
             }
-            Err(error) => self.link.give_up(&error.to_string()),
+            Err(error) => {
+                self.link.give_up(&error.to_string());
+                None
+            }
         }
     }
 
@@ -258,6 +320,19 @@ mod tests {
             next.clear();
         }
         packed
+    }
+
+    #[test]
+    fn a_channel_that_only_refuses_is_replaced_later_each_time() {
+        let (start, mut refusals) = (Instant::now(), Refusals::NONE);
+        let at = |millis| start + Duration::from_millis(millis);
+        assert_eq!([0, 100, 249, 250].map(|millis| refusals.note(at(millis))), [false, false, false, true]);
+        refusals.replaced();
+        assert_eq!([1_000, 1_499, 1_500].map(|millis| refusals.note(at(millis))), [false, false, true]);
+        for _ in 0..20 {
+            refusals.replaced();
+        }
+        assert_eq!(refusals.patience, MOST_REFUSALS);
     }
 
     #[tokio::test]

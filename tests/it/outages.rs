@@ -70,3 +70,25 @@ async fn a_killed_worker_is_replaced_by_the_next() {
     assert_eq!(client.user_balance("ann@example.com").await, 4);
     app.finish([intake, worker]).await;
 }
+
+#[tokio::test]
+async fn a_queue_that_refuses_everything_is_tried_over_other_channels_until_it_takes_messages_again() {
+    let Some(servers) = Servers::alone().await else { return };
+    let app = App::on(servers).await;
+    let business = app.create_business(1_000);
+    let intake = app.start("intake").await;
+    let client = app.client(&intake, &business);
+    let pattern = format!("^{}$", app.work_queue().replace('.', "\\."));
+    let full = ["rabbitmqctl", "set_policy", "full", &pattern, "{\"max-length\":0}", "--apply-to", "queues"];
+    app.servers().control(&full).await;
+    // Nobody takes the first message, and so the queue refuses all others.
+    eventually("two channels in a row are replaced", async || {
+        client.create("ann@example.com", 1).await;
+        intake.logged("a channel refuses everything, and is replaced") >= 2
+    })
+    .await;
+    app.servers().control(&["rabbitmqctl", "clear_policy", "full"]).await;
+    let worker = app.start("worker").await;
+    eventually("it takes messages again", async || client.create("ann@example.com", 1).await.status == 200).await;
+    app.finish([intake, worker]).await;
+}
