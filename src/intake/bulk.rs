@@ -3,7 +3,8 @@
 //!
 //! Under an `Idempotency-Key` every item has a key of its own, made from its place in the call. So a repeat of the call
 //! finishes what is missing and allocates nothing twice. If a place has another email or amount in the repeat, that
-//! item is answered with 422.
+//! item is answered with 422. An item may also bring a key, which is the same as if it were posted alone under it: then
+//! it does not matter which items share a call.
 //!
 //! Items wait for places in flight, a few at a time, and bulk calls take turns. So many callers share the places
 //! evenly, and a call with more items than places goes through. An item that gets no place in time is refused, and was
@@ -17,7 +18,7 @@ use super::problem::{self, Answer};
 use super::publication::Unpublished;
 use super::reads::Failure;
 use super::submit::{self, Submission, Submitted};
-use super::validate::{Asked, Invalid, Items};
+use super::validate::{Invalid, Item, Items};
 use crate::failpoint::{self, Failpoint};
 use crate::ledger::{IdempotencyKey, Receipt, Refusal};
 use crate::trace;
@@ -53,14 +54,14 @@ pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answe
         Err(why) => return problem::unavailable(unpublished.never(why)),
     };
     let caller = bulk.caller;
-    let (allocations, mut answers) = sort_out(std::mem::take(&mut bulk.items));
-    if let Err(wait) = intake.admission().of_keys().pass(caller.key, allocations.len()) {
+    let (items, mut answers) = sort_out(std::mem::take(&mut bulk.items));
+    if let Err(wait) = intake.admission().of_keys().pass(caller.key, items.len()) {
         return problem::too_many(unpublished.never(Refusal::KeyRate), wait);
     }
-    let mut allocations = from_anywhere(allocations, intake.admission().left_for_bulk(caller)).into_iter();
+    let mut items = from_anywhere(items, intake.admission().left_for_bulk(caller)).into_iter();
     let mut running = FuturesUnordered::new();
-    while allocations.len() > 0 {
-        let share = allocations.len().min(intake.admission().share(caller));
+    while items.len() > 0 {
+        let share = items.len().min(intake.admission().share(caller));
         let mut admitting = pin!(intake.admission().admit_when_there_is_room(caller, share as u32, end));
         let mut admitted = loop {
             tokio::select! {
@@ -69,8 +70,8 @@ pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answe
                 Some((place, answer)) = running.next() => answers[usize::from(place)] = Some(answer),
             }
         };
-        for (place, allocation) in allocations.by_ref().take(share) {
-            let item = start(intake, &bulk, place, allocation, admit_one(&mut admitted));
+        for (place, item) in items.by_ref().take(share) {
+            let item = start(intake, &bulk, place, item, admit_one(&mut admitted));
             running.push(async move { (place, item.finish(intake).await) });
         }
     }
@@ -83,14 +84,14 @@ pub async fn submit_all(intake: &Arc<Intake>, mut bulk: BulkSubmission) -> Answe
 /// Answers what a bulk call would be answered now. Its items are decided in their order, as if nobody else called.
 pub async fn try_all(intake: &Intake, bulk: BulkSubmission) -> Result<Answer, Failure> {
     let caller = bulk.caller;
-    let (allocations, mut answers) = sort_out(bulk.items);
+    let (items, mut answers) = sort_out(bulk.items);
     let (unpublished, _) = Unpublished::for_one_request();
-    if let Err(wait) = intake.admission().of_keys().pass(caller.key, allocations.len()) {
+    if let Err(wait) = intake.admission().of_keys().pass(caller.key, items.len()) {
         return Ok(problem::too_many(unpublished.never(Refusal::KeyRate), wait));
     }
-    let (places, trials): (Vec<u16>, Vec<Trial>) = allocations
+    let (places, trials): (Vec<u16>, Vec<Trial>) = items
         .into_iter()
-        .map(|(place, asked)| (place, Trial { asked, key: bulk.key.as_ref().map(|key| key.of_item(place)) }))
+        .map(|(place, Item { asked, key })| (place, Trial { asked, key: key_of(key, bulk.key.as_ref(), place) }))
         .unzip();
     let tried = dry_run::answers(intake, caller, trials).await?;
     for (place, answer) in places.into_iter().zip(tried) {
@@ -99,31 +100,31 @@ pub async fn try_all(intake: &Intake, bulk: BulkSubmission) -> Result<Answer, Fa
     Ok(problem::bulk(answers.into_iter().flatten().collect()).of_a_dry_run())
 }
 
-/// Sorts the items: the valid allocations, by their places in the call; and for every place an answer if the item is
+/// Sorts the items: the valid ones, by their places in the call; and for every place an answer if the item is
 /// not valid.
-fn sort_out(items: Items) -> (Vec<(u16, Asked)>, Vec<Option<Submitted>>) {
-    let mut allocations = Vec::with_capacity(items.len());
+fn sort_out(items: Items) -> (Vec<(u16, Item)>, Vec<Option<Submitted>>) {
+    let mut valid = Vec::with_capacity(items.len());
     let answers = (0..).zip(items).map(|(place, item)| match item {
-        Ok(allocation) => {
-            allocations.push((place, allocation));
+        Ok(item) => {
+            valid.push((place, item));
             None
         }
         Err(Invalid::NotAnObject) => Some((problem::item_not_an_object(), None)),
         Err(Invalid::Fields(errors)) => Some((problem::invalid_fields(errors), None)),
     });
     let answers = answers.collect();
-    (allocations, answers)
+    (valid, answers)
 }
 
 /// The order in which the items are admitted. `left`: how many could be admitted now. If not all of them, some may be
 /// refused in the end, so the order begins at a random item: otherwise every repeat of the call would leave out the
 /// same ones.
-fn from_anywhere(mut allocations: Vec<(u16, Asked)>, left: usize) -> Vec<(u16, Asked)> {
-    if left < allocations.len() {
-        let first = rand::random_range(0..allocations.len());
-        allocations.rotate_left(first);
+fn from_anywhere(mut items: Vec<(u16, Item)>, left: usize) -> Vec<(u16, Item)> {
+    if left < items.len() {
+        let first = rand::random_range(0..items.len());
+        items.rotate_left(first);
     }
-    allocations
+    items
 }
 
 /// Splits one item's place off what was admitted for several.
@@ -132,10 +133,16 @@ fn admit_one(admitted: &mut Admitted) -> Admitted {
     Ok((Arc::clone(session), permit.split().ok_or(Refusal::TooManyInFlight)?))
 }
 
+/// The key of an item: its own, or else one that is made of the call's key and the item's place.
+fn key_of(own: Option<IdempotencyKey>, call: Option<&IdempotencyKey>, place: u16) -> Option<IdempotencyKey> {
+    own.or_else(|| call.map(|key| key.of_item(place)))
+}
+
 /// Starts the work of one item.
-fn start(intake: &Arc<Intake>, bulk: &BulkSubmission, place: u16, asked: Asked, admitted: Admitted) -> submit::Started {
-    let key = bulk.key.as_ref().map(|key| key.of_item(place));
-    let submission = Submission { caller: bulk.caller, asked, key, receipt: bulk.receipt, trace: bulk.trace };
+fn start(intake: &Arc<Intake>, bulk: &BulkSubmission, place: u16, item: Item, admitted: Admitted) -> submit::Started {
+    let key = key_of(item.key, bulk.key.as_ref(), place);
+    let submission =
+        Submission { caller: bulk.caller, asked: item.asked, key, receipt: bulk.receipt, trace: bulk.trace };
     submit::start(intake, async move |intake, unpublished| {
         failpoint::pass(Failpoint::AfterValidation).await;
         submit::submit_admitted(&intake, unpublished, admitted, submission).await
@@ -148,27 +155,27 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    fn allocations() -> Vec<(u16, Asked)> {
+    fn items() -> Vec<(u16, Item)> {
         let body = br#"{"allocations":[{"email":"a@b.co","amount":1},{"email":"a@b.co","amount":2},{"email":"a@b.co","amount":3}]}"#;
         sort_out(read_bulk(body).unwrap()).0
     }
 
-    fn places(allocations: &[(u16, Asked)]) -> Vec<u16> {
-        allocations.iter().map(|(place, _)| *place).collect()
+    fn places(items: &[(u16, Item)]) -> Vec<u16> {
+        items.iter().map(|(place, _)| *place).collect()
     }
 
     #[test]
     fn a_call_that_has_to_wait_begins_anywhere_and_leaves_nothing_out() {
-        assert_eq!(places(&from_anywhere(allocations(), 3)), [0, 1, 2], "all of it can go at once");
-        let seen: BTreeSet<Vec<u16>> = (0..1_000).map(|_| places(&from_anywhere(allocations(), 2))).collect();
+        assert_eq!(places(&from_anywhere(items(), 3)), [0, 1, 2], "all of it can go at once");
+        let seen: BTreeSet<Vec<u16>> = (0..1_000).map(|_| places(&from_anywhere(items(), 2))).collect();
         assert_eq!(seen, BTreeSet::from([vec![0, 1, 2], vec![1, 2, 0], vec![2, 0, 1]]));
     }
 
     #[test]
     fn what_is_no_allocation_is_answered_at_its_place() {
         let items = read_bulk(br#"{"allocations":[[],{"email":"a@b.co","amount":1},{}]}"#).unwrap();
-        let (allocations, answers) = sort_out(items);
-        assert_eq!(places(&allocations), [1]);
+        let (valid, answers) = sort_out(items);
+        assert_eq!(places(&valid), [1]);
         assert_eq!(answers.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
     }
 }

@@ -9,10 +9,11 @@ use super::validate::check_queried_address;
 use crate::clock;
 use crate::ledger::{BusinessId, IdempotencyKey, Kind, Millis, Refusal, RequestId, UserHash};
 use crate::postgres::allocations::{self, Decided};
+use crate::postgres::businesses::{self, Business};
 use crate::postgres::users::{self, PayoutUser};
-use crate::postgres::{businesses, keys, movements};
+use crate::postgres::{keys, movements};
 use crate::secret;
-use crate::wire::answers::{BalanceBody, FieldErrors, PENDING, PayoutUserBody, RequestBody};
+use crate::wire::answers::{BalanceBody, BusinessBody, FieldErrors, PENDING, PayoutUserBody, RequestBody};
 use axum::http::HeaderMap;
 use futures_util::FutureExt;
 use std::sync::Arc;
@@ -39,6 +40,20 @@ pub async fn balance(intake: &Intake, headers: &HeaderMap, parameters: &[(String
         payout_balance = reading.await?;
     }
     Ok(problem::found(&BalanceBody { balance, payout_balance }))
+}
+
+/// Answers with the calling business.
+pub async fn own_business(intake: &Intake, headers: &HeaderMap) -> Result<Answer, Failure> {
+    let business = intake.business(headers).await?;
+    let id = Uuid::from_u128(business.as_u128());
+    let finding = intake.read(business, async |connection| businesses::find_one(connection, id).await);
+    let found = finding.await?;
+    Ok(found.map_or_else(problem::not_found, show_business))
+}
+
+fn show_business(business: Business) -> Answer {
+    let Business { business_id, name, payout_balance, payouts_enabled, .. } = business;
+    problem::found(&BusinessBody { business_id, name, payout_balance, payouts_enabled })
 }
 
 /// The message for a time at which nobody knows a balance yet.

@@ -11,14 +11,15 @@ use super::validate::{
 };
 use crate::ledger::{Amount, Email, IdempotencyKey, Outcome, Reference};
 use crate::wire::answers::{
-    AllocatedBody, BalanceBody, BulkBody, BulkErrors, ErrorBody, EventsBody, FieldErrors, HistoryBody, PayoutUserBody,
-    RequestBody, ReversedBody, SettledBody, StatementBody,
+    AllocatedBody, BalanceBody, BulkBody, BulkErrors, BusinessBody, ErrorBody, EventsBody, FieldErrors, HistoryBody,
+    PayoutUserBody, RequestBody, ReversedBody, SettledBody, StatementBody,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 const HASH: &str = "9b2e0c7c1d3f4a5b6c7d8e9f00112233445566778899aabbccddeeff01234567";
+const BUSINESS: &str = "0198c0de-0000-8000-8000-00000a11ca7e";
 const REQUEST: &str = "0198c0de-0000-7000-8000-00000a11ca7e";
 
 /// The document. It is the same for every deployment.
@@ -28,6 +29,7 @@ pub fn document() -> Value {
         "/payout/create": { "post": create(&mut shapes) },
         "/payout/create/bulk": { "post": create_bulk(&mut shapes) },
         "/balance": { "get": balance(&mut shapes) },
+        "/business": { "get": business(&mut shapes) },
         "/payout/user": { "get": payout_user(&mut shapes) },
         "/payout/user/settle": { "post": settle(&mut shapes) },
         "/payout/user/statement": { "get": statement(&mut shapes) },
@@ -317,7 +319,8 @@ fn create_bulk(shapes: &mut Shapes) -> Value {
         "required": ["allocations"],
         "properties": {
             "allocations": { "type": "array", "minItems": 1, "maxItems": MOST_ITEMS, "items": {
-                "description": "Like the body of `POST /payout/create`. One that is not valid fails alone.",
+                "description": "Like the body of `POST /payout/create`. One that is not valid fails alone. It may have an \
+                    `idempotency_key`: a string like the header of that name of a single call, and with the same meaning.",
             } },
         },
         "example": { "allocations": [{ "email": "ann@example.com", "amount": 10_000, "reference": "Invoice 7" }] },
@@ -327,7 +330,7 @@ fn create_bulk(shapes: &mut Shapes) -> Value {
         "summary": "Allocate to many payout users in one call",
         "description": "Each item is decided on its own, exactly as if it were posted alone, and answered in order. Under \
             an `Idempotency-Key` each place in the call has a key of its own: a repeat of the call finishes what is \
-            missing and repeats nothing.",
+            missing and repeats nothing. An item that brings an `idempotency_key` is known by that instead, in any call.",
         "parameters": [idempotency_key(), dry_run()],
         "requestBody": json_body(call),
         "responses": answers.by_status,
@@ -352,6 +355,16 @@ fn balance(shapes: &mut Shapes) -> Value {
 fn at(says: &str) -> Value {
     let says = format!("The balance after every movement up to then. A `+` in a query is written `%2B`. {says}");
     parameter("at", &says, json!({ "type": "string", "format": "date-time" }))
+}
+
+fn business(shapes: &mut Shapes) -> Value {
+    let example = json!({
+        "business_id": BUSINESS, "name": "Acme", "payout_balance": 500_000, "payouts_enabled": true,
+    });
+    let answers = Answers::new(Headers::Reading)
+        .with(200, "The business.", shapes.schema::<BusinessBody>(), example)
+        .usual(shapes);
+    json!({ "operationId": "getBusiness", "summary": "The business of the API key", "responses": answers.by_status })
 }
 
 fn payout_user(shapes: &mut Shapes) -> Value {

@@ -49,6 +49,7 @@ pub fn router(intake: Arc<Intake>) -> Router {
         .route("/payout/create", post(create).fallback(create_not_allowed))
         .route("/payout/create/bulk", post(create_bulk).fallback(create_bulk_not_allowed))
         .route("/balance", get(balance).fallback(read_not_allowed))
+        .route("/business", get(business).fallback(read_not_allowed))
         .route("/payout/user", get(payout_user).fallback(read_not_allowed))
         .route("/payout/user/statement", get(statement).fallback(read_not_allowed))
         .route("/payout/user/settle", post(settle).fallback(settle_not_allowed))
@@ -286,6 +287,11 @@ async fn balance(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri
         lookup::balance(&intake, &headers, &parameters).await
     })
     .await
+}
+
+/// `GET /business`
+async fn business(State(intake): State<Arc<Intake>>, headers: HeaderMap) -> Response {
+    read(&intake, Route::Business, async move |intake: Arc<Intake>| lookup::own_business(&intake, &headers).await).await
 }
 
 /// `GET /payout/user`: by email for the business, by hash for the payout user.

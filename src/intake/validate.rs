@@ -4,7 +4,7 @@ use super::strict_json::{Members, check_nested};
 use crate::ledger::amount::AmountError;
 use crate::ledger::email::EmailError;
 use crate::ledger::reference::ReferenceError;
-use crate::ledger::{Amount, Email, Movement, Reference, RequestId};
+use crate::ledger::{Amount, Email, IdempotencyKey, Movement, Reference, RequestId};
 use crate::wire::answers::FieldErrors;
 use serde_json::value::RawValue;
 
@@ -43,12 +43,27 @@ pub enum Invalid {
 
 /// Reads and checks the body of an allocation. An empty body counts as an object without fields.
 pub fn read_allocation(body: &[u8]) -> Result<Asked, Invalid> {
-    let fields = Fields::of(body)?;
+    check_allocation(&Fields::of(body)?).map_err(Invalid::Fields)
+}
+
+/// Reads and checks an item of a bulk call.
+fn read_item(item: &RawValue) -> Result<Item, Invalid> {
+    let fields = Fields::of(item.get().as_bytes())?;
+    match (check_allocation(&fields), check_key(fields.idempotency_key)) {
+        (Ok(asked), Ok(key)) => Ok(Item { asked, key }),
+        (asked, key) => {
+            let errors = asked.err().unwrap_or_default();
+            Err(Invalid::Fields(FieldErrors { idempotency_key: key.err().map(|text| [text]), ..errors }))
+        }
+    }
+}
+
+fn check_allocation(fields: &Fields<'_>) -> Result<Asked, FieldErrors> {
     match (check_email(fields.email), check_amount(fields.amount), check_reference(fields.reference)) {
         (Ok(email), Ok(amount), Ok(reference)) => {
             Ok(Asked { movement: Movement::Allocate { email, amount }, reference })
         }
-        (email, amount, reference) => Err(invalid(email.err(), amount.err(), reference.err())),
+        (email, amount, reference) => Err(errors_of(email.err(), amount.err(), reference.err())),
     }
 }
 
@@ -60,7 +75,7 @@ pub fn read_settlement(body: &[u8]) -> Result<Asked, Invalid> {
         (Ok(email), Ok(amount), Ok(reference)) => {
             Ok(Asked { movement: Movement::Settle { email, amount }, reference: Some(reference) })
         }
-        (email, amount, reference) => Err(invalid(email.err(), amount.err(), reference.err())),
+        (email, amount, reference) => Err(Invalid::Fields(errors_of(email.err(), amount.err(), reference.err()))),
     }
 }
 
@@ -70,20 +85,34 @@ pub fn read_reversal(body: &[u8], target: RequestId) -> Result<Asked, Invalid> {
     let amount = fields.amount.filter(|amount| amount.get() != "null").map(|amount| check_amount(Some(amount)));
     match (amount.transpose(), check_reference(fields.reference)) {
         (Ok(amount), Ok(reference)) => Ok(Asked { movement: Movement::Reverse { target, amount }, reference }),
-        (amount, reference) => Err(invalid(None, amount.err(), reference.err())),
+        (amount, reference) => Err(Invalid::Fields(errors_of(None, amount.err(), reference.err()))),
     }
 }
 
-fn invalid(email: Option<&'static str>, amount: Option<&'static str>, reference: Option<&'static str>) -> Invalid {
-    Invalid::Fields(FieldErrors {
+fn errors_of(
+    email: Option<&'static str>,
+    amount: Option<&'static str>,
+    reference: Option<&'static str>,
+) -> FieldErrors {
+    FieldErrors {
         email: email.map(|text| [text]),
         amount: amount.map(|text| [text.into()]),
         reference: reference.map(|text| [text]),
-    })
+        idempotency_key: None,
+    }
+}
+
+/// An item of a bulk call: what it asks for, and its own idempotency key if it has one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Item {
+    /// What the item asks for.
+    pub asked: Asked,
+    /// The item's own key.
+    pub key: Option<IdempotencyKey>,
 }
 
 /// The items of a bulk call, each as if it were a body of its own: one bad item spoils no other.
-pub type Items = Vec<Result<Asked, Invalid>>;
+pub type Items = Vec<Result<Item, Invalid>>;
 
 /// Why a bulk call is refused as a whole.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,7 +137,7 @@ pub fn read_bulk(body: &[u8]) -> Result<Items, InvalidBulk> {
         serde_json::from_str(items).map_err(|_| InvalidBulk::Items("The allocations must be an array."))?;
     match items.len() {
         0 => Err(InvalidBulk::Items(NO_ALLOCATIONS)),
-        1..=MOST_ITEMS => Ok(items.into_iter().map(|item| read_allocation(item.get().as_bytes())).collect()),
+        1..=MOST_ITEMS => Ok(items.into_iter().map(read_item).collect()),
         _ => Err(InvalidBulk::Items("The allocations must not have more than 1000 items.")),
     }
 }
@@ -179,6 +208,13 @@ fn check_reference(value: Option<&RawValue>) -> Result<Option<Reference>, &'stat
     })
 }
 
+fn check_key(value: Option<&RawValue>) -> Result<Option<IdempotencyKey>, &'static str> {
+    const INVALID: &str = "The idempotency_key must be a string of 1 to 255 visible ASCII characters.";
+    let Some(value) = present(value) else { return Ok(None) };
+    let text: String = serde_json::from_str(value).map_err(|_| INVALID)?;
+    IdempotencyKey::new(&text).map(Some).ok_or(INVALID)
+}
+
 /// The text of a value that is there and not null.
 fn present(value: Option<&RawValue>) -> Option<&str> {
     value.map(RawValue::get).filter(|text| *text != "null")
@@ -190,6 +226,7 @@ struct Fields<'a> {
     email: Option<&'a RawValue>,
     amount: Option<&'a RawValue>,
     reference: Option<&'a RawValue>,
+    idempotency_key: Option<&'a RawValue>,
 }
 
 impl<'a> Fields<'a> {
@@ -207,6 +244,7 @@ impl<'a> Fields<'a> {
                 "email" => fields.email = Some(value),
                 "amount" => fields.amount = Some(value),
                 "reference" => fields.reference = Some(value),
+                "idempotency_key" => fields.idempotency_key = Some(value),
                 _ => {}
             }
         }
@@ -225,7 +263,7 @@ mod tests {
 
     fn amount_error(amount: &str) -> Option<String> {
         match read_allocation(format!(r#"{{"email":"ann@example.com","amount":{amount}}}"#).as_bytes()) {
-            Err(Invalid::Fields(FieldErrors { email: None, amount: Some([error]), reference: None })) => {
+            Err(Invalid::Fields(FieldErrors { email: None, amount: Some([error]), reference: None, .. })) => {
                 Some(error.into_owned())
             }
             Ok(_) => None,
@@ -294,10 +332,11 @@ mod tests {
 
     #[test]
     fn all_fields_are_reported_at_once() {
+        let invalid = |email, amount, reference| Invalid::Fields(errors_of(email, amount, reference));
         let required = |reference| Err(invalid(Some(NO_EMAIL), Some(NO_AMOUNT), reference));
         let wrong = Some("The reference must be a string.");
         assert_eq!(read_allocation(b""), required(None));
-        assert_eq!(read_allocation(br#"{"reference":7}"#), required(wrong));
+        assert_eq!(read_allocation(br#"{"reference":7,"idempotency_key":7}"#), required(wrong));
         assert_eq!(read_settlement(b"{}"), required(Some(NO_REFERENCE)));
         assert_eq!(read_settlement(br#"{"reference":" "}"#), required(Some(NO_REFERENCE)));
         let target = RequestId::from_u128(7);
@@ -315,6 +354,23 @@ mod tests {
         }
         let amount = Amount::from_cents(5).ok();
         assert_eq!(read(r#"{"amount":5}"#), Ok(Movement::Reverse { target, amount }));
+    }
+
+    #[test]
+    fn an_item_of_a_bulk_call_may_have_a_key_of_its_own() {
+        let item = |key: &str| {
+            let body = format!(r#"{{"allocations":[{{"email":"a@b.co","amount":1,"idempotency_key":{key}}}]}}"#);
+            read_bulk(body.as_bytes()).unwrap().remove(0).map(|item| item.key)
+        };
+        assert_eq!(item(r#""invoice-7""#), Ok(IdempotencyKey::new("invoice-7")));
+        assert_eq!(item(r#""\"invoice-7\"""#), Ok(IdempotencyKey::new("\"invoice-7\"")));
+        assert_eq!(item("null"), Ok(None));
+        // A blank would make it the key of an item of another call.
+        for wrong in [r#""""#, r#""a 0""#, r#""é""#, "7", r#"["a"]"#, &format!("\"{}\"", "k".repeat(256))] {
+            let Err(Invalid::Fields(errors)) = item(wrong) else { panic!("{wrong}") };
+            let said = ["The idempotency_key must be a string of 1 to 255 visible ASCII characters."];
+            assert_eq!(errors, FieldErrors { idempotency_key: Some(said), ..FieldErrors::default() }, "{wrong}");
+        }
     }
 
     #[test]
@@ -374,7 +430,9 @@ mod tests {
             let body = format!(r#"{{"email":"ann@example.com","amount":5,"reference":{reference}}}"#);
             match read_allocation(body.as_bytes()) {
                 Ok(allocation) => Ok(allocation.reference.map(|reference| reference.as_str().to_owned())),
-                Err(Invalid::Fields(FieldErrors { email: None, amount: None, reference: Some([error]) })) => Err(error),
+                Err(Invalid::Fields(FieldErrors { email: None, amount: None, reference: Some([error]), .. })) => {
+                    Err(error)
+                }
                 Err(other) => panic!("{reference}: {other:?}"),
             }
         };

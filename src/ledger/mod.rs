@@ -5,13 +5,14 @@
 //! inputs come from.
 //!
 //! Reading order: [`amount`], [`email`], [`reference`](mod@reference), [`ids`] (values that are checked when they are
-//! made), [`movement`], [`request`], [`outcome`], [`reasons`], [`mod@decide`], [`dead_letters`], [`shards`].
+//! made), [`mod@money`], [`movement`], [`request`], [`outcome`], [`reasons`], [`mod@decide`], [`dead_letters`], [`shards`].
 
 pub mod amount;
 pub mod dead_letters;
 pub mod decide;
 pub mod email;
 pub mod ids;
+pub mod money;
 pub mod movement;
 pub mod outcome;
 pub mod reasons;

@@ -54,6 +54,7 @@ closed_list! {
         Reverse = "/payout/requests/{request_id}/reverse",
         Settle = "/payout/user/settle",
         Balance = "/balance",
+        Business = "/business",
         PayoutUser = "/payout/user",
         Statement = "/payout/user/statement",
         Events = "/events",

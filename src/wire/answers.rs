@@ -87,6 +87,19 @@ pub struct BalanceBody {
     pub payout_balance: i64,
 }
 
+/// `GET /business`: the business of the API key.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct BusinessBody {
+    /// The business.
+    pub business_id: Uuid,
+    /// What people call it.
+    pub name: String,
+    /// What can still be allocated, in cents.
+    pub payout_balance: i64,
+    /// Whether payouts are switched on. While they are not, allocations are refused.
+    pub payouts_enabled: bool,
+}
+
 /// `GET /payout/user`. Balance in cents, hash in hexadecimal.
 #[derive(Debug, Serialize, JsonSchema)]
 pub struct PayoutUserBody {
@@ -353,6 +366,9 @@ pub struct FieldErrors {
     /// What is wrong with the reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<[&'static str; 1]>,
+    /// What is wrong with the idempotency key of an item of a bulk call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<[&'static str; 1]>,
 }
 
 #[cfg(test)]

@@ -408,19 +408,46 @@ impl Tally {
     }
 }
 
-/// `earmark send`: the sums of a file. Each line counts in `total` and in one of `paid`, `refused` and `undecided`.
+/// `earmark send`: the sums of a file. Each payout counts in `total` and in one of `paid`, `possible`, `refused` and
+/// `undecided`.
 #[derive(Debug, Serialize)]
 pub struct Summary {
+    /// All payouts.
+    pub total: Tally,
+    /// The payouts that are paid.
+    pub paid: Tally,
+    /// Only in a dry run: the payouts that would be paid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub possible: Option<Tally>,
+    /// Refused payouts by the reason, which is the service's text.
+    pub refused: BTreeMap<String, Tally>,
+    /// The payouts whose outcome is not known yet.
+    pub undecided: Tally,
+    /// The reversals, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reversals: Option<KindSummary>,
+    /// The settlements, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settlements: Option<KindSummary>,
+    /// The lines that were already done when this run sent them, although the journal did not say so.
+    pub replayed_lines: u64,
+}
+
+/// `earmark send`: the sums of the reversals or of the settlements. The cents of a reversal without an amount count once it
+/// is done.
+#[derive(Debug, Default, Serialize)]
+pub struct KindSummary {
     /// All lines.
     pub total: Tally,
-    /// The lines that are paid.
-    pub paid: Tally,
+    /// The lines that are done.
+    pub done: Tally,
+    /// Only in a dry run: the lines that would be done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub possible: Option<Tally>,
     /// Refused lines by the reason, which is the service's text.
     pub refused: BTreeMap<String, Tally>,
     /// The lines whose outcome is not known yet.
     pub undecided: Tally,
-    /// The paid lines that were already paid when this run sent them, although the journal did not say so.
-    pub replayed_lines: u64,
 }
 
 /// `earmark dead-letters replay` and `drop`: the ids of those that were replayed or dropped, under that word.

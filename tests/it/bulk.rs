@@ -76,6 +76,34 @@ async fn each_item_of_a_bulk_call_is_decided_as_if_it_were_posted_alone() {
 }
 
 #[tokio::test]
+async fn an_item_with_a_key_of_its_own_is_known_by_it_in_every_call_and_alone() {
+    let (app, process, _, client) = serving(1_000).await;
+    let item = |key: &str, name: &str, amount: i64| json!({"email": format!("{name}@example.com"), "amount": amount, "idempotency_key": key});
+    let statuses = |answer: &Answer| told(answer).iter().map(|item| item.0).collect::<Vec<_>>();
+    let first = client.create_all(&json!([item("k-1", "ann", 5), item("k-2", "bob", 6), item("a b", "eve", 7)])).await;
+    assert_outer(&first, 200, "partial");
+    assert_eq!(statuses(&first), [200, 200, 400]);
+    let said =
+        json!({"idempotency_key": ["The idempotency_key must be a string of 1 to 255 visible ASCII characters."]});
+    assert_eq!(told(&first)[2].2, said.to_string());
+    // In another call, at another place, under the key of a call, and posted alone.
+    let again = json!([item("k-3", "carl", 1), item("k-2", "bob", 6), item("k-1", "ann", 50), item("k-1", "ann", 5)]);
+    let second = client.create_all_with_key("friday", &again).await;
+    assert_eq!(statuses(&second), [200, 200, 422, 200]);
+    let (first, second) = (first.json()["results"].clone(), second.json()["results"].clone());
+    assert_eq!((&second[1]["replayed"], &second[1]["request_id"]), (&json!(true), &first[1]["request_id"]));
+    assert_eq!((&second[3]["replayed"], &second[3]["request_id"]), (&json!(true), &first[0]["request_id"]));
+    let alone = client.create_with_key("k-1", "ann@example.com", 5).await;
+    assert_eq!((alone.status, alone.header("idempotent-replayed")), (200, Some("true")));
+    let found = client.get("/payout/requests?idempotency_key=k-3").await.json();
+    assert_eq!(found["request_id"], second[0]["request_id"]);
+    assert_eq!(client.payout_balance().await, 1_000 - 5 - 6 - 1);
+    // An item without one has the key of the call and of its place.
+    assert_eq!(client.get("/payout/requests?idempotency_key=friday%200").await.status, 404);
+    app.finish([process]).await;
+}
+
+#[tokio::test]
 async fn a_repeat_under_the_same_key_finishes_what_is_missing_and_repeats_nothing() {
     let (app, process, business, client) = serving(150).await;
     let items = json!([

@@ -1,14 +1,16 @@
 //! The examples in `docs/clients.md`, taken from its text and run: each pays once, whatever is lost, and stops at a refusal.
+//! Those that go on with what another defines are run behind it.
 
 use crate::harness::http::Client;
 use crate::harness::proxy::{Moment, Protocol, Proxy, Side, Trap};
 use crate::harness::scripted::{PAID, Scripted, busy};
-use crate::harness::{App, SECRET, assert_allocated};
+use crate::harness::{App, SECRET, assert_allocated, eventually};
 use earmark::clock;
 use earmark::ledger::{BusinessId, Email};
 use earmark::secret::HashSecret;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 /// The only block in this language in the document.
@@ -109,7 +111,7 @@ async fn bears_any_retry_after(interpreter: &'static str, file: &str, code: &str
 #[tokio::test]
 async fn the_example_in_python_bears_any_retry_after() {
     let reading = "for text in sys.argv[1:]: print(asked_wait(text))";
-    bears_any_retry_after("python3", "pay.py", &example("python"), "\ntry:\n    print(pay(", reading).await;
+    bears_any_retry_after("python3", "pay.py", &example("python"), "\ntry:\n    payout = ", reading).await;
 }
 
 #[tokio::test]
@@ -207,4 +209,156 @@ async fn the_example_of_reconciling_finds_what_was_not_noted() {
     pay("invoice-1018").await;
     assert_eq!(said().await, (Some(1), "invoice-1018: noted 0, paid 625\n".to_owned()));
     app.finish([process]).await;
+}
+
+/// A language of the examples: its name, its interpreter, the file of a program, and where the example begins to pay.
+type Language = (&'static str, &'static str, &'static str, &'static str);
+const CURL: Language = ("sh", "sh", "pay.sh", "\npost /payout/create");
+const PYTHON: Language = ("python", "python3", "pay.py", "\ntry:\n    payout = ");
+const JAVASCRIPT: Language = ("javascript", "node", "pay.mjs", "\nconst payout = ");
+const PHP: Language = ("php", "php", "pay.php", "\ntry {");
+
+/// The example of a language up to where it pays, and then another one that goes on there.
+fn going_on(language: &Language, what: &str) -> String {
+    let (name, _, _, end) = language;
+    let code = example(name);
+    let (start, _) = code.split_once(end).unwrap_or_else(|| panic!("{name} pays"));
+    format!("{start}\n{}\n", example(&format!("{name} {what}")))
+}
+
+/// Checks that an example takes back and settles once although the first answer is lost, says the same when it runs
+/// again, and stops at a refusal.
+async fn takes_back_once(language: Language, expected: [&str; 2]) {
+    let (code, (_, interpreter, file, _)) = (going_on(&language, "take back"), language);
+    if !is_installed(interpreter) {
+        return;
+    }
+    let app = App::new().await;
+    let (business, process) = (app.create_business(2_500), app.start("serve").await);
+    let client = app.client(&process, &business);
+    let id = client.create("ann@example.com", 1_250).await.request_id();
+    let upstream = process.url().trim_start_matches("http://").parse().expect("an address");
+    let proxy = Proxy::start(Protocol::Opaque, upstream).await.expect("a proxy");
+    let stage = Stage::new(&format!("http://{}", proxy.address()), &business.secret_key, file, &code);
+    proxy.arm(Trap { at: Moment::Said, side: Side::Before });
+    for _ in 0..2 {
+        let run = stage.run(interpreter, &[file, &id]).await;
+        let said = String::from_utf8_lossy(&run.stdout).into_owned();
+        assert!(run.status.success(), "{said} {}", String::from_utf8_lossy(&run.stderr));
+        assert!(expected.iter().all(|text| said.contains(text)), "{said}");
+        assert!(!proxy.is_armed(), "the first answer was lost");
+    }
+    assert_eq!((client.user_balance("ann@example.com").await, client.payout_balance().await), (0, 1_500));
+    assert_eq!((app.count("reversed").await, app.count("settled").await), (1, 1));
+    let refused = stage.run(interpreter, &[file, "0198c0de-0000-7000-8000-00000a11ca7e"]).await;
+    let said = format!("{}{}", String::from_utf8_lossy(&refused.stdout), String::from_utf8_lossy(&refused.stderr));
+    assert!(!refused.status.success() && said.contains("Not found"), "{said}");
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn the_example_in_curl_takes_back_and_settles_once() {
+    if is_installed("curl") {
+        takes_back_once(CURL, [r#""reversed":250,"remaining":1000"#, r#""balance":0"#]).await;
+    }
+}
+
+#[tokio::test]
+async fn the_example_in_python_takes_back_and_settles_once() {
+    takes_back_once(PYTHON, ["250 1000\n", "\n0\n"]).await;
+}
+
+#[tokio::test]
+async fn the_example_in_javascript_takes_back_and_settles_once() {
+    takes_back_once(JAVASCRIPT, ["250 1000\n", "\n0\n"]).await;
+}
+
+#[tokio::test]
+async fn the_example_in_php_takes_back_and_settles_once() {
+    takes_back_once(PHP, ["250 1000\n", "\n0\n"]).await;
+}
+
+/// A program that runs until it is dropped, with all that it has started.
+struct Running(Child);
+
+impl Running {
+    /// Starts an example that prints into a file.
+    fn start(stage: &Stage, interpreter: &str, file: &str, prints: &Path) -> Self {
+        let prints = std::fs::File::create(prints).expect("a file");
+        let mut command = Command::new(interpreter);
+        command.arg(file).current_dir(&stage.folder).process_group(0);
+        command.env("EARMARK_URL", &stage.url).env("EARMARK_API_KEY", &stage.key);
+        command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1").stdin(Stdio::null()).stdout(prints);
+        Self(command.spawn().expect("it runs"))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-9", "--", &format!("-{}", self.0.id())]).status();
+        let _ = self.0.wait();
+    }
+}
+
+/// Checks that an example prints every event once, also while it waits for it, and goes on where it was killed.
+async fn follows_events(language: Language, code: String, shown: impl Fn(u64, &str, u64) -> String) {
+    let (_, interpreter, file, _) = language;
+    if !is_installed(interpreter) {
+        return;
+    }
+    let app = App::new().await;
+    let (business, process) = (app.create_business(2_500), app.start("serve").await);
+    let (client, stage) =
+        (app.client(&process, &business), Stage::new(&process.url(), &business.secret_key, file, &code));
+    let prints = stage.folder.join("prints");
+    let has_printed = async |text: String| {
+        eventually(&format!("{file} prints {text}"), async || {
+            std::fs::read_to_string(&prints).unwrap_or_default().contains(&text)
+        })
+        .await;
+    };
+    let running = Running::start(&stage, interpreter, file, &prints);
+    has_printed(shown(1, "balance.deposited", 2_500)).await;
+    assert_allocated(&client.create("ann@example.com", 100).await);
+    has_printed(shown(2, "allocation.created", 100)).await;
+    // The number is written after the event is printed.
+    eventually("the cursor is kept", async || {
+        std::fs::read_to_string(stage.folder.join("events.cursor")).is_ok_and(|text| text.trim() == "2")
+    })
+    .await;
+    drop(running);
+    assert_allocated(&client.create("ann@example.com", 200).await);
+    let running = Running::start(&stage, interpreter, file, &prints);
+    has_printed(shown(3, "allocation.created", 200)).await;
+    let printed = std::fs::read_to_string(&prints).expect("a file");
+    assert!(!printed.contains(&shown(2, "allocation.created", 100)), "{printed}");
+    drop(running);
+    app.finish([process]).await;
+}
+
+fn as_a_line(seq: u64, kind: &str, amount: u64) -> String {
+    format!("{seq} {kind} {amount}\n")
+}
+
+#[tokio::test]
+async fn the_example_in_curl_follows_events() {
+    if is_installed("curl") {
+        let shown = |seq: u64, kind: &str, _: u64| format!(r#"{{"seq":{seq},"type":"{kind}""#);
+        follows_events(CURL, example("sh events"), shown).await;
+    }
+}
+
+#[tokio::test]
+async fn the_example_in_python_follows_events() {
+    follows_events(PYTHON, going_on(&PYTHON, "events"), as_a_line).await;
+}
+
+#[tokio::test]
+async fn the_example_in_javascript_follows_events() {
+    follows_events(JAVASCRIPT, going_on(&JAVASCRIPT, "events"), as_a_line).await;
+}
+
+#[tokio::test]
+async fn the_example_in_php_follows_events() {
+    follows_events(PHP, going_on(&PHP, "events"), as_a_line).await;
 }

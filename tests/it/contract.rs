@@ -72,9 +72,12 @@ async fn everything_that_is_not_a_working_secret_key_is_the_same_401() {
         &[format!("Bearer {secret}"), format!("Bearer {secret}")],
     ];
     for values in headers {
-        for (method, path) in
-            [(Method::POST, "/payout/create"), (Method::GET, "/balance"), (Method::GET, "/payout/user?email=a@b.co")]
-        {
+        for (method, path) in [
+            (Method::POST, "/payout/create"),
+            (Method::GET, "/balance"),
+            (Method::GET, "/business"),
+            (Method::GET, "/payout/user?email=a@b.co"),
+        ] {
             let request = client.request(method, path);
             let request = values.iter().fold(request, |request, value| request.header("authorization", value));
             let answer = Client::send(request).await.expect("an answer");
@@ -93,6 +96,7 @@ async fn checks_run_in_the_order_of_the_contract() {
         (Method::POST, "/nowhere", None, "text/plain", large.as_str(), 404),
         (Method::GET, "/payout/create", None, "text/plain", "", 405),
         (Method::DELETE, "/balance", None, "text/plain", "", 405),
+        (Method::POST, "/business", None, "text/plain", "", 405),
         (Method::POST, "/payout/create", None, "text/plain", large.as_str(), 401),
         (Method::POST, "/payout/create", Some(()), "text/plain", large.as_str(), 413),
         (Method::POST, "/payout/create", Some(()), "text/plain", "{", 415),
@@ -140,7 +144,7 @@ async fn a_request_body_may_come_in_pieces_up_to_the_limit() {
 
 #[tokio::test]
 async fn a_user_is_one_address_of_one_business() {
-    let (app, process, _, client) = serving().await;
+    let (app, process, business, client) = serving().await;
     let other_business = app.create_business(1_000);
     let other = app.client(&process, &other_business);
     let first = client.create("Ann@Example.com", 10).await.json();
@@ -149,6 +153,12 @@ async fn a_user_is_one_address_of_one_business() {
     assert_eq!((client.user_balance("ANN@example.com").await, other.user_balance("ann@example.com").await), (15, 3));
     assert_eq!((client.payout_balance().await, other.payout_balance().await), (1_000_000_000 - 15, 1_000 - 3));
     assert_eq!(client.get("/balance").await.json(), json!({"balance": 0, "payout_balance": 1_000_000_000 - 15}));
+    let shown = client.get("/business").await.json();
+    let name = shown["name"].as_str().expect("a name").to_owned();
+    let expected = json!({
+        "business_id": business.id, "name": name, "payout_balance": 1_000_000_000 - 15, "payouts_enabled": true,
+    });
+    assert_eq!((shown, name.is_empty()), (expected, false));
     app.finish([process]).await;
 }
 

@@ -7,7 +7,8 @@ use earmark::api_key::{self, Kind};
 use earmark::intake::history;
 use earmark::intake::validate::{Asked, Invalid, InvalidBulk, MOST_ITEMS, read_allocation, read_bulk};
 use earmark::ledger::{Amount, Email, IdempotencyKey};
-use earmark::send::file;
+use earmark::send::amounts::Written;
+use earmark::send::file::{File, Unusable};
 use earmark::trace::Context;
 use earmark::wire::messages::{self, MOST_REQUESTS};
 use earmark::wire::signing::Keyring;
@@ -22,6 +23,7 @@ const REQUESTS: &str = include_str!("corpus/requests.jsonl");
 const REPLIES: &str = include_str!("corpus/replies.jsonl");
 const CSV: &str = include_str!("corpus/payouts.csv");
 const JSON_LINES: &str = include_str!("corpus/payouts.jsonl");
+const WORKBOOK: &[u8] = include_bytes!("corpus/payouts.xlsx");
 const HEADERS: &str = include_str!("corpus/headers.txt");
 
 /// Byte sequences that often break parsers.
@@ -145,8 +147,9 @@ proptest! {
             Ok(items) => {
                 prop_assert!((1..=MOST_ITEMS).contains(&items.len()));
                 for (place, item) in items.iter().enumerate() {
-                    if let (Ok(ask), Some(value)) = (item, &value) {
-                        assert_said(ask, &value["allocations"][place]);
+                    if let (Ok(item), Some(value)) = (item, &value) {
+                        assert_said(&item.asked, &value["allocations"][place]);
+                        assert_eq!(value["allocations"][place]["idempotency_key"].as_str(), item.key.as_ref().map(IdempotencyKey::as_str));
                     }
                 }
             }
@@ -217,37 +220,83 @@ proptest! {
     }
 }
 
-/// Reads a file of this content.
-fn read_file(name: &str, content: &[u8]) -> Result<Vec<file::Line>, Vec<file::BadLine>> {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{}-{name}", std::process::id()));
+/// Reads a file of this content: the numbers of its good and of its bad lines.
+fn read_file(content: &[u8], written: Written) -> (Vec<u64>, Vec<u64>) {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{}", uuid::Uuid::new_v4().simple()));
     std::fs::write(&path, content).expect("written");
-    let read = file::read(&path).expect("a file");
+    let file = File::open(&path, written);
     std::fs::remove_file(&path).expect("removed");
-    read
+    let file = match file {
+        // Random bytes may begin like a workbook.
+        Err(_) if content.starts_with(b"PK") => return (vec![], vec![1]),
+        Err(error) => panic!("{error:#}"),
+        Ok(Err(Unusable::BadLine(bad))) => return (vec![], vec![bad.number]),
+        Ok(Err(Unusable::Amounts(_))) => return (vec![], vec![1]),
+        Ok(Ok(file)) => file,
+    };
+    let (mut good, mut bad) = (vec![], vec![]);
+    for row in file.rows().expect("rows") {
+        match row.expect("a row") {
+            Ok(row) => good.push(row.line.number),
+            Err(line) => {
+                // The reason is printed, so it must not quote an address.
+                assert!(!line.reason.contains('@') || content.contains(&b'{') || content.contains(&b'['), "{line}");
+                bad.push(line.number);
+            }
+        }
+    }
+    (good, bad)
 }
 
-fn assert_lines_are_those_of_the_file(name: &str, content: &[u8]) {
-    let count = content.split(|byte| *byte == b'\n').count() as u64;
-    let numbers: Vec<u64> = match read_file(name, content) {
-        Ok(lines) => lines.iter().map(|line| line.number).collect(),
-        Err(bad) => bad.iter().map(|line| line.number).collect(),
-    };
-    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
-    assert!(numbers.iter().all(|number| (1..=count).contains(number)), "{numbers:?}");
+fn assert_lines_are_those_of_the_file(content: &[u8], written: Written) {
+    // In UTF-16 a line end has two bytes, of which this counts one.
+    let count = content.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
+    let (good, bad) = read_file(content, written);
+    for numbers in [&good, &bad] {
+        assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "{numbers:?}");
+        assert!(numbers.iter().all(|number| (1..=count).contains(number)), "{numbers:?} of {count}");
+    }
+    assert!(good.iter().all(|number| !bad.contains(number)), "{good:?} {bad:?}");
+}
+
+/// The same text in another encoding.
+fn encoded(text: &[u8], encoding: usize) -> Vec<u8> {
+    let text = String::from_utf8_lossy(text);
+    match encoding {
+        0 => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+        1 => format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_be_bytes).collect(),
+        _ => text.as_bytes().to_vec(),
+    }
 }
 
 proptest! {
     #![proptest_config(at_least(300))]
 
     #[test]
-    fn a_file_of_csv_is_read_line_by_line(content in mutated(CSV, 6), header in any::<bool>()) {
-        let header: &[u8] = if header { b"email,amount,reference\n" } else { b"" };
-        assert_lines_are_those_of_the_file("payouts.csv", &[header, &content].concat());
+    fn a_file_of_csv_is_read_line_by_line(
+        content in mutated(CSV, 6),
+        header in select(vec!["", "email,amount,reference\n", "sep=;\nEmail;Amount;Note\n", "note\tAMOUNT\temail\n"]),
+        encoding in 0..4_usize,
+        written in select(vec![Written::Cents, Written::Decimal, Written::DecimalPoint, Written::DecimalComma]),
+    ) {
+        let content = [header.as_bytes(), &content].concat();
+        assert_lines_are_those_of_the_file(&content, written);
+        assert_lines_are_those_of_the_file(&encoded(&content, encoding), written);
     }
 
     #[test]
     fn a_file_of_json_lines_is_read_line_by_line(content in mutated(JSON_LINES, 6)) {
-        assert_lines_are_those_of_the_file("payouts.jsonl", &content);
+        assert_lines_are_those_of_the_file(&content, Written::Cents);
+    }
+
+    #[test]
+    fn what_is_no_workbook_is_refused(content in any::<Vec<u8>>(), edits in vec((any::<Index>(), any::<u8>()), 1..4)) {
+        prop_assert!(read_file(&[b"PK\x03\x04", content.as_slice()].concat(), Written::Cents).0.is_empty());
+        let mut damaged = WORKBOOK.to_vec();
+        edits.iter().for_each(|(at, byte)| *at.get_mut(&mut damaged) = *byte);
+        damaged[..4].copy_from_slice(b"PK\x03\x04");
+        let (good, _) = read_file(&damaged, Written::Decimal);
+        prop_assert!(good.len() <= 2);
     }
 }
 
@@ -275,7 +324,7 @@ fn the_worst_of_a_mebibyte_is_read_to_its_end() {
         assert!(read_allocation(bytes).is_err() && read_bulk(bytes).is_err(), "{what}");
         assert!(messages::read_requests(&Keyring::none(), bytes).is_err(), "{what}");
         assert!(messages::read_replies(&Keyring::none(), "replies", bytes).is_err(), "{what}");
-        assert!(read_file("worst.jsonl", bytes).is_err() && read_file("worst.csv", bytes).is_err(), "{what}");
+        assert!(read_file(bytes, Written::Decimal).0.is_empty(), "{what}");
         assert_eq!((IdempotencyKey::from_header(&body), Context::parse(&body)), (None, None), "{what}");
         assert!(Email::parse(&body).is_err() && !api_key::is_well_formed_secret(&body), "{what}");
         let parameters = ["email", "reference", "from", "cursor", "limit"].map(|name| (name.to_owned(), body.clone()));

@@ -2,8 +2,9 @@
 
 use super::guard::Fields;
 use super::page::{Confirm, Frame, Trouble, done, page};
-use super::{Console, money, words};
+use super::{Console, words};
 use crate::clock;
+use crate::ledger::money;
 use crate::ops;
 use crate::ops::businesses::{id_of, shard_of};
 use crate::postgres::Error;

@@ -1,8 +1,8 @@
 //! Finds what is wrong with the deployment, as texts for the top of the overview page, worst first.
 
-use super::money;
 use super::snapshot::{self, Finding, Grade, Snapshot};
 use super::words::{moment, span};
+use crate::ledger::money;
 use crate::metrics::labels::Status;
 use crate::ops::deployment::Process;
 

@@ -14,7 +14,6 @@ mod dead_letters;
 mod findings;
 mod guard;
 mod live;
-mod money;
 mod overview;
 mod page;
 pub mod rates;

@@ -3,8 +3,8 @@
 use super::guard::Fields;
 use super::page::{Confirm, Frame, Trouble, done, page};
 use super::snapshot::{Grade, Snapshot, count_of};
-use super::{Console, money, words};
-use crate::ledger::{Late, Proof, SettledAs};
+use super::{Console, words};
+use crate::ledger::{Late, Proof, SettledAs, money};
 use crate::ops;
 use crate::ops::deployment::Process;
 use crate::postgres::{PgConnection, deployments};

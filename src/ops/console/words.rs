@@ -1,8 +1,7 @@
 //! Formats numbers, times, money and states for people. Templates pass everything by reference.
 
-use super::money;
 use crate::clock;
-use crate::ledger::{Cause, Outcome, Proof, SettledAs};
+use crate::ledger::{Cause, Outcome, Proof, SettledAs, money};
 use std::borrow::Borrow;
 use time::OffsetDateTime;
 

@@ -90,6 +90,10 @@ impl Process {
         Self { child, log }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn log(&self) -> Vec<Value> {
         self.log.lock().expect("the log").clone()
     }

@@ -9,6 +9,18 @@ use tokio::time::Instant;
 pub const PAID: &str =
     "HTTP/1.1 200 OK\r\nEarmark-Debited: yes\r\nX-Request-Id: 0\r\nContent-Length: 13\r\n\r\n{\"hash\":\"00\"}";
 
+/// The answer to a read.
+pub fn found(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// The answer to a bulk call of one item.
+pub fn one_result(debited: &str, result: &str) -> String {
+    let body = format!("{{\"results\":[{result}]}}");
+    let status = if debited == "unknown" { 504 } else { 200 };
+    format!("HTTP/1.1 {status} x\r\nEarmark-Debited: {debited}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
 /// 503 with a header `Retry-After`.
 pub fn busy(retry_after: &str) -> String {
     format!("HTTP/1.1 503 x\r\nRetry-After: {retry_after}\r\nContent-Length: 0\r\n\r\n")

@@ -1,14 +1,15 @@
-//! Formats and parses amounts of money. They are whole cents, and no floating point is used.
+//! Formats and parses amounts of money for people. They are whole cents, and no floating point is used.
 
 /// `1,234.56` for 123,456 cents.
-pub(super) fn write(cents: i64) -> String {
+pub fn write(cents: impl Into<i128>) -> String {
+    let cents: i128 = cents.into();
     let (whole, rest) = (cents.unsigned_abs() / 100, cents.unsigned_abs() % 100);
     format!("{}{}.{rest:02}", if cents < 0 { "-" } else { "" }, group(whole))
 }
 
 /// `1,234` for 1234.
-pub(super) fn group(whole: u64) -> String {
-    let digits = whole.to_string();
+pub fn group(whole: impl Into<u128>) -> String {
+    let digits = whole.into().to_string();
     let mut grouped = String::new();
     for (at, digit) in digits.chars().enumerate() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
@@ -21,7 +22,7 @@ pub(super) fn group(whole: u64) -> String {
 
 /// Parses `1234`, `1234.5` or `1234.50`, with or without a minus, as cents. The error says what is wrong. Commas are
 /// refused: in many countries they separate the cents.
-pub(super) fn read(text: &str) -> Result<i64, &'static str> {
+pub fn read(text: &str) -> Result<i64, &'static str> {
     const FORM: &str = "Write the amount in digits, with a point before the cents: 1234.50";
     let text = text.trim();
     let (is_negative, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
