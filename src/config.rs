@@ -6,16 +6,18 @@ use crate::connections;
 use crate::intake::Budgets;
 use crate::intake::admission;
 use crate::intake::limits::Bounds;
+use crate::ledger::webhooks::Schedule;
 use crate::ops::console::auth::{Access, MIN_TOKEN_LEN};
 use crate::postgres::{self, Shards};
 use crate::rabbit::Broker;
 use crate::rabbit::publisher::Limits as Packing;
 use crate::secret::HashSecret;
+use crate::webhook::target::Exceptions;
 use crate::wire::signing::Keyring;
 use crate::worker::Limits;
 use anyhow::{Context, anyhow, ensure};
 use clap::{Args, ValueEnum};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Where the ledger is.
@@ -106,7 +108,7 @@ pub struct Operator {
     pub by: String,
 }
 
-/// The settings that intake and worker share.
+/// The settings that intake, worker and relay share.
 #[derive(Args)]
 pub struct Process {
     #[command(flatten)]
@@ -148,6 +150,11 @@ pub struct Process {
     /// context is sampled as the context says. At thousands of requests a second, a few in a thousand are enough
     #[arg(long, env = "EARMARK_OTLP_SAMPLE", default_value = "1", value_parser = parse_share)]
     pub otlp_sample: f64,
+    /// Addresses that webhooks may lead to although they are not public, also over plain HTTP if the URL names the address:
+    /// `10.0.0.5,10.0.0.6`. Without it only public addresses are allowed: otherwise whoever has an API key could make the relay
+    /// call servers that only this network can reach
+    #[arg(long, env = "EARMARK_WEBHOOK_EXCEPTIONS", value_delimiter = ',')]
+    webhook_exceptions: Vec<IpAddr>,
     /// How long an intake waits for a worker's reply before it resolves the request in the database. Also the request's
     /// deadline: a worker voids a request that it finds later than that. Even under full load most requests take well
     /// under a second; the default also leaves time for another worker to take over
@@ -279,6 +286,11 @@ impl Process {
         };
         let prefix = self.queue_prefix()?;
         Keyring::parse(keys, prefix, self.accept_unsigned).map_err(named("EARMARK_ENVELOPE_KEYS"))
+    }
+
+    /// The addresses that webhooks may lead to although they are not public.
+    pub fn exceptions(&self) -> Exceptions {
+        Exceptions::new(self.webhook_exceptions.iter().copied())
     }
 
     /// The OTLP endpoint, from either variable. An empty value counts as not set.
@@ -421,5 +433,33 @@ impl WorkerSettings {
             clock_tolerance: self.clock_tolerance,
             hold: self.hold_timeout,
         }
+    }
+}
+
+/// The settings that only a relay has.
+#[derive(Args)]
+pub struct RelaySettings {
+    /// The largest number of webhooks that a relay delivers to at the same time, one event each. A quarter of it is for webhooks
+    /// whose last delivery failed, so that however many are dead, the others do not wait. A delivery takes a connection, and
+    /// about 50 KiB of memory
+    #[arg(long, env = "EARMARK_RELAY_PLACES", default_value = "256", value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    pub relay_places: u32,
+    /// How long a webhook may take to answer: connecting, sending and the first kilobyte of the answer. A webhook that has more
+    /// to do should answer first
+    #[arg(long, env = "EARMARK_WEBHOOK_TIMEOUT", default_value = "15s", value_parser = parse_duration)]
+    pub webhook_timeout: Duration,
+    /// How long a delivery that failed waits before it is tried again: after the first failure, the second, and so on. The last
+    /// pause repeats. Short at first, for a restart; long in the end, for a webhook that people have to mend
+    #[arg(long, env = "EARMARK_WEBHOOK_RETRIES", default_value = "5s,5m,30m,2h,5h,10h,14h,20h,24h", value_delimiter = ',', value_parser = parse_duration)]
+    webhook_retries: Vec<Duration>,
+    /// How long a webhook may fail, without one success, before it is disabled. Long enough for a weekend and the days around it
+    #[arg(long, env = "EARMARK_WEBHOOK_PATIENCE", default_value = "5d", value_parser = parse_duration)]
+    webhook_patience: Duration,
+}
+
+impl RelaySettings {
+    /// When deliveries that fail are tried again.
+    pub fn schedule(&self) -> Schedule {
+        Schedule { delays: self.webhook_retries.clone(), patience: self.webhook_patience }
     }
 }

@@ -7,12 +7,17 @@ use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
 use std::time::{Duration, SystemTime};
 
-/// Longest wait that a `Retry-After` can ask for. A server that is busy for longer can ask again.
+/// Longest wait of `earmark send` that a `Retry-After` can ask for. A server that is busy for longer can ask again.
 const MOST_ASKED: Duration = Duration::from_secs(300);
 
 /// The wait that a `Retry-After` header asks for, in whole seconds or as a date: at most five minutes. A date in the
 /// past, and text that is neither, give zero; the usual wait then applies.
 pub fn asked_for(retry_after: &str, now: SystemTime) -> Duration {
+    asked_for_at_most(MOST_ASKED, retry_after, now)
+}
+
+/// The same, with another bound than five minutes.
+pub fn asked_for_at_most(most: Duration, retry_after: &str, now: SystemTime) -> Duration {
     let text = retry_after.trim();
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let wait = match httpdate::parse_http_date(text) {
@@ -21,7 +26,7 @@ pub fn asked_for(retry_after: &str, now: SystemTime) -> Duration {
         Ok(date) => date.duration_since(now).unwrap_or_default(),
         Err(_) => Duration::ZERO,
     };
-    wait.min(MOST_ASKED)
+    wait.min(most)
 }
 
 /// The waits between tries: each is longer than the one before, with jitter.

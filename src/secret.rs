@@ -1,5 +1,5 @@
 //! The server-side secret, and what only its holder can make: payout users' hashes, the key of the console's sessions,
-//! and request ids that this service recognises as its own.
+//! the secrets of webhooks, and request ids that this service recognises as its own.
 
 use crate::clock;
 use crate::ledger::{BusinessId, Email, Millis, RequestId, UserHash};
@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use subtle::ConstantTimeEq;
+use uuid::Uuid;
 
 /// `EARMARK_HASH_SECRET`: at least 32 bytes, in hexadecimal. Never printed.
 #[derive(Clone)]
@@ -44,6 +45,12 @@ impl HashSecret {
     /// The key that signs the console's sessions: the same in every process that has this secret and these tokens.
     pub fn console_key(&self, tokens: &[u8]) -> [u8; 32] {
         self.mac(b"console", BusinessId::from_u128(0), tokens)
+    }
+
+    /// The secret of a webhook, by its version. It is stored nowhere.
+    pub fn webhook_secret(&self, business: BusinessId, webhook: Uuid, version: i32) -> [u8; 32] {
+        let data = [webhook.as_bytes().as_slice(), &version.to_be_bytes()].concat();
+        self.mac(b"webhook", business, &data)
     }
 
     fn mac(&self, purpose: &[u8], business: BusinessId, data: &[u8]) -> [u8; 32] {
@@ -161,7 +168,7 @@ mod tests {
         let minted: Vec<_> = (0..10_000).map(|_| ids.mint(business)).collect();
         assert!(minted.windows(2).all(|pair| pair[0].as_u128() >> 64 < pair[1].as_u128() >> 64));
         assert_eq!(ids.mint(BusinessId::new(ShardId::new(200), 7)).shard(), ShardId::new(200));
-        let uuid = uuid::Uuid::from_u128(minted[0].as_u128());
+        let uuid = Uuid::from_u128(minted[0].as_u128());
         assert_eq!((uuid.get_version_num(), uuid.get_variant()), (7, uuid::Variant::RFC4122));
         assert!((clock::now_millis() - minted_at(minted[0])).abs() < 60_000);
         let moment = minted_at(minted[0]);

@@ -1,18 +1,19 @@
-//! Describes a running service for its row in `processes`: who it is, and the state of its intake and worker.
+//! Describes a running service for its row in `processes`: who it is, and the state of its intake, worker and relay.
 
 use crate::clock;
 use crate::intake::Intake;
 use crate::ops::queues::Depths;
-use crate::ops::state::{Describe, counted_by_intake, counted_by_worker};
+use crate::ops::state::{Describe, counted_by_intake, counted_by_relay, counted_by_worker};
 use crate::postgres::Shards;
 use crate::postgres::processes::Presence;
-use crate::wire::state::{IntakeState, State, WorkerState};
+use crate::relay::Relay;
+use crate::wire::state::{IntakeState, RelayState, State, WorkerState};
 use crate::worker::Worker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// The identity of this process. `kind`: `serve`, `intake` or `worker`.
+/// The identity of this process. `kind`: `serve`, `intake`, `worker` or `relay`.
 pub(super) fn presence(kind: &'static str) -> Presence {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Presence {
@@ -24,17 +25,22 @@ pub(super) fn presence(kind: &'static str) -> Presence {
     }
 }
 
-/// A function that returns the current state of the process: of its intake, its worker, the shards as each of the two sees
-/// them, and the queues.
-pub(super) fn describe(
-    intake: Option<Arc<Intake>>,
-    worker: Option<Arc<Worker>>,
-    ways: [Shards; 2],
-    depths: Depths,
-) -> Describe {
+/// The parts of a process that serve.
+#[derive(Clone, Default)]
+pub(super) struct Parts {
+    pub intake: Option<Arc<Intake>>,
+    pub worker: Option<Arc<Worker>>,
+    pub relay: Option<Arc<Relay>>,
+}
+
+/// A function that returns the current state of the process: of its parts, of the shards as each of them sees them, and
+/// of the queues.
+pub(super) fn describe(parts: Parts, ways: Vec<Shards>, depths: Depths) -> Describe {
+    let Parts { intake, worker, relay } = parts;
     Arc::new(move || {
         let mut impediments = intake.as_ref().map(|intake| intake.impediments()).unwrap_or_default();
         impediments.extend(worker.iter().flat_map(|worker| worker.impediments()));
+        impediments.extend(relay.iter().flat_map(|relay| relay.impediments()));
         State {
             clock_millis: clock::now_millis(),
             impediments,
@@ -42,12 +48,13 @@ pub(super) fn describe(
             queues: depths.latest(),
             intake: intake.as_deref().map(of_intake),
             worker: worker.as_deref().map(of_worker),
+            relay: relay.as_deref().map(of_relay),
         }
     })
 }
 
-/// What either of the two finds wrong with each shard.
-fn troubles(ways: &[Shards; 2]) -> BTreeMap<u8, Option<String>> {
+/// What any of the parts finds wrong with each shard.
+fn troubles(ways: &[Shards]) -> BTreeMap<u8, Option<String>> {
     let mut troubles = BTreeMap::<u8, Option<String>>::new();
     for (shard, trouble) in ways.iter().flat_map(Shards::troubles) {
         let known = troubles.entry(shard).or_default();
@@ -77,5 +84,19 @@ fn of_worker(worker: &Worker) -> WorkerState {
         paused: status.paused,
         unacknowledged: status.unacknowledged.into_iter().collect(),
         ..counted_by_worker()
+    }
+}
+
+fn of_relay(relay: &Relay) -> RelayState {
+    let status = relay.status();
+    RelayState {
+        postgres_up: status.postgres_up,
+        in_hand: status.in_hand as u64,
+        sound: status.counts.sound,
+        failing: status.counts.failing,
+        disabled: status.counts.disabled,
+        waiting: status.counts.waiting,
+        oldest_millis: status.counts.oldest_millis,
+        ..counted_by_relay()
     }
 }

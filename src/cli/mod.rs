@@ -1,6 +1,5 @@
-//! The command line. Each command has a file of its own, but `doctor` is a folder, and `serve.rs` has `serve`, `intake` and
-//! `worker`. Results go to stdout, messages to stderr. A failure exits with a code
-//! above 0.
+//! The command line. Each command has a file of its own, but `doctor` is a folder, and `serve.rs` has `serve`,
+//! `intake`, `worker` and `relay`. Results go to stdout, messages to stderr. A failure exits with a code above 0.
 
 mod audit;
 mod business;
@@ -16,6 +15,7 @@ mod request;
 mod send;
 mod serve;
 mod shards;
+mod webhook;
 mod workers;
 
 use crate::config::Database;
@@ -39,18 +39,22 @@ pub struct Cli {
 /// The commands.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Run intake and worker in one process
+    /// Run intake, worker and relay in one process
     Serve(serve::Serve),
     /// Run an intake: it accepts HTTP requests, publishes them to RabbitMQ, and answers with the workers' replies
     Intake(serve::IntakeOnly),
     /// Run a worker: it takes requests from RabbitMQ and applies them in Postgres
     Worker(serve::WorkerOnly),
+    /// Run a relay: it delivers the events of businesses to their webhooks
+    Relay(serve::RelayOnly),
     /// Bring the database schema up to this program's version; does nothing if it is up to date
     Migrate(Database),
     /// Create, list and fund businesses; switch their payouts on and off
     Business(business::Arguments),
     /// Create, list and revoke API keys
     Key(key::Arguments),
+    /// List webhooks and their deliveries; enable and disable webhooks
+    Webhook(webhook::Arguments),
     /// Check every balance against the rows, in one snapshot; exits with 1 on any difference
     Audit(audit::Arguments),
     /// List, show, replay and drop messages that could not be applied
@@ -66,8 +70,8 @@ pub enum Command {
     /// Check settings, servers, queues, clocks and processes, and say how to fix what is wrong; exits with 1 on a
     /// failure
     Doctor(doctor::Arguments),
-    /// Pay every line of a file over HTTP, exactly once however often the command is run; exits with 1 if some lines are
-    /// refused, with 2 if some are undecided
+    /// Pay every line of a file over HTTP, exactly once however often the command is run; exits with 1 if some lines
+    /// are refused, with 2 if some are undecided
     Send(send::Arguments),
     /// Print the OpenAPI document of the API
     Openapi,
@@ -78,7 +82,7 @@ pub enum Command {
 impl Command {
     /// Whether the command runs until it is stopped by a signal.
     pub fn is_service(&self) -> bool {
-        matches!(self, Self::Serve(_) | Self::Intake(_) | Self::Worker(_))
+        matches!(self, Self::Serve(_) | Self::Intake(_) | Self::Worker(_) | Self::Relay(_))
     }
 }
 
@@ -99,9 +103,11 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(arguments) => serve::serve(arguments).await?,
         Command::Intake(arguments) => serve::intake(arguments).await?,
         Command::Worker(arguments) => serve::worker(arguments).await?,
+        Command::Relay(arguments) => serve::relay(arguments).await?,
         Command::Migrate(database) => migrate::run(&database).await?,
         Command::Business(arguments) => business::run(arguments).await?,
         Command::Key(arguments) => key::run(arguments).await?,
+        Command::Webhook(arguments) => webhook::run(arguments).await?,
         Command::Openapi => openapi::run()?,
         Command::Audit(arguments) => return audit::run(arguments).await,
         Command::DeadLetters(arguments) => return dead_letters::run(arguments).await,

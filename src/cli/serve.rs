@@ -1,13 +1,14 @@
-//! `earmark serve`, `intake` and `worker`: runs an intake, a worker, or both in one process.
+//! `earmark serve`, `intake`, `worker` and `relay`: runs an intake, a worker and a relay, each alone or all in one process.
 
 use super::describe;
-use crate::config::{IntakeSettings, Process, WorkerSettings};
+use crate::config::{IntakeSettings, Process, RelaySettings, WorkerSettings};
 use crate::intake::{self, Intake};
 use crate::ops::console::Console;
 use crate::ops::queues::Depths;
 use crate::ops::{self, console};
 use crate::postgres::{Error, Shards, dead_letters, deployments, shards};
 use crate::rabbit::topology::Topology;
+use crate::relay::{self, Relay};
 use crate::retry::Backoff;
 use crate::wire::signing::Keyring;
 use crate::worker::{self, Worker};
@@ -27,6 +28,8 @@ pub struct Serve {
     intake: IntakeSettings,
     #[command(flatten)]
     worker: WorkerSettings,
+    #[command(flatten)]
+    relay: RelaySettings,
 }
 
 #[derive(Args)]
@@ -45,32 +48,49 @@ pub struct WorkerOnly {
     worker: WorkerSettings,
 }
 
-/// Runs intake and worker until a signal.
+#[derive(Args)]
+pub struct RelayOnly {
+    #[command(flatten)]
+    process: Process,
+    #[command(flatten)]
+    relay: RelaySettings,
+}
+
+/// The settings of the parts that a process runs.
+#[derive(Default)]
+struct Roles {
+    intake: Option<IntakeSettings>,
+    worker: Option<WorkerSettings>,
+    relay: Option<RelaySettings>,
+}
+
+/// Runs intake, worker and relay until a signal.
 pub(super) async fn serve(arguments: Serve) -> anyhow::Result<()> {
-    run("serve", arguments.process, Some(arguments.intake), Some(arguments.worker)).await
+    let Serve { process, intake, worker, relay } = arguments;
+    run("serve", process, Roles { intake: Some(intake), worker: Some(worker), relay: Some(relay) }).await
 }
 
 /// Runs an intake until a signal.
 pub(super) async fn intake(arguments: IntakeOnly) -> anyhow::Result<()> {
-    run("intake", arguments.process, Some(arguments.intake), None).await
+    run("intake", arguments.process, Roles { intake: Some(arguments.intake), ..Roles::default() }).await
 }
 
 /// Runs a worker until a signal.
 pub(super) async fn worker(arguments: WorkerOnly) -> anyhow::Result<()> {
-    run("worker", arguments.process, None, Some(arguments.worker)).await
+    run("worker", arguments.process, Roles { worker: Some(arguments.worker), ..Roles::default() }).await
+}
+
+/// Runs a relay until a signal.
+pub(super) async fn relay(arguments: RelayOnly) -> anyhow::Result<()> {
+    run("relay", arguments.process, Roles { relay: Some(arguments.relay), ..Roles::default() }).await
 }
 
 /// How long a process may take at its end to export its last spans.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// Runs an intake, a worker or both, depending on which settings are given, until a signal. At the end the intake
-/// drains first, so that the worker in the same process can still reply to it.
-async fn run(
-    kind: &'static str,
-    process: Process,
-    intake_settings: Option<IntakeSettings>,
-    worker_settings: Option<WorkerSettings>,
-) -> anyhow::Result<()> {
+/// Runs the parts whose settings are given, until a signal. At the end the intake drains first, so that the worker in
+/// the same process can still reply to it.
+async fn run(kind: &'static str, process: Process, roles: Roles) -> anyhow::Result<()> {
     process.check()?;
     arm_failpoint()?;
     if let Some(endpoint) = process.otlp_endpoint() {
@@ -79,20 +99,32 @@ async fn run(
             .context("EARMARK_OTLP_ENDPOINT")?;
     }
     let stop = shutdown::on_signal()?;
-    let shards = process.shards(intake_settings.as_ref().map_or(1, |settings| settings.read_connections))?;
     let topology = Topology::new(process.queue_prefix()?);
-    let intake = intake_settings.map(|settings| open_intake(&process, settings, &topology, &shards)).transpose()?;
-    // Intake and worker each watch the health of their own `Shards`.
-    let are_two = intake.is_some() && worker_settings.is_some();
-    let for_worker = if are_two { process.shards(1)? } else { shards.clone() };
-    let worker = worker_settings.map(|settings| open_worker(&process, settings, &for_worker)).transpose()?;
+    // Each part has a way to Postgres of its own, and watches its health itself.
+    let mut ways = vec![];
+    let mut way = |connections| -> anyhow::Result<Shards> {
+        ways.push(process.shards(connections)?);
+        Ok(ways[ways.len() - 1].clone())
+    };
+    let intake = match roles.intake {
+        Some(settings) => Some(open_intake(&process, &topology, way(settings.read_connections)?, settings)?),
+        None => None,
+    };
+    let worker = match roles.worker {
+        Some(settings) => Some(open_worker(&process, settings, way(1)?)?),
+        None => None,
+    };
+    let relay = match roles.relay {
+        Some(settings) => Some(open_relay(&process, &settings, way(relay::CONNECTIONS)?)?),
+        None => None,
+    };
     let depths = Depths::default();
-    let describe = describe::describe(
-        intake.as_ref().map(|(intake, _)| Arc::clone(intake)),
-        worker.clone(),
-        [shards.clone(), for_worker.clone()],
-        depths.clone(),
-    );
+    let parts = describe::Parts {
+        intake: intake.as_ref().map(|(intake, _)| Arc::clone(intake)),
+        worker: worker.clone(),
+        relay: relay.clone(),
+    };
+    let describe = describe::describe(parts, ways.clone(), depths.clone());
     let stopped = CancellationToken::new();
     if let Some(address) = process.ops_listen {
         let listener = bind(address, "EARMARK_OPS_LISTEN")?;
@@ -101,9 +133,7 @@ async fn run(
         let limits = process.connections(ops::CONNECTIONS);
         tokio::spawn(ops::serve(listener, Arc::clone(&describe), console, limits, stopped.clone()));
     }
-    if !wait_for_ledger(&process, [&shards, &for_worker], &stop).await? {
-        return Ok(());
-    }
+    let Some(shards) = wait_for_ledger(&process, &ways, &stop).await? else { return Ok(()) };
     let watching = tokio::spawn(depths.watch(process.broker()?, topology.clone(), shards.clone(), stopped.clone()));
     let directory = shards.directory().clone();
     let present = tokio::spawn(ops::presence::keep(directory, describe::presence(kind), describe, stopped.clone()));
@@ -113,16 +143,23 @@ async fn run(
     };
     let worker_stop = CancellationToken::new();
     let working = worker.map(|worker| tokio::spawn(worker.run(topology, worker_stop.clone())));
+    let relaying = relay.map(|relay| tokio::spawn(relay.run(stop.clone())));
     if let (Some((intake, _)), Some(listener)) = (intake, listener) {
         intake.run(listener, stop.clone(), process.shutdown_grace).await?;
     }
     stop.cancelled().await;
     worker_stop.cancel();
-    if let Some(working) = working {
-        match tokio::time::timeout(process.shutdown_grace, working).await {
-            Ok(worked) => worked?,
-            Err(_) => tracing::warn!("grace period over: the current batch is left to another worker"),
+    let ending = async {
+        for (what, part) in [("worker", working), ("relay", relaying)] {
+            if let Some(part) = part {
+                part.await.with_context(|| format!("the {what} has ended by a panic"))?;
+            }
         }
+        anyhow::Ok(())
+    };
+    match tokio::time::timeout(process.shutdown_grace, ending).await {
+        Ok(ended) => ended?,
+        Err(_) => tracing::warn!("grace period over: what is in hand is left to another process"),
     }
     stopped.cancel();
     let _ = tokio::join!(present, watching);
@@ -147,16 +184,17 @@ fn bind(address: std::net::SocketAddr, name: &'static str) -> anyhow::Result<Tcp
 
 fn open_intake(
     process: &Process,
-    settings: IntakeSettings,
     topology: &Topology,
-    shards: &Shards,
+    shards: Shards,
+    settings: IntakeSettings,
 ) -> anyhow::Result<(Arc<Intake>, IntakeSettings)> {
     let intake = Intake::start(intake::Settings {
         broker: process.broker()?,
         topology: topology.clone(),
-        shards: shards.clone(),
+        shards,
         secret: process.secret()?,
         keys: process.keys()?,
+        exceptions: process.exceptions(),
         budgets: process.budgets(),
         admission: settings.admission(),
         packing: settings.packing(),
@@ -181,15 +219,27 @@ fn most_connections(settings: &IntakeSettings) -> anyhow::Result<usize> {
 /// The number of files kept for other uses than clients: the side listener, Postgres and RabbitMQ.
 const OTHER_FILES: usize = 512;
 
-fn open_worker(process: &Process, settings: WorkerSettings, shards: &Shards) -> anyhow::Result<Arc<Worker>> {
+fn open_worker(process: &Process, settings: WorkerSettings, shards: Shards) -> anyhow::Result<Arc<Worker>> {
     Ok(Worker::new(worker::Settings {
         broker: process.broker()?,
-        shards: shards.clone(),
+        shards,
         secret: process.secret()?,
         keys: process.keys()?,
         limits: settings.limits(),
         audit_interval: settings.audit_interval,
     }))
+}
+
+fn open_relay(process: &Process, settings: &RelaySettings, shards: Shards) -> anyhow::Result<Arc<Relay>> {
+    let opened = Relay::new(relay::Settings {
+        shards,
+        secret: process.secret()?,
+        schedule: settings.schedule(),
+        timeout: settings.webhook_timeout,
+        exceptions: process.exceptions(),
+        places: settings.relay_places as usize,
+    });
+    opened.map_err(anyhow::Error::msg).context("the relay has no HTTP client")
 }
 
 /// Creates the console. It has its own connections to Postgres, so that it takes none from requests.
@@ -206,16 +256,22 @@ fn open_console(process: &Process) -> anyhow::Result<Arc<Console>> {
 /// The console's connections to Postgres: enough for a few people at the same time.
 const CONSOLE_CONNECTIONS: u32 = 2;
 
-/// Waits until the ledger can be read, and notes the deployment there. Fails if a schema lacks a migration. False if `stop`
-/// comes first. `ways`: the handles whose health is updated here, because nothing else watches them yet.
-async fn wait_for_ledger(process: &Process, ways: [&Shards; 2], stop: &CancellationToken) -> anyhow::Result<bool> {
+/// Waits until the ledger can be read, and notes the deployment there. Fails if a schema lacks a migration. Returns the
+/// first way, or nothing if `stop` comes first. `ways`: those whose health is updated here, because nothing else
+/// watches them yet.
+async fn wait_for_ledger<'a>(
+    process: &Process,
+    ways: &'a [Shards],
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<&'a Shards>> {
+    let Some((first, others)) = ways.split_first() else { return Ok(None) };
     let prefix = process.queue_prefix()?;
     let mut backoff = Backoff::for_connections();
     while !stop.is_cancelled() {
-        match read_ledger(prefix, ways).await {
+        match read_ledger(prefix, first, others).await {
             Ok((0, signed_with)) => {
                 refuse_retired_keys(&process.keys()?, &signed_with)?;
-                return Ok(true);
+                return Ok(Some(first));
             }
             Ok((missing, _)) => bail!("the schema lacks {missing} migrations of this program: run `earmark migrate`"),
             Err(error @ (Error::Refused(_) | Error::Constraint { .. } | Error::Data(_) | Error::Fatal(_))) => {
@@ -228,19 +284,21 @@ async fn wait_for_ledger(process: &Process, ways: [&Shards; 2], stop: &Cancellat
         }
         tokio::select! { () = backoff.wait() => {}, () = stop.cancelled() => {} }
     }
-    Ok(false)
+    Ok(None)
 }
 
-/// Returns how many migrations the ledger lacks. If none, the deployment is noted, both ways know the shards, and the names
-/// of the keys that open dead letters are signed with are returned too.
-async fn read_ledger(prefix: &str, [one, other]: [&Shards; 2]) -> Result<(usize, Vec<String>), Error> {
+/// Returns how many migrations the ledger lacks. If none, the deployment is noted, all ways know the shards, and the
+/// names of the keys that open dead letters are signed with are returned too.
+async fn read_ledger(prefix: &str, one: &Shards, others: &[Shards]) -> Result<(usize, Vec<String>), Error> {
     one.directory().refuse_shared_sessions().await?;
     let missing = shards::missing_migrations(one).await?;
     if missing > 0 {
         return Ok((missing, vec![]));
     }
     one.directory().write(async |connection| deployments::write_new(connection, prefix).await).await?;
-    other.look().await?;
+    for other in others {
+        other.look().await?;
+    }
     Ok((0, one.directory().read(dead_letters::find_open_key_ids).await?))
 }
 

@@ -10,15 +10,15 @@ use super::history::{USUAL_LIMIT, check_limit};
 use super::parameters::{Reading, Wrong};
 use super::problem::{self, Answer};
 use super::reads::Failure;
-use crate::ledger::{BusinessId, Outcome, RequestId, ShardId};
+use crate::feed::show;
+use crate::ledger::{BusinessId, ShardId};
 use crate::postgres::movements::{Event, read_events, read_last_seqs};
-use crate::wire::answers::{EVENT_TYPES, EventBody, EventData, EventsBody};
+use crate::wire::answers::EventsBody;
 use axum::http::HeaderMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 /// The longest time that a reader may wait.
 pub const MOST_SECONDS: u64 = 20;
@@ -79,30 +79,6 @@ pub async fn page(
 async fn read(intake: &Intake, business: BusinessId, after: i64, limit: usize) -> Result<Vec<Event>, Failure> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     intake.read(business, async |connection| read_events(connection, business, after, limit).await).await
-}
-
-fn show(event: &Event) -> EventBody {
-    let [created, reversed, settled, settlement_reversed, deposited, withdrawn] = EVENT_TYPES;
-    let kind = match event.outcome {
-        Some(Outcome::Reversed) => reversed,
-        Some(Outcome::Settled) => settled,
-        Some(Outcome::SettlementReversed) => settlement_reversed,
-        Some(_) => created,
-        None if event.cents < 0 => withdrawn,
-        None => deposited,
-    };
-    let of_request = event.outcome.is_some();
-    let data = EventData {
-        request_id: of_request.then_some(event.id),
-        deposit_id: (!of_request).then_some(event.id),
-        amount: event.cents.abs(),
-        email: event.email.as_ref().map(|email| email.as_str().to_owned()),
-        target: event.target.map(|target: RequestId| Uuid::from_u128(target.as_u128())),
-        remaining: event.remaining.filter(|_| event.target.is_some()),
-        reference: event.reference.as_ref().map(|reference| reference.as_str().to_owned()),
-        payout_balance_after: event.payout_balance_after,
-    };
-    EventBody { seq: event.seq, kind, created_at: event.moved_at, data }
 }
 
 /// The last number of a business, which changes when it does.

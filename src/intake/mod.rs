@@ -5,8 +5,9 @@
 //! every answer. [`publication`] has the proof that nothing was published, and [`raises`] knows which epochs a request
 //! may use. [`bulk`] does all this for many allocations in one call. [`room`] has the places in flight, and [`limits`]
 //! those of each API key. [`auth`] finds the caller, and [`validate`] reads the body. [`lookup`] and [`history`] answer
-//! reads, over [`reads`]; [`finder`] finds payout users by their hashes. [`detached`] keeps work going when its client
-//! hangs up. [`openapi`] describes the API, and [`page`] shows that to people.
+//! reads, over [`reads`]; [`finder`] finds payout users by their hashes. [`webhooks`] manages where events are
+//! delivered. [`detached`] keeps work going when its client hangs up. [`openapi`] describes the API, and [`page`] shows
+//! that to people.
 
 pub mod admission;
 pub mod auth;
@@ -36,6 +37,7 @@ pub mod statement;
 mod strict_json;
 pub mod submit;
 pub mod validate;
+pub mod webhooks;
 
 use crate::ledger::Millis;
 use crate::{clock, connections, secret};

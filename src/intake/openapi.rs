@@ -9,10 +9,11 @@ use super::problem::said;
 use super::validate::{
     AMOUNT_TOO_SMALL, BULK_LIMIT, BodyLimit, MOST_ITEMS, NO_ALLOCATIONS, NO_EMAIL, NO_REFERENCE, ONE_LIMIT,
 };
+use crate::ledger::webhooks::MOST_URL_CHARS;
 use crate::ledger::{Amount, Email, IdempotencyKey, Outcome, Reference};
 use crate::wire::answers::{
-    AllocatedBody, BalanceBody, BulkBody, BulkErrors, BusinessBody, ErrorBody, EventsBody, FieldErrors, HistoryBody,
-    PayoutUserBody, RequestBody, ReversedBody, SettledBody, StatementBody,
+    AllocatedBody, BalanceBody, BulkBody, BulkErrors, BusinessBody, DeliveriesBody, ErrorBody, EventsBody, FieldErrors,
+    HistoryBody, PayoutUserBody, RequestBody, ReversedBody, SettledBody, StatementBody, WebhookBody, WebhooksBody,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
@@ -37,6 +38,20 @@ pub fn document() -> Value {
         "/payout/requests/{request_id}": { "get": request_by_id(&mut shapes) },
         "/payout/requests/{request_id}/reverse": { "post": reverse(&mut shapes) },
         "/events": { "get": events(&mut shapes) },
+        "/webhooks": { "get": list_webhooks(&mut shapes), "post": create_webhook(&mut shapes) },
+        "/webhooks/{webhook_id}": {
+            "get": on_webhook(&mut shapes, "getWebhook", "A webhook", "", "As it is."),
+            "delete": on_webhook(&mut shapes, "deleteWebhook", "Delete a webhook",
+                "Nothing more is delivered, and what waited is forgotten.", "As it was."),
+        },
+        "/webhooks/{webhook_id}/deliveries": { "get": deliveries(&mut shapes) },
+        "/webhooks/{webhook_id}/redeliver": { "post": redeliver(&mut shapes) },
+        "/webhooks/{webhook_id}/rotate": { "post": on_webhook(&mut shapes, "rotateWebhook", "Replace the secret of a webhook",
+            "Deliveries are signed with the new secret and, for 24 hours, also with the one before.", "With its new `secret`.") },
+        "/webhooks/{webhook_id}/enable": { "post": on_webhook(&mut shapes, "enableWebhook", "Enable a webhook",
+            "It goes on where it stopped: first with what waits, and with what came meanwhile.", "As it is.") },
+        "/webhooks/{webhook_id}/disable": { "post": on_webhook(&mut shapes, "disableWebhook", "Disable a webhook",
+            "Nothing is delivered until it is enabled. Its cursor and what waits stay.", "As it is.") },
         "/openapi.json": { "get": open("This document", "application/json", json!({ "type": "object" })) },
         "/docs": { "get": open("This document, as a page for people", "text/html", json!({ "type": "string" })) },
     });
@@ -621,6 +636,165 @@ fn events(shapes: &mut Shapes) -> Value {
             parameter("wait", "How many seconds to wait for the next event, if there is none yet.",
                 json!({ "type": "integer", "minimum": 0, "maximum": MOST_SECONDS, "default": 0 })),
         ],
+        "responses": answers.by_status,
+    })
+}
+
+const WEBHOOK: &str = "7d3f1c52-9a3e-4b61-8f3a-2f0c5d1e9b77";
+
+fn webhook_example() -> Value {
+    json!({
+        "webhook_id": WEBHOOK, "url": "https://example.com/hooks", "state": "sound", "cursor": 7, "waiting": 0,
+        "created_at": "2026-01-01T12:00:00Z",
+    })
+}
+
+fn with_secret(mut webhook: Value) -> Value {
+    webhook["secret"] = json!("whsec_Vyl1zSsOCxDkgjxhPHBZ2/x0ynUmIRQUJXVVHVRZ5lE=");
+    webhook
+}
+
+fn webhook_id() -> Value {
+    json!({ "name": "webhook_id", "in": "path", "required": true, "schema": { "type": "string", "format": "uuid" } })
+}
+
+fn create_webhook(shapes: &mut Shapes) -> Value {
+    let invalid = json!({ "url": ["The url must be a valid https URL."] });
+    let answers = Answers::new(Headers::Reading)
+        .with(200, "The webhook, with its `secret`.", shapes.schema::<WebhookBody>(), with_secret(webhook_example()))
+        .with(
+            400,
+            "Fields that failed, or `error`: the business has ten webhooks already.",
+            shapes.either::<BTreeMap<String, [String; 1]>, ErrorBody>(),
+            invalid,
+        )
+        .of_a_body(shapes, &ONE_LIMIT)
+        .usual(shapes);
+    let url = json!({
+        "type": "string",
+        "format": "uri",
+        "maxLength": MOST_URL_CHARS,
+        "description": "Where events are posted: `https`, at a public address.",
+    });
+    let after = json!({
+        "type": "integer",
+        "format": "int64",
+        "minimum": 0,
+        "description": "Deliver the events after this `seq`. Without it: those that happen from now on.",
+    });
+    let body = json!({
+        "type": "object",
+        "required": ["url"],
+        "properties": { "url": url, "after": after },
+        "example": { "url": "https://example.com/hooks" },
+    });
+    json!({
+        "operationId": "createWebhook",
+        "summary": "Have events delivered to a URL",
+        "description": "Every event of `GET /events` is posted to the URL, signed by Standard Webhooks 1.0. Events come in order \
+            until one fails, and each at least once.",
+        "requestBody": json_body(body),
+        "responses": answers.by_status,
+    })
+}
+
+fn list_webhooks(shapes: &mut Shapes) -> Value {
+    let answers = Answers::new(Headers::Reading)
+        .with(
+            200,
+            "The webhooks, the oldest first.",
+            shapes.schema::<WebhooksBody>(),
+            json!({ "webhooks": [webhook_example()] }),
+        )
+        .usual(shapes);
+    json!({
+        "operationId": "listWebhooks",
+        "summary": "The webhooks of the business",
+        "responses": answers.by_status,
+    })
+}
+
+/// An operation on one webhook that takes no body and is answered with the webhook.
+fn on_webhook(shapes: &mut Shapes, operation: &str, summary: &str, says: &str, answer: &str) -> Value {
+    let example = if operation == "rotateWebhook" { with_secret(webhook_example()) } else { webhook_example() };
+    let answers = Answers::new(Headers::Reading)
+        .with(200, answer, shapes.schema::<WebhookBody>(), example)
+        .error(shapes, 404, "The business has no such webhook.", said::NOT_FOUND)
+        .usual(shapes);
+    json!({
+        "operationId": operation,
+        "summary": summary,
+        "description": says,
+        "parameters": [webhook_id()],
+        "responses": answers.by_status,
+    })
+}
+
+fn deliveries(shapes: &mut Shapes) -> Value {
+    let page = json!({
+        "deliveries": [{
+            "number": 9, "seq": 7, "tried_at": "2026-01-01T12:00:01Z", "duration_ms": 31, "result": "refused", "status": 500,
+            "answer": "out of order",
+        }],
+        "next_cursor": null,
+    });
+    let limit = json!({ "type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL_LIMIT });
+    let answers = Answers::new(Headers::Reading)
+        .with(200, "A page, the newest try first.", shapes.schema::<DeliveriesBody>(), page)
+        .with(
+            400,
+            "A parameter failed.",
+            shapes.schema::<BTreeMap<String, [String; 1]>>(),
+            json!({ "limit": [WRONG_LIMIT] }),
+        )
+        .error(shapes, 404, "The business has no such webhook.", said::NOT_FOUND)
+        .error(
+            shapes,
+            429,
+            "Too many pages are being read for the API key. Try again after `Retry-After`.",
+            said::TOO_MANY,
+        )
+        .usual(shapes);
+    json!({
+        "operationId": "listDeliveries",
+        "summary": "The last tries to deliver to a webhook",
+        "description": "The last 1,000 are kept.",
+        "parameters": [
+            webhook_id(),
+            parameter("limit", "Most tries in the page.", limit),
+            parameter("cursor", "`next_cursor` of the page before.",
+                json!({ "type": "string", "pattern": "^[0-9]{1,18}$" })),
+        ],
+        "responses": answers.by_status,
+    })
+}
+
+fn redeliver(shapes: &mut Shapes) -> Value {
+    let mut example = webhook_example();
+    example["waiting"] = json!(1);
+    let answers = Answers::new(Headers::Reading)
+        .with(200, "The event waits, and is delivered soon.", shapes.schema::<WebhookBody>(), example)
+        .with(
+            400,
+            "The `seq` failed, or `error`: the event is still to come anyway, or too many wait.",
+            shapes.either::<BTreeMap<String, [String; 1]>, ErrorBody>(),
+            json!({ "seq": ["The seq must be the number of an event."] }),
+        )
+        .error(shapes, 404, "The business has no such webhook.", said::NOT_FOUND)
+        .of_a_body(shapes, &ONE_LIMIT)
+        .usual(shapes);
+    let body = json!({
+        "type": "object",
+        "required": ["seq"],
+        "properties": { "seq": { "type": "integer", "format": "int64", "minimum": 1, "description": "The number of the event." } },
+        "example": { "seq": 7 },
+    });
+    json!({
+        "operationId": "redeliver",
+        "summary": "Deliver an event to a webhook once more",
+        "description": "If the webhook is disabled, the event waits until it is enabled.",
+        "parameters": [webhook_id()],
+        "requestBody": json_body(body),
         "responses": answers.by_status,
     })
 }

@@ -13,6 +13,7 @@ use crate::rabbit::Broker;
 use crate::rabbit::publisher;
 use crate::rabbit::topology::Topology;
 use crate::secret::{HashSecret, RequestIds};
+use crate::webhook::target::Exceptions;
 use crate::wire::signing::Keyring;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct Settings {
     pub secret: HashSecret,
     /// The keys that messages and replies are signed with.
     pub keys: Keyring,
+    /// The addresses that webhooks may lead to although they are not public.
+    pub exceptions: Exceptions,
     /// How long a request may take.
     pub budgets: Budgets,
     /// How much is admitted at once.
@@ -61,6 +64,7 @@ pub struct Intake {
     finder: UserFinder,
     followers: Followers,
     secret: HashSecret,
+    exceptions: Exceptions,
     ids: RequestIds,
     budgets: Budgets,
     connections: connections::Limits,
@@ -74,7 +78,8 @@ pub struct Intake {
 impl Intake {
     /// Makes an intake, and starts the tasks that look up API keys and resolve requests. [`Self::run`] does the rest.
     pub fn start(settings: Settings) -> Arc<Self> {
-        let Settings { broker, topology, shards, secret, keys, budgets, admission, packing, connections } = settings;
+        let Settings { broker, topology, shards, secret, keys, exceptions, budgets, admission, packing, connections } =
+            settings;
         let (tracker, abandon) = (TaskTracker::new(), CancellationToken::new());
         let raises = Arc::new(Raises::default());
         let sessions = BrokerSessions::new(broker, topology, keys, packing, shards.clone());
@@ -89,6 +94,7 @@ impl Intake {
             shards,
             ids: RequestIds::new(secret.clone()),
             secret,
+            exceptions,
             budgets,
             connections,
             abandon,
@@ -139,6 +145,11 @@ impl Intake {
     /// The hash secret, which tells the ids of this deployment from others.
     pub(super) fn secret(&self) -> &HashSecret {
         &self.secret
+    }
+
+    /// The addresses that webhooks may lead to although they are not public.
+    pub(super) fn exceptions(&self) -> &Exceptions {
+        &self.exceptions
     }
 
     /// What mints request ids.

@@ -67,6 +67,11 @@ pub mod said {
     pub const UNAVAILABLE: &str = "Service temporarily unavailable. No funds were debited by this request.";
     /// 429.
     pub const TOO_MANY: &str = "Too many requests. No funds were debited by this request.";
+    /// 400: the business has as many webhooks as it may have.
+    pub const TOO_MANY_WEBHOOKS: &str = "A business may have at most 10 webhooks.";
+    /// 400: the event cannot be delivered again.
+    pub const NOT_AGAIN: &str =
+        "The event is not behind the cursor of the webhook, or 1000 events wait for the webhook already.";
     /// 504.
     pub const UNKNOWN: &str = "The outcome is not known yet.";
 }

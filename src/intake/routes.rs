@@ -24,6 +24,7 @@ use super::validate::{
     Asked, BULK_LIMIT, BodyLimit, Invalid, InvalidBulk, ONE_LIMIT, read_allocation, read_bulk, read_reversal,
     read_settlement,
 };
+use super::webhooks;
 use crate::ledger::{BusinessId, IdempotencyKey, Kind, Refusal, RequestId};
 use crate::metrics::{METRICS, labels::Route};
 use crate::trace;
@@ -57,6 +58,13 @@ pub fn router(intake: Arc<Intake>) -> Router {
         .route("/payout/requests/{request_id}", get(request_by_id).fallback(read_not_allowed))
         .route("/payout/requests/{request_id}/reverse", post(reverse).fallback(reverse_not_allowed))
         .route("/events", get(events).fallback(read_not_allowed))
+        .route("/webhooks", post(create_webhook).get(list_webhooks).fallback(webhooks_not_allowed))
+        .route("/webhooks/{webhook_id}", get(show_webhook).delete(delete_webhook).fallback(webhook_not_allowed))
+        .route("/webhooks/{webhook_id}/deliveries", get(webhook_deliveries).fallback(read_not_allowed))
+        .route("/webhooks/{webhook_id}/redeliver", post(redeliver).fallback(post_not_allowed))
+        .route("/webhooks/{webhook_id}/rotate", post(rotate_webhook).fallback(post_not_allowed))
+        .route("/webhooks/{webhook_id}/enable", post(enable_webhook).fallback(post_not_allowed))
+        .route("/webhooks/{webhook_id}/disable", post(disable_webhook).fallback(post_not_allowed))
         .route("/openapi.json", get(openapi).fallback(read_not_allowed))
         .route("/docs", get(docs).fallback(read_not_allowed))
         .route("/docs/style.css", get(style).fallback(read_not_allowed))
@@ -232,6 +240,81 @@ async fn read_bulk_call(
     }))
 }
 
+/// `POST /webhooks`
+async fn create_webhook(State(intake): State<Arc<Intake>>, request: Request) -> Response {
+    read(&intake, Route::Webhooks, async move |intake: Arc<Intake>| {
+        let (parts, body) = request.into_parts();
+        let caller = intake.caller(&parts.headers).await?;
+        match read_json(&parts.headers, body, &ONE_LIMIT).await {
+            Ok(body) => webhooks::create(&intake, caller, &body).await,
+            Err(answer) => Ok(answer),
+        }
+    })
+    .await
+}
+
+/// `GET /webhooks`
+async fn list_webhooks(State(intake): State<Arc<Intake>>, headers: HeaderMap) -> Response {
+    read(&intake, Route::Webhooks, async move |intake: Arc<Intake>| webhooks::list(&intake, &headers).await).await
+}
+
+/// `GET /webhooks/{webhook_id}`
+async fn show_webhook(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
+    let id = uuid(uri.path().rsplit('/').next());
+    read(&intake, Route::Webhooks, async move |intake: Arc<Intake>| webhooks::show(&intake, &headers, id).await).await
+}
+
+/// `DELETE /webhooks/{webhook_id}`
+async fn delete_webhook(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
+    let id = uuid(uri.path().rsplit('/').next());
+    read(&intake, Route::Webhooks, async move |intake: Arc<Intake>| webhooks::delete(&intake, &headers, id).await).await
+}
+
+/// `GET /webhooks/{webhook_id}/deliveries`
+async fn webhook_deliveries(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
+    let (id, parameters) = (uuid(uri.path().rsplit('/').nth(1)), parameters(&uri));
+    read(&intake, Route::Webhooks, async move |intake: Arc<Intake>| {
+        webhooks::deliveries(&intake, &headers, id, &parameters).await
+    })
+    .await
+}
+
+/// `POST /webhooks/{webhook_id}/redeliver`
+async fn redeliver(State(intake): State<Arc<Intake>>, request: Request) -> Response {
+    let id = uuid(request.uri().path().rsplit('/').nth(1));
+    read(&intake, Route::Webhooks, async move |intake: Arc<Intake>| {
+        let (parts, body) = request.into_parts();
+        let caller = intake.caller(&parts.headers).await?;
+        match read_json(&parts.headers, body, &ONE_LIMIT).await {
+            Ok(body) => webhooks::redeliver(&intake, caller, id, &body).await,
+            Err(answer) => Ok(answer),
+        }
+    })
+    .await
+}
+
+/// `POST /webhooks/{webhook_id}/rotate`
+async fn rotate_webhook(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
+    let id = uuid(uri.path().rsplit('/').nth(1));
+    read(&intake, Route::Webhooks, async move |intake: Arc<Intake>| webhooks::rotate(&intake, &headers, id).await).await
+}
+
+/// `POST /webhooks/{webhook_id}/enable`
+async fn enable_webhook(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
+    switch_webhook(&intake, headers, &uri, true).await
+}
+
+/// `POST /webhooks/{webhook_id}/disable`
+async fn disable_webhook(State(intake): State<Arc<Intake>>, headers: HeaderMap, uri: Uri) -> Response {
+    switch_webhook(&intake, headers, &uri, false).await
+}
+
+async fn switch_webhook(intake: &Arc<Intake>, headers: HeaderMap, uri: &Uri, on: bool) -> Response {
+    let id = uuid(uri.path().rsplit('/').nth(1));
+    read(intake, Route::Webhooks, async move |intake: Arc<Intake>| webhooks::switch(&intake, &headers, id, on).await)
+        .await
+}
+
 async fn read_json(headers: &HeaderMap, body: Body, limit: &BodyLimit) -> Result<Bytes, Answer> {
     let body = read_body(headers, body, limit).await?;
     if is_json(headers) { Ok(body) } else { Err(problem::unsupported_media_type()) }
@@ -333,9 +416,12 @@ async fn request_by_id(State(intake): State<Arc<Intake>>, headers: HeaderMap, ur
 
 /// Reads the id of a request. It is valid only in the spelling that the service writes, in small or capital letters.
 fn request_id(text: Option<&str>) -> Option<RequestId> {
+    uuid(text).map(|id| RequestId::from_u128(id.as_u128()))
+}
+
+fn uuid(text: Option<&str>) -> Option<Uuid> {
     let text = text?;
-    let id = Uuid::try_parse(text).ok().filter(|id| id.to_string() == text.to_ascii_lowercase());
-    id.map(|id| RequestId::from_u128(id.as_u128()))
+    Uuid::try_parse(text).ok().filter(|id| id.to_string() == text.to_ascii_lowercase())
 }
 
 /// `GET /payout/requests`: with `idempotency_key` the allocation under it, else the history.
@@ -431,6 +517,18 @@ async fn create_bulk_not_allowed(State(intake): State<Arc<Intake>>) -> Response 
 
 async fn read_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
     finish(&intake, Route::Other, problem::method_not_allowed("GET, HEAD").into_response())
+}
+
+async fn webhooks_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
+    finish(&intake, Route::Webhooks, problem::method_not_allowed("GET, HEAD, POST").into_response())
+}
+
+async fn webhook_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
+    finish(&intake, Route::Webhooks, problem::method_not_allowed("GET, HEAD, DELETE").into_response())
+}
+
+async fn post_not_allowed(State(intake): State<Arc<Intake>>) -> Response {
+    finish(&intake, Route::Webhooks, problem::method_not_allowed("POST").into_response())
 }
 
 /// Counts an answer. While the intake drains, every answer asks its client to use another connection for the next

@@ -5,7 +5,8 @@
 //! inputs come from.
 //!
 //! Reading order: [`amount`], [`email`], [`reference`](mod@reference), [`ids`] (values that are checked when they are
-//! made), [`mod@money`], [`movement`], [`request`], [`outcome`], [`reasons`], [`mod@decide`], [`dead_letters`], [`shards`].
+//! made), [`mod@money`], [`movement`], [`request`], [`outcome`], [`reasons`], [`mod@decide`], [`dead_letters`], [`shards`],
+//! [`webhooks`].
 
 pub mod amount;
 pub mod dead_letters;
@@ -20,6 +21,7 @@ pub mod reference;
 pub mod request;
 pub mod shards;
 mod spelling;
+pub mod webhooks;
 
 pub use amount::Amount;
 pub use dead_letters::{Cause, OnReplay};
@@ -36,3 +38,4 @@ pub use reasons::{Late, Proof, Refusal, SettledAs, Voider};
 pub use reference::Reference;
 pub use request::{KeyClaim, Millis, RaiseCount, Receipt, Request, list_ids};
 pub use shards::{Shard, ShardState};
+pub use webhooks::{Delivery, Disabled};

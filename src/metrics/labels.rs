@@ -1,7 +1,7 @@
 //! The labels of the metrics and their values. Each label has a closed list of values, so that every series exists from
 //! the start.
 
-use crate::ledger::{Cause, Late, Proof, Refusal, SettledAs, Voider, closed_list};
+use crate::ledger::{Cause, Delivery, Late, Proof, Refusal, SettledAs, Voider, closed_list};
 
 /// A label: an enum whose variants are all its values.
 pub trait Label: Copy + 'static {
@@ -34,6 +34,7 @@ macro_rules! label {
 
 label! {
     Cause: "reason",
+    Delivery: "result",
     Late: "outcome",
     Phase: "phase",
     Proof: "proof",
@@ -58,6 +59,8 @@ closed_list! {
         PayoutUser = "/payout/user",
         Statement = "/payout/user/statement",
         Events = "/events",
+        /// And all below it.
+        Webhooks = "/webhooks",
         Requests = "/payout/requests",
         RequestById = "/payout/requests/{request_id}",
         Other = "other",

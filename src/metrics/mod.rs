@@ -7,7 +7,7 @@
 
 pub mod labels;
 
-use crate::ledger::{Cause, Late, Proof, Refusal, SettledAs, Voider};
+use crate::ledger::{Cause, Delivery, Late, Proof, Refusal, SettledAs, Voider};
 use labels::{Label, Phase, Role, Route, Status, Trouble};
 use prometheus::core::{Collector, Metric};
 use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry, TextEncoder};
@@ -113,6 +113,12 @@ pub struct Metrics {
     pub audit_difference: Gauge,
     /// When the last audit ended, in seconds since 1970; 0 before the first.
     pub audit_timestamp: Gauge,
+    /// `earmark_webhook_deliveries_total`.
+    pub deliveries: Counters<Delivery>,
+    /// `earmark_webhook_duration_seconds`.
+    pub delivery_duration: Histogram,
+    /// `earmark_webhook_delay_seconds`.
+    pub delivery_delay: Histogram,
 }
 
 impl Metrics {
@@ -199,6 +205,20 @@ impl Metrics {
             audit_timestamp: make.gauge(
                 "earmark_audit_timestamp_seconds",
                 "When the last audit known to this process ended, in seconds since 1970; 0 before the first.",
+            ),
+            deliveries: make.counters(
+                "earmark_webhook_deliveries_total",
+                "Tries to deliver an event to a webhook, by how they ended.",
+            ),
+            delivery_duration: make.seconds(
+                "earmark_webhook_duration_seconds",
+                "Time of a try to deliver an event to a webhook.",
+                &REQUEST_SECONDS,
+            ),
+            delivery_delay: make.seconds(
+                "earmark_webhook_delay_seconds",
+                "Time from a movement to its delivery, for events that were delivered at the first try.",
+                &REQUEST_SECONDS,
             ),
             registry: make.registry,
         }

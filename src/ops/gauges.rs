@@ -19,6 +19,9 @@ struct Gauges {
     messages: IntGaugeVec,
     consumers: IntGaugeVec,
     shards: IntGaugeVec,
+    webhooks: IntGaugeVec,
+    waiting_events: IntGauge,
+    oldest_event: Gauge,
 }
 
 /// All metrics in Prometheus' text format, with the gauges set from `state`.
@@ -63,6 +66,20 @@ impl Gauges {
                 "Consumers of a queue, including those that stand by.",
                 &["queue"],
             ),
+            webhooks: some(
+                "earmark_webhooks",
+                "Webhooks of the whole deployment. sound: the last delivery was a success. failing: it failed. disabled: \
+                 nothing is delivered.",
+                &["state"],
+            ),
+            waiting_events: one(
+                "earmark_webhook_waiting_events",
+                "Events of the whole deployment that wait to be delivered to a webhook again.",
+            ),
+            oldest_event: METRICS.register(Gauge::new(
+                "earmark_webhook_oldest_event_age_seconds",
+                "Age of the oldest event of the whole deployment that no relay has tried, for webhooks that do not fail.",
+            )),
             shards: some("earmark_shard_up", "1 if this process can work with this shard's Postgres.", &["shard"]),
         }
     }
@@ -80,6 +97,15 @@ impl Gauges {
             self.in_flight.set(i64::try_from(intake.in_flight).unwrap_or(i64::MAX));
             self.oldest.set(intake.oldest_millis.unwrap_or(0) as f64 / 1000.0);
         }
+        self.webhooks.reset();
+        if let Some(relay) = &state.relay {
+            let set = |state, count| self.webhooks.with_label_values(&[state]).set(count);
+            set("sound", relay.sound);
+            set("failing", relay.failing);
+            set("disabled", relay.disabled);
+            self.waiting_events.set(relay.waiting);
+            self.oldest_event.set(relay.oldest_millis as f64 / 1000.0);
+        }
         if let Some(worker) = &state.worker {
             self.consuming.set(i64::from(worker.consuming));
             self.paused.set(i64::from(worker.paused));
@@ -92,6 +118,9 @@ impl Gauges {
         if let Some(intake) = &state.intake {
             set("intake", "postgres", intake.postgres_up);
             set("intake", "rabbitmq", intake.rabbitmq_up);
+        }
+        if let Some(relay) = &state.relay {
+            set("relay", "postgres", relay.postgres_up);
         }
         if let Some(worker) = &state.worker {
             set("worker", "postgres", worker.postgres_up);

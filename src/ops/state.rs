@@ -2,7 +2,7 @@
 
 use crate::metrics::labels::Route;
 use crate::metrics::{METRICS, buckets};
-use crate::wire::state::{Buckets, Counts, IntakeState, State, WorkerState};
+use crate::wire::state::{Buckets, Counts, IntakeState, RelayState, State, WorkerState};
 use std::sync::Arc;
 
 /// A function that returns the current state of the process.
@@ -46,4 +46,9 @@ pub fn counted_by_worker() -> WorkerState {
         duration: Buckets::from(&METRICS.batch_duration),
         ..WorkerState::default()
     }
+}
+
+/// What this process has counted so far as a relay. The caller fills in the fields that describe its current condition.
+pub fn counted_by_relay() -> RelayState {
+    RelayState { deliveries: counts(METRICS.deliveries.read()), ..RelayState::default() }
 }

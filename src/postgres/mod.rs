@@ -40,6 +40,7 @@ mod url;
 pub mod users;
 mod warnings;
 mod watch;
+pub mod webhooks;
 
 pub use error::Error;
 pub use health::Health;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 pub struct Presence {
     /// Drawn by the process at its start.
     pub process_id: Uuid,
-    /// `serve`, `intake` or `worker`.
+    /// `serve`, `intake`, `worker` or `relay`.
     pub kind: &'static str,
     /// The name of its machine.
     pub host: String,
@@ -25,7 +25,7 @@ pub struct Presence {
 pub struct Present {
     /// The process.
     pub process_id: Uuid,
-    /// `serve`, `intake` or `worker`.
+    /// `serve`, `intake`, `worker` or `relay`.
     pub kind: String,
     /// The name of its machine.
     pub host: String,

@@ -2,8 +2,8 @@
 //! `business_id AS "business_id: BusinessId"`. This is not in the ledger, because the ledger knows no database.
 
 use crate::ledger::{
-    Amount, BusinessId, Cause, Email, KeyScope, Kind, Millis, Outcome, Reference, RequestId, ShardId, ShardState,
-    UserHash,
+    Amount, BusinessId, Cause, Delivery, Disabled, Email, KeyScope, Kind, Millis, Outcome, Reference, RequestId,
+    ShardId, ShardState, UserHash,
 };
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -70,3 +70,5 @@ column!(Amount, i64, read: |cents| Self::from_cents(cents).map_err(|_| Unfit("am
 column!(Outcome, &str, read: |text| Self::parse(text).ok_or(Unfit("outcome")), write: |outcome| outcome.as_str());
 // A later release may have written a cause that this one does not know.
 column!(Cause, &str, read: |text| Ok(Self::parse(text).unwrap_or(Self::Other)), write: |cause| cause.as_str());
+column!(Disabled, &str, read: |text| Self::parse(text).ok_or(Unfit("reason")), write: |reason| reason.as_str());
+column!(Delivery, &str, read: |text| Self::parse(text).ok_or(Unfit("result")), write: |result| result.as_str());

@@ -1,6 +1,7 @@
 //! The bodies of the HTTP answers. Their doc comments become descriptions in `docs/openapi.json`.
 
-use crate::ledger::{Kind, Outcome};
+use crate::ledger::webhooks::STATES;
+use crate::ledger::{Delivery, Disabled, Kind, Outcome};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -329,6 +330,95 @@ pub struct EventData {
     pub reference: Option<String>,
     /// The payout balance after it.
     pub payout_balance_after: i64,
+}
+
+/// A webhook: an endpoint that gets the events of the business.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct WebhookBody {
+    /// The webhook.
+    pub webhook_id: Uuid,
+    /// Where events are posted.
+    pub url: String,
+    /// The secret that deliveries are signed with. Only in the answers to creating a webhook and to replacing its secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// Until when deliveries are also signed with the secret before this one. Absent if they are not.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub former_secret_until: Option<time::OffsetDateTime>,
+    /// `sound`: the last delivery was a success. `failing`: it failed. `disabled`: nothing is delivered.
+    #[schemars(extend("enum" = STATES))]
+    pub state: &'static str,
+    /// The `seq` of the last event that was delivered, or that failed and waits.
+    pub cursor: i64,
+    /// How many events up to the cursor wait to be delivered again.
+    pub waiting: i64,
+    /// When it was created.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub created_at: time::OffsetDateTime,
+    /// The first failure since the last success. Absent if the last delivery was a success.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub failing_since: Option<time::OffsetDateTime>,
+    /// Since when nothing is delivered. Absent while it is enabled.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub disabled_at: Option<time::OffsetDateTime>,
+    /// Why: `gone` (it answered 410), `failing` (for too long), `platform` (asked over the API), `operator` (a person of the
+    /// service).
+    #[schemars(extend("enum" = disabled_by()))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disabled_by: Option<&'static str>,
+}
+
+fn disabled_by() -> Vec<&'static str> {
+    Disabled::ALL.iter().map(|why| why.as_str()).collect()
+}
+
+/// `GET /webhooks`: the webhooks of the business.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct WebhooksBody {
+    /// The webhooks, the oldest first.
+    pub webhooks: Vec<WebhookBody>,
+}
+
+/// `GET /webhooks/{webhook_id}/deliveries`: a page of the last tries to deliver.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DeliveriesBody {
+    /// The tries of the page, the newest first.
+    pub deliveries: Vec<DeliveryBody>,
+    /// The cursor of the next page; null if this is the last.
+    pub next_cursor: Option<String>,
+}
+
+/// A try to deliver an event.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct DeliveryBody {
+    /// Counts the tries of the webhook from 1.
+    pub number: i64,
+    /// The number of the event.
+    pub seq: i64,
+    /// When the try had ended.
+    #[serde(with = "time::serde::rfc3339")]
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub tried_at: time::OffsetDateTime,
+    /// How long it took, in milliseconds.
+    pub duration_ms: i64,
+    /// How it ended: `delivered` (a status from 200 to 299), `refused` (another status), `gone` (410), `timeout`, `unreachable`
+    /// (no connection, or one that broke), `forbidden` (the URL leads to an address that is not public; nothing was sent).
+    #[schemars(extend("enum" = delivery_results()))]
+    pub result: &'static str,
+    /// The status of the answer. Absent if there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<i32>,
+    /// The first kilobyte of the answer. Absent if there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+}
+
+fn delivery_results() -> Vec<&'static str> {
+    Delivery::ALL.iter().map(|result| result.as_str()).collect()
 }
 
 /// A writer for CSV. Lines end with CR LF, as RFC 4180 demands.

@@ -51,6 +51,52 @@ pub struct Funded {
     pub payout_balance: i64,
 }
 
+/// One webhook: `earmark webhook list` prints an array of them.
+#[derive(Debug, Serialize)]
+pub struct Webhook {
+    /// The webhook.
+    pub webhook_id: Uuid,
+    /// `sound`, `failing` or `disabled`.
+    pub state: &'static str,
+    /// Where events are posted.
+    pub url: String,
+    /// The number of the last event that was delivered or waits.
+    pub cursor: i64,
+    /// How many events up to the cursor wait.
+    pub waiting: i64,
+    /// When it was created.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// The first failure since the last success; null if the last delivery was a success.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub failing_since: Option<OffsetDateTime>,
+    /// Since when nothing is delivered; null while it is enabled.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub disabled_at: Option<OffsetDateTime>,
+    /// `gone`, `failing`, `platform` or `operator`; null while it is enabled.
+    pub disabled_by: Option<&'static str>,
+}
+
+/// One try to deliver: `earmark webhook deliveries` prints an array of them.
+#[derive(Debug, Serialize)]
+pub struct Delivery {
+    /// Counts the tries of the webhook from 1.
+    pub number: i64,
+    /// The number of the event.
+    pub seq: i64,
+    /// When the try had ended.
+    #[serde(with = "time::serde::rfc3339")]
+    pub tried_at: OffsetDateTime,
+    /// How long it took, in milliseconds.
+    pub duration_ms: i64,
+    /// `delivered`, `refused`, `gone`, `timeout`, `unreachable` or `forbidden`.
+    pub result: &'static str,
+    /// The status of the answer; null if there was none.
+    pub status: Option<i32>,
+    /// The first kilobyte of the answer; null if there was none.
+    pub answer: Option<String>,
+}
+
 /// One shard: `earmark shards` prints an array of them.
 #[derive(Debug, Serialize)]
 pub struct Shard {
@@ -228,7 +274,7 @@ pub struct Workers {
 pub struct Process {
     /// The process.
     pub process_id: Uuid,
-    /// `serve`, `intake` or `worker`.
+    /// `serve`, `intake`, `worker` or `relay`.
     pub kind: String,
     /// The name of its machine.
     pub host: String,

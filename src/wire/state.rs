@@ -25,6 +25,9 @@ pub struct State {
     pub intake: Option<IntakeState>,
     /// Present if the process runs a worker.
     pub worker: Option<WorkerState>,
+    /// Present if the process runs a relay.
+    #[serde(default)]
+    pub relay: Option<RelayState>,
 }
 
 impl State {
@@ -105,6 +108,28 @@ pub struct WorkerState {
     pub dead_letters: Counts,
     /// Times from taking a batch to its commit, in seconds.
     pub duration: Buckets,
+}
+
+/// The state of a relay. It counts the endpoints of the whole deployment.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RelayState {
+    /// Whether Postgres can be worked with.
+    pub postgres_up: bool,
+    /// Endpoints that this relay has in hand.
+    pub in_hand: u64,
+    /// Endpoints whose last delivery was a success.
+    pub sound: i64,
+    /// Endpoints whose last delivery failed.
+    pub failing: i64,
+    /// Endpoints that are disabled.
+    pub disabled: i64,
+    /// Events that failed and wait to be tried again, for all endpoints that are not disabled.
+    pub waiting: i64,
+    /// The age of the oldest event that no relay has tried for an endpoint whose last delivery was a success, in milliseconds; 0 if
+    /// there is none.
+    pub oldest_millis: i64,
+    /// Tries to deliver, by how they ended.
+    pub deliveries: Counts,
 }
 
 /// A histogram. `counts[n]` is the number of values that were at most `bounds[n]`.

@@ -3,6 +3,7 @@
 
 use crate::allocate::{message, request};
 use crate::harness::browser::Browser;
+use crate::harness::hook::{Hook, Reply};
 use crate::harness::http::http_builder;
 use crate::harness::process::Process;
 use crate::harness::{App, assert_allocated, eventually};
@@ -239,6 +240,45 @@ async fn a_deposit_that_is_sent_twice_is_entered_once_and_to_the_cent() {
     }
     assert!(ann.page(&format!("/businesses?q={}", business.id)).await.contains("10.10"));
     app.finish([worker]).await;
+}
+
+#[tokio::test]
+async fn a_webhook_has_a_page_where_people_see_its_deliveries_and_switch_it() {
+    let app = App::new().await;
+    let business = app.create_business(1_000);
+    let process = app.start_with("serve", &[&TOKENS[..], &[crate::webhooks::LOCAL]].concat()).await;
+    let hook = Hook::start().await;
+    hook.answers("/a", Reply::status(410).saying("<b>gone</b>"));
+    let client = app.client(&process, &business);
+    let webhook = crate::webhooks::id_of(&crate::webhooks::create(&client, &hook.at("/a")).await);
+    let ann = Visitor::signed_in(&process, TOKEN).await;
+    let path = format!("/businesses/{}/webhooks/{webhook}", business.id);
+    eventually("it is disabled", async || ann.page(&path).await.contains("it answered 410")).await;
+    let page = ann.page(&path).await;
+    assert!(page.contains("gone (410)") && page.contains("&#60;b&#62;gone") && !page.contains("<b>gone"), "{page}");
+    assert!(ann.page(&format!("/businesses/{}", business.id)).await.contains(&path));
+    let csrf = ann.csrf().await;
+    hook.answers("/a", None);
+    let (status, page) = ann.send(&format!("{path}/switch"), &[("csrf", &csrf), ("webhook", "on")]).await;
+    assert!(status == StatusCode::OK && page.contains("Enable this webhook of Acme?"), "{page}");
+    assert_eq!(hook.got("/a").len(), 1, "nothing happens before it is confirmed");
+    let fields = [("csrf", csrf.as_str()), ("webhook", "on"), ("confirmed", "yes")];
+    assert_eq!(ann.send(&format!("{path}/switch"), &fields).await.0, StatusCode::SEE_OTHER);
+    eventually("it is delivered", async || hook.got("/a").len() == 2).await;
+    eventually("and shown", async || ann.page(&path).await.contains("delivered (200)")).await;
+    let (status, _) = ann.send(&format!("{path}/redeliver"), &[("csrf", &csrf), ("seq", "1")]).await;
+    assert_eq!(status, StatusCode::SEE_OTHER);
+    eventually("it comes again", async || hook.got("/a").len() == 3).await;
+    assert_eq!(
+        ann.send(&format!("{path}/redeliver"), &[("csrf", &csrf), ("seq", "7")]).await.0,
+        StatusCode::BAD_REQUEST
+    );
+    let bob = Visitor::signed_in(&process, READ_TOKEN).await;
+    assert!(!bob.page(&path).await.contains("<form method=\"post\" action=\"/businesses"), "nothing to act with");
+    assert_eq!(bob.send(&format!("{path}/redeliver"), &[("csrf", &csrf), ("seq", "1")]).await.0, StatusCode::FORBIDDEN);
+    let nowhere = format!("/businesses/{}/webhooks/{}", business.id, uuid::Uuid::nil());
+    assert_eq!(ann.get(&nowhere).send().await.expect("an answer").status(), StatusCode::NOT_FOUND);
+    app.finish([process]).await;
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ fn every_call_in_the_deployment_files_is_a_command_of_the_program_with_its_flags
 
 #[test]
 fn every_variable_in_the_deployment_files_is_a_setting_of_the_program() {
-    let help = ["serve", "intake", "worker", "migrate", "ready"].map(help).concat();
+    let help = ["serve", "intake", "worker", "relay", "migrate", "ready"].map(help).concat();
     for name in ["docker-compose.yml", "Dockerfile", ".env.example"] {
         let text = file(name);
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -163,7 +163,7 @@ fn a_container_is_given_longer_to_stop_than_the_program_takes() {
     let (_, after) = after.split_once("[default: ").expect("the setting has a default");
     let grace = seconds(after.split(']').next().unwrap_or_default());
     let settings = compose();
-    for service in ["intake", "worker"] {
+    for service in ["intake", "worker", "relay"] {
         for period in values(&settings, &format!("services.{service}.<<.stop_grace_period")).into_iter().map(text) {
             assert!(seconds(period) > grace, "{service}: {period} is not longer than {grace}s");
         }
@@ -219,7 +219,7 @@ fn prometheus_and_grafana_come_up_when_asked_for_and_find_what_they_need() {
     }
     let prometheus = &load("deploy/prometheus/prometheus.yml")[0];
     let scraping = &prometheus["scrape_configs"][0]["dns_sd_configs"][0];
-    assert_eq!(texts(&scraping["names"]), ["intake", "worker"]);
+    assert_eq!(texts(&scraping["names"]), ["intake", "worker", "relay"]);
     for address in values(&settings, "x-process.environment.EARMARK_OPS_LISTEN").into_iter().map(text) {
         let (host, port) = address.rsplit_once(':').expect("an address");
         assert_eq!(host, "0.0.0.0", "other containers must be able to reach it");

@@ -43,3 +43,4 @@ mod shutdown;
 mod signing;
 mod traces;
 mod urls;
+mod webhooks;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use yaml_rust2::{Yaml, YamlLoader};
 
-const MANIFESTS: [&str; 5] = ["intake", "keda", "migrate", "secret.example", "worker"];
+const MANIFESTS: [&str; 6] = ["intake", "keda", "migrate", "relay", "secret.example", "worker"];
 
 pub fn load(name: &str) -> Vec<Yaml> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name));
@@ -97,7 +97,7 @@ fn every_container_runs_a_command_of_the_program_with_settings_that_it_reads() {
             assert!(key.as_str().is_none_or(|key| secrets.contains(key)), "{key:?}");
         }
     }
-    for command in ["intake", "worker"] {
+    for command in ["intake", "worker", "relay"] {
         let help = help(command);
         for name in &secrets {
             assert!(is_setting(&help, name), "{command} does not read {name}");

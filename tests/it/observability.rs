@@ -19,17 +19,17 @@ fn file(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// All metrics that an intake and a worker show together once they have connected.
+/// All metrics that an intake, a worker and a relay show together once they have connected.
 async fn shown() -> String {
     let app = App::new().await;
-    let (intake, worker) = (app.start("intake").await, app.start("worker").await);
+    let (intake, worker, relay) = (app.start("intake").await, app.start("worker").await, app.start("relay").await);
     let queue = app.work_queue();
     for (process, label) in [(&intake, "ready"), (&worker, "unacknowledged")] {
         let series = format!("earmark_queue_messages{{queue=\"{queue}\",state=\"{label}\"}}");
         crate::harness::eventually(&series, async || process.metric(&series).await.is_some()).await;
     }
-    let text = intake.metrics().await + &worker.metrics().await;
-    app.finish([intake, worker]).await;
+    let text = intake.metrics().await + &worker.metrics().await + &relay.metrics().await;
+    app.finish([intake, worker, relay]).await;
     text
 }
 
@@ -161,13 +161,13 @@ async fn prometheus_finds_nothing_wrong_with_the_metrics() {
     let path = std::env::temp_dir().join(format!("earmark-metrics-{}", uuid::Uuid::new_v4()));
     // Each process is checked by itself: no series may appear twice in it.
     let app = App::new().await;
-    let (intake, worker) = (app.start("intake").await, app.start("worker").await);
-    for process in [&intake, &worker] {
+    let (intake, worker, relay) = (app.start("intake").await, app.start("worker").await, app.start("relay").await);
+    for process in [&intake, &worker, &relay] {
         std::fs::write(&path, process.metrics().await).expect("written");
         accepts(&promtool, &["check", "metrics"], std::fs::File::open(&path).expect("there").into());
     }
     std::fs::remove_file(&path).expect("removed");
-    app.finish([intake, worker]).await;
+    app.finish([intake, worker, relay]).await;
 }
 
 #[test]

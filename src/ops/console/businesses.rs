@@ -7,8 +7,9 @@ use crate::clock;
 use crate::ledger::money;
 use crate::ops;
 use crate::ops::businesses::{id_of, shard_of};
-use crate::postgres::Error;
 use crate::postgres::businesses::{self, Business};
+use crate::postgres::webhooks::{self, Webhook};
+use crate::postgres::{Error, PgConnection};
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
@@ -58,11 +59,12 @@ struct One {
     frame: Frame,
     business: Business,
     deposits: Vec<businesses::Deposit>,
+    webhooks: Vec<Webhook>,
     /// The id of the next deposit. The form contains it, so that a form sent twice makes one deposit.
     deposit: Uuid,
 }
 
-/// The page of one business, with its last 20 deposits.
+/// The page of one business, with its last 20 deposits and its webhooks.
 pub(super) async fn show(
     State(console): State<Arc<Console>>,
     frame: Frame,
@@ -70,8 +72,12 @@ pub(super) async fn show(
 ) -> Result<Response, Trouble> {
     let business = find(&console, id).await?;
     let shard = shard_of(&console.shards, id).ok_or(Trouble::NO_BUSINESS)?;
-    let reading = shard.read(async |connection| businesses::read_deposits(connection, id, 20).await);
-    Ok(page(&One { frame, business, deposits: reading.await?, deposit: Uuid::new_v4() }))
+    let reading = async |connection: &mut PgConnection| {
+        let deposits = businesses::read_deposits(connection, id, 20).await?;
+        Ok((deposits, webhooks::find_all(connection, id_of(id), None).await?))
+    };
+    let (deposits, webhooks) = shard.read(reading).await?;
+    Ok(page(&One { frame, business, deposits, webhooks, deposit: Uuid::new_v4() }))
 }
 
 async fn find(console: &Console, id: Uuid) -> Result<Business, Trouble> {

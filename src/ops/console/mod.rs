@@ -6,7 +6,7 @@
 //!
 //! - [`auth`]: tokens, sessions, CSRF tokens. [`guard`] checks every request for a page or an action.
 //! - [`samples`]: takes a sample of the deployment every second and keeps 15 minutes of them.
-//! - [`overview`], [`dead_letters`], [`businesses`], [`requests`]: one page each, with its actions.
+//! - [`overview`], [`dead_letters`], [`businesses`], [`webhooks`], [`requests`]: one page each, with its actions.
 
 pub mod auth;
 mod businesses;
@@ -21,6 +21,7 @@ mod requests;
 mod samples;
 mod sign_in;
 mod snapshot;
+mod webhooks;
 mod words;
 
 use crate::postgres::Shards;
@@ -105,6 +106,9 @@ pub fn router(console: Arc<Console>) -> Router {
         .route("/businesses/{business}", get(businesses::show))
         .route("/businesses/{business}/payouts", post(businesses::switch))
         .route("/businesses/{business}/funds", post(businesses::fund))
+        .route("/businesses/{business}/webhooks/{webhook}", get(webhooks::show))
+        .route("/businesses/{business}/webhooks/{webhook}/switch", post(webhooks::switch))
+        .route("/businesses/{business}/webhooks/{webhook}/redeliver", post(webhooks::redeliver))
         .route("/requests", get(requests::show))
         .route("/requests/reveal", post(requests::reveal))
         .route("/sign-out", post(sign_in::leave))

@@ -124,7 +124,7 @@ impl Process {
         }
     }
 
-    /// Whether its intake and worker are connected to Postgres and RabbitMQ, as text.
+    /// Whether its intake, worker and relay are connected to Postgres and RabbitMQ, as text.
     pub fn connections(&self) -> String {
         let word = |is_up: bool| if is_up { "connected" } else { "not connected" };
         let of = |name: &str, postgres, rabbitmq| format!("{name}: Postgres {}, RabbitMQ {rabbitmq}", word(postgres));
@@ -137,6 +137,7 @@ impl Process {
                 let rabbitmq = if worker.paused { "paused" } else { word(worker.consuming) };
                 of("worker", worker.postgres_up, rabbitmq)
             }),
+            self.state.relay.as_ref().map(|relay| format!("relay: Postgres {}", word(relay.postgres_up))),
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }

@@ -134,6 +134,8 @@ impl Trouble {
     pub(super) const OTHER_SITE: Self = Self::Forbidden("The form was sent by another site.");
     /// A business that does not exist.
     pub(super) const NO_BUSINESS: Self = Self::Missing("There is no such business.");
+    /// A webhook that does not exist.
+    pub(super) const NO_WEBHOOK: Self = Self::Missing("The business has no such webhook.");
 
     /// A form that cannot be parsed.
     pub(super) fn unreadable_form() -> Self {

@@ -1,7 +1,7 @@
 //! Formats numbers, times, money and states for people. Templates pass everything by reference.
 
 use crate::clock;
-use crate::ledger::{Cause, Outcome, Proof, SettledAs, money};
+use crate::ledger::{Cause, Disabled, Outcome, Proof, SettledAs, money};
 use std::borrow::Borrow;
 use time::OffsetDateTime;
 
@@ -134,6 +134,25 @@ pub(super) fn outcome(outcome: Outcome) -> &'static str {
         }
         Outcome::InsufficientBalance => "The payout balance did not cover it. It was not debited, and never will be.",
         Outcome::PayoutsDisabled => "Payouts were switched off. It was not debited, and never will be.",
+    }
+}
+
+/// The colour of a webhook's state.
+pub(super) fn webhook_grade(state: &str) -> &'static str {
+    match state {
+        "sound" => "good",
+        "failing" => "warn",
+        _ => "bad",
+    }
+}
+
+/// Why a webhook is disabled, in words.
+pub(super) fn disabled(why: &Disabled) -> &'static str {
+    match why {
+        Disabled::Gone => "it answered 410",
+        Disabled::Failing => "it failed for too long",
+        Disabled::Platform => "its business asked for it",
+        Disabled::Operator => "an operator did it",
     }
 }
 

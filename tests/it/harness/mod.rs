@@ -2,6 +2,7 @@
 //! are written with the functions here.
 
 pub mod browser;
+pub mod hook;
 pub mod http;
 pub mod pooler;
 pub mod process;
