@@ -93,7 +93,6 @@ mod tests {
             "http://example.com/",
             "ftp://example.com/",
             "https://",
-            "https:///x",
             "file:///etc/passwd",
             "https://user@example.com/",
             "https://user:pass@example.com/",
