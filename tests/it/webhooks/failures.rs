@@ -157,12 +157,16 @@ async fn with_a_thousand_events_waiting_the_cursor_stops_and_goes_on_when_there_
          SELECT business_id, webhook_id, -n, 1, now() + interval '1 hour' FROM webhooks, generate_series(1, 998) AS n",
     )
     .await;
-    for _ in 0..3 {
-        allocate(&client, ANN, 1).await;
-    }
+    allocate(&client, ANN, 1).await;
     eventually("one more fails", async || shown(&client, &id).await["waiting"] == 1_000).await;
+    // A relay that has delivered to the other endpoint has looked for work at this one, too.
+    let other = id_of(&create(&client, &hook.at("/b")).await);
+    for seq in 3..=4 {
+        allocate(&client, ANN, 1).await;
+        eventually("the other goes on", async || shown(&client, &other).await["cursor"] == seq).await;
+    }
     let stopped = shown(&client, &id).await;
-    assert_eq!(stopped["cursor"], 2, "{stopped}");
+    assert_eq!((&stopped["cursor"], &stopped["waiting"]), (&json!(2), &json!(1_000)), "{stopped}");
     let answer = post(&client, &format!("/webhooks/{id}/redeliver"), Some(json!({"seq": 1}))).await;
     assert_eq!(answer.status, 200, "it waits already, and is due now");
     hook.answers("/a", None);
