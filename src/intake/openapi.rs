@@ -182,6 +182,12 @@ impl Answers {
             .error(shapes, 503, "Refused, and nothing happened. Try again after `Retry-After`.", said::UNAVAILABLE)
     }
 
+    /// Adds the answers of an endpoint whose pages are read a few at a time.
+    fn of_pages(self, shapes: &mut Shapes) -> Self {
+        let meaning = "Too many pages are being read for the API key. Try again after `Retry-After`.";
+        self.error(shapes, 429, meaning, said::TOO_MANY)
+    }
+
     /// Adds the answers of an endpoint that takes a body.
     fn of_a_body(self, shapes: &mut Shapes, limit: &BodyLimit) -> Self {
         self.error(shapes, 408, "The body took too long to arrive.", said::BODY_TOO_LATE)
@@ -517,12 +523,7 @@ fn statement(shapes: &mut Shapes) -> Value {
             json!({ "email": [NO_EMAIL] }),
         )
         .error(shapes, 404, "The business has no such payout user.", said::NOT_FOUND)
-        .error(
-            shapes,
-            429,
-            "Too many pages are being read for the API key. Try again after `Retry-After`.",
-            said::TOO_MANY,
-        )
+        .of_pages(shapes)
         .usual(shapes);
     if let Some(found) = answers.by_status.get_mut("200") {
         found["content"]["text/csv"] = json!({ "schema": { "type": "string" } });
@@ -579,7 +580,7 @@ fn requests(shapes: &mut Shapes) -> Value {
         )
         .with(400, "A parameter failed.", shapes.either::<BTreeMap<String, [String; 1]>, ErrorBody>(), invalid)
         .error(shapes, 404, "No allocation under the key.", said::NOT_FOUND)
-        .error(shapes, 429, "Too many pages are being read for the API key. Try again after `Retry-After`.", said::TOO_MANY)
+        .of_pages(shapes)
         .usual(shapes);
     if let Some(found) = answers.by_status.get_mut("200") {
         found["content"]["text/csv"] = json!({ "schema": { "type": "string" } });
@@ -748,12 +749,7 @@ fn deliveries(shapes: &mut Shapes) -> Value {
             json!({ "limit": [WRONG_LIMIT] }),
         )
         .error(shapes, 404, "The business has no such webhook.", said::NOT_FOUND)
-        .error(
-            shapes,
-            429,
-            "Too many pages are being read for the API key. Try again after `Retry-After`.",
-            said::TOO_MANY,
-        )
+        .of_pages(shapes)
         .usual(shapes);
     json!({
         "operationId": "listDeliveries",
