@@ -83,10 +83,10 @@ choose_rabbitmq_ports() {
 }
 
 # Everything that would otherwise come from /etc/rabbitmq or go to /var, and the
-# cookie in the home folder, is in DIR. All listeners, epmd's too, are on loopback.
+# cookie in the home folder, is in DIR, and so is what Mnesia leaves where it runs. All listeners, epmd's too, are on loopback.
 launch_rabbitmq() { # DIR
     # `detached` makes the start script become the node instead of waiting for it.
-    env "$(rabbitmq_mark)" HOME="$1/home" detached=true \
+    env --chdir="$1" "$(rabbitmq_mark)" HOME="$1/home" detached=true \
         RABBITMQ_NODENAME="$(node_name "$rabbit")@localhost" \
         RABBITMQ_NODE_PORT="$(port_of "$rabbit")" \
         RABBITMQ_DIST_PORT="$(port_of "$rabbit-dist")" \
