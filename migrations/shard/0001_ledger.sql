@@ -13,7 +13,8 @@ CREATE TABLE businesses (
     day             date        NOT NULL DEFAULT 'epoch',
     day_total       bigint      NOT NULL DEFAULT 0 CONSTRAINT businesses_day_total_not_negative CHECK (day_total >= 0),
     largest_allocation bigint   CONSTRAINT businesses_largest_allocation_positive CHECK (largest_allocation > 0),
-    daily_limit     bigint      CONSTRAINT businesses_daily_limit_positive CHECK (daily_limit > 0)
+    daily_limit     bigint      CONSTRAINT businesses_daily_limit_positive CHECK (daily_limit > 0),
+    limited_after   bigint      NOT NULL DEFAULT 0 CONSTRAINT businesses_limited_after CHECK (limited_after >= 0)
     -- Every batch updates the row of its business. Free space on its page, and no index on a balance, let Postgres write the
     -- new version of the row to the same page without touching an index (a HOT update).
 ) WITH (fillfactor = 10);
@@ -30,6 +31,8 @@ COMMENT ON COLUMN businesses.day IS 'The last day (UTC) on which something was a
 COMMENT ON COLUMN businesses.day_total IS 'The sum of the allocations of that day, in cents. What was reversed later still counts.';
 COMMENT ON COLUMN businesses.largest_allocation IS 'The largest amount of one allocation, in cents. Null: no limit of its own.';
 COMMENT ON COLUMN businesses.daily_limit IS 'The largest sum of the allocations of one day (UTC), in cents. Null: no limit.';
+COMMENT ON COLUMN businesses.limited_after IS 'The last movement before its present limits. Every later one was decided with them, so an audit can judge it.';
+COMMENT ON CONSTRAINT businesses_limited_after ON businesses IS 'Movements are numbered from 1.';
 COMMENT ON CONSTRAINT businesses_seq_not_negative ON businesses IS 'A count is never negative.';
 COMMENT ON CONSTRAINT businesses_day_total_not_negative ON businesses IS 'A sum of allocations is never negative.';
 COMMENT ON CONSTRAINT businesses_largest_allocation_positive ON businesses IS 'To allow nothing, payouts are switched off.';

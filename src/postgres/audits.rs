@@ -59,13 +59,14 @@ impl Audit {
 /// One balance or idempotency key that differs from what the other rows say.
 #[derive(Clone, Debug)]
 pub struct Difference {
-    /// `payout_balance`, `user_balance`, `idempotency_key`, `reversed`, `balance_after`, `sequence` or `day_total`.
+    /// `payout_balance`, `user_balance`, `idempotency_key`, `reversed`, `balance_after`, `sequence`, `day_total`,
+    /// `largest_allocation` or `daily_limit`.
     pub kind: String,
     /// The business.
     pub business_id: Uuid,
-    /// The payout user's hash, or the request that is wrong. Never an email address.
+    /// The payout user's hash, the request or the day that is wrong. Never an email address.
     pub subject: Option<String>,
-    /// What the rows add up to, in cents. Of a sequence: the numbers that there should be.
+    /// What the rows add up to, in cents. Of a sequence: the numbers that there should be. Of a limit: the limit.
     pub expected: Option<String>,
     /// What was found instead.
     pub found: Option<String>,
@@ -79,6 +80,7 @@ pub struct Difference {
 /// - the movements of each business are numbered without a gap, and each says the payout balance that follows from the one
 ///   before
 /// - the total of the last day is the sum of its allocations
+/// - no allocation since the present limits of its business exceeds them, alone or with the others of its day
 /// - each idempotency key names a request that moved money as the key says
 pub async fn audit(shard: &Postgres) -> Result<Audit, Error> {
     add_up(&mut shard.connect().await?).await
@@ -229,12 +231,12 @@ async fn add_up(connection: &mut PgConnection) -> Result<Audit, Error> {
               ON m.business_id = k.business_id AND m.request_id = k.request_id AND m.kind = k.kind
                  AND m.target IS NOT DISTINCT FROM k.target AND (k.email IS NULL OR m.email = k.email)
             WHERE k.request_id IS NOT NULL
+        ), by_day AS (
+            SELECT business_id, (moved_at AT TIME ZONE 'UTC')::date AS day, sum(amount) AS amount, max(seq) AS last
+            FROM moved WHERE outcome = 'allocated' GROUP BY 1, 2
         ), days AS (
-            SELECT b.business_id, b.day_total AS found, (
-                SELECT COALESCE(sum(amount), 0) FROM moved m
-                WHERE m.business_id = b.business_id AND m.outcome = 'allocated' AND (m.moved_at AT TIME ZONE 'UTC')::date = b.day
-            ) AS expected
-            FROM businesses b
+            SELECT b.business_id, COALESCE(d.amount, 0) AS expected, b.day_total AS found
+            FROM businesses b LEFT JOIN by_day d USING (business_id, day)
         )
         SELECT 'payout_balance' AS "kind!", business_id AS "business_id!", NULL::text AS subject, expected::text, found::text
         FROM payout WHERE expected IS DISTINCT FROM found OR found < 0
@@ -256,6 +258,13 @@ async fn add_up(connection: &mut PgConnection) -> Result<Audit, Error> {
         SELECT 'sequence', business_id, NULL, movements::text, seq::text FROM payout WHERE movements IS DISTINCT FROM seq
         UNION ALL
         SELECT 'day_total', business_id, NULL, expected::text, found::text FROM days WHERE expected IS DISTINCT FROM found
+        UNION ALL
+        SELECT 'largest_allocation', business_id, m.request_id::text, b.largest_allocation::text, m.amount::text
+        FROM moved m JOIN businesses b USING (business_id)
+        WHERE m.outcome = 'allocated' AND m.seq > b.limited_after AND m.amount > b.largest_allocation
+        UNION ALL
+        SELECT 'daily_limit', business_id, d.day::text, b.daily_limit::text, d.amount::text
+        FROM by_day d JOIN businesses b USING (business_id) WHERE d.last > b.limited_after AND d.amount > b.daily_limit
         ORDER BY 1, 2, 3"#
     )
     .fetch_all(&mut *transaction)

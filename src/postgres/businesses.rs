@@ -304,7 +304,11 @@ pub async fn deposit(
 /// Sets what a business allows itself; false if there is no such business. Twice is the same as once.
 pub async fn write_caps(connection: &mut PgConnection, business: Uuid, caps: Caps) -> Result<bool, Error> {
     let done = sqlx::query!(
-        "/* write_caps */ UPDATE businesses SET largest_allocation = $1, daily_limit = $2 WHERE business_id = $3",
+        "/* write_caps */
+         UPDATE businesses SET largest_allocation = $1, daily_limit = $2,
+                limited_after = CASE WHEN (largest_allocation, daily_limit) IS NOT DISTINCT FROM ($1, $2) THEN limited_after
+                                     ELSE seq END
+         WHERE business_id = $3",
         caps.largest,
         caps.daily,
         business

@@ -166,6 +166,16 @@ async fn the_audit_finds_every_row_that_was_tampered_with() {
             "UPDATE businesses SET day_total = day_total - 1",
             "day_total",
         ),
+        (
+            "UPDATE businesses SET largest_allocation = 9, limited_after = 2",
+            "UPDATE businesses SET largest_allocation = NULL, limited_after = 0",
+            "largest_allocation",
+        ),
+        (
+            "UPDATE businesses SET daily_limit = 19, limited_after = 2",
+            "UPDATE businesses SET daily_limit = NULL, limited_after = 0",
+            "daily_limit",
+        ),
     ];
     let mut database = app.database().await;
     for (tamper, fix, kind) in tampering {
