@@ -181,8 +181,8 @@ pub struct Link {
     /// The place of its node, and what the broker is told of its loss.
     node: usize,
     lost_last: Arc<AtomicUsize>,
-    /// How long the broker may take to confirm.
-    confirm_timeout: Duration,
+    /// Whether there is another node to go to.
+    has_other_nodes: bool,
 }
 
 impl Link {
@@ -197,7 +197,7 @@ impl Link {
             closes: Arc::default(),
             node,
             lost_last: Arc::clone(&broker.lost_last),
-            confirm_timeout: if broker.has_several_nodes() { ANSWER_TIMEOUT_OF_SEVERAL } else { ANSWER_TIMEOUT },
+            has_other_nodes: broker.has_several_nodes(),
         };
         let mut events = Box::pin(link.connection.events_listener());
         let (lost, blocked, lost_last) = (link.lost.clone(), Arc::clone(&link.blocked), Arc::clone(&link.lost_last));
@@ -228,6 +228,11 @@ impl Link {
             lost.cancel();
         });
         link
+    }
+
+    /// How long the broker may take to confirm.
+    fn confirm_timeout(&self) -> Duration {
+        if self.has_other_nodes { ANSWER_TIMEOUT_OF_SEVERAL } else { ANSWER_TIMEOUT }
     }
 
     async fn channel(&self) -> Result<Channel, Error> {

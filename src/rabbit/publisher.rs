@@ -11,8 +11,9 @@
 //! The broker's confirms and returns are used to give up early, never as proof. The broker also confirms a message that
 //! it cannot route, or whose queue was just deleted; and a message that could not be written may be written later.
 //!
-//! A channel on whose node the queue's leader was not known when it was opened may refuse every message from then on, until
-//! the node of the former leader is back (seen with RabbitMQ 3.10). So a channel that does nothing but refuse is replaced.
+//! A channel on whose node the queue's leader was not known when it was opened may refuse every message from then on, or
+//! confirm none, until the node of the former leader is back (both seen with RabbitMQ 3.10). So a channel that does nothing but
+//! refuse is replaced and, if there are other nodes, one that confirms nothing at all.
 
 use super::fair_queue::FairQueue;
 use super::{Error, Link};
@@ -79,28 +80,46 @@ const FULL: usize = 128 * 1024 - 4 * 1024;
 /// How long a channel may do nothing but refuse until it is replaced. Twice as long for each one in a row, as a full queue
 /// refuses too, over any channel.
 const REFUSALS: Duration = Duration::from_millis(250);
-/// The longest that it becomes.
-const MOST_REFUSALS: Duration = Duration::from_secs(60);
+/// How long a channel may take to confirm its first message until it is replaced. Far longer than it ever takes. Twice as long
+/// for each one in a row, until the connection is given up.
+const SILENCE: Duration = Duration::from_secs(1);
+/// The longest that either becomes.
+const MOST_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Since when a channel does nothing but refuse, and how long that may last.
+/// Since when there are only signs that a channel is of no use, and how long that may last.
 #[derive(Debug)]
-struct Refusals {
+struct Doubt {
     since: Option<Instant>,
     patience: Duration,
 }
 
-impl Refusals {
-    /// Nothing was refused.
-    const NONE: Self = Self { since: None, patience: REFUSALS };
+impl Doubt {
+    /// No sign yet.
+    fn none(patience: Duration) -> Self {
+        Self { since: None, patience }
+    }
 
-    /// Notes that a message was refused. True if the channel should be replaced.
+    /// Notes a sign. True if the channel should be replaced.
     fn note(&mut self, now: Instant) -> bool {
         now.duration_since(*self.since.get_or_insert(now)) >= self.patience
     }
 
-    /// Notes that there is another channel, which may refuse for longer.
+    /// When the channel should be replaced; `None` without a sign.
+    fn end(&self) -> Option<Instant> {
+        self.since.map(|since| since + self.patience)
+    }
+
+    /// Notes that there is another channel, which is given longer.
     fn replaced(&mut self) {
-        *self = Self { since: None, patience: (2 * self.patience).min(MOST_REFUSALS) };
+        *self = Self::none((2 * self.patience).min(MOST_PATIENCE));
+    }
+}
+
+/// Returns at this moment; never if there is none.
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -155,11 +174,13 @@ impl Publisher {
         Ok(channel)
     }
 
-    /// Takes another channel.
+    /// Takes another channel. The old one is closed in the background, as it may be of no use for that either.
     async fn replace_channel(&mut self) -> Result<(), Error> {
-        tracing::info!(queue = self.queue, "a channel refuses everything, and is replaced");
+        tracing::info!(queue = self.queue, "a channel takes nothing, and is replaced");
         let old = std::mem::replace(&mut self.channel, Self::open_channel(&self.link).await?);
-        self.link.close_channel(old).await
+        let link = self.link.clone();
+        tokio::spawn(async move { link.close_channel(old).await });
+        Ok(())
     }
 
     /// Publishes what comes in until the link is lost or all senders are gone.
@@ -176,7 +197,9 @@ impl Publisher {
         let link = self.link.clone();
         // However this ends, by a panic too, the link is lost, so that no more is sent to it.
         let _ended = link.lost_when_dropped();
-        let (mut confirms, mut refusals, mut is_useless) = (FuturesUnordered::new(), Refusals::NONE, false);
+        let (mut confirms, mut is_useless) = (FuturesUnordered::new(), false);
+        let (mut refusals, mut silence) = (Doubt::none(REFUSALS), Doubt::none(SILENCE));
+        let mut has_confirmed = false;
         let mut progress = Instant::now();
         let mut published_at = Instant::now();
         // For each message that may be unanswered, oldest first: the tag of its last item, which is answered last.
@@ -193,7 +216,9 @@ impl Publisher {
                 if let Err(error) = replaced {
                     return link.give_up(&error.to_string());
                 }
-                (is_useless, _) = (false, refusals.replaced());
+                (is_useless, has_confirmed) = (false, false);
+                refusals.replaced();
+                silence.replaced();
             }
             let room = confirms.len() < self.limits.window && awaited.is_none() && !is_useless;
             tokio::select! {
@@ -201,13 +226,21 @@ impl Publisher {
                 () = link.lost() => return,
                 Some(done) = confirms.next(), if !confirms.is_empty() => {
                     let (message_id, confirmed): (String, _) = done;
-                    progress = Instant::now();
+                    (progress, has_confirmed) = (Instant::now(), true);
+                    silence = Doubt::none(SILENCE);
                     match self.confirmed(&message_id, confirmed, &on_trouble) {
                         Some(Trouble::Nacked) => is_useless |= refusals.note(progress),
-                        Some(Trouble::Returned) | None => (is_useless, refusals) = (false, Refusals::NONE),
+                        Some(Trouble::Returned) | None => (is_useless, refusals) = (false, Doubt::none(REFUSALS)),
                     }
                 }
-                () = tokio::time::sleep_until(progress + link.confirm_timeout), if !confirms.is_empty() => {
+                () = reached(silence.end()) => {
+                    confirms.clear();
+                    is_useless = true;
+                    for message_id in self.unconfirmed.keys().cloned().collect::<Vec<_>>() {
+                        self.report(&message_id, Trouble::Nacked, &on_trouble);
+                    }
+                }
+                () = tokio::time::sleep_until(progress + link.confirm_timeout()), if !confirms.is_empty() => {
                     return link.give_up("the broker did not confirm in time");
                 }
                 // The oldest message is answered, or has had its time: another one may go.
@@ -227,6 +260,9 @@ impl Publisher {
                         Err(error) => return self.link.give_up(&error.to_string()),
                     }
                     published_at = Instant::now();
+                    if !has_confirmed && link.has_other_nodes {
+                        silence.note(published_at);
+                    }
                     if unanswered.len() == self.limits.answer_window {
                         unanswered.pop_front();
                     }
@@ -323,16 +359,18 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_that_only_refuses_is_replaced_later_each_time() {
-        let (start, mut refusals) = (Instant::now(), Refusals::NONE);
+    fn a_channel_that_takes_nothing_is_replaced_later_each_time() {
+        let (start, mut refusals) = (Instant::now(), Doubt::none(REFUSALS));
         let at = |millis| start + Duration::from_millis(millis);
         assert_eq!([0, 100, 249, 250].map(|millis| refusals.note(at(millis))), [false, false, false, true]);
+        assert_eq!(refusals.end(), Some(at(250)));
         refusals.replaced();
+        assert_eq!(refusals.end(), None);
         assert_eq!([1_000, 1_499, 1_500].map(|millis| refusals.note(at(millis))), [false, false, true]);
         for _ in 0..20 {
             refusals.replaced();
         }
-        assert_eq!(refusals.patience, MOST_REFUSALS);
+        assert_eq!(refusals.patience, MOST_PATIENCE);
     }
 
     #[tokio::test]

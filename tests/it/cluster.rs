@@ -11,14 +11,14 @@ use crate::faults::told::{Operation, statuses};
 use crate::harness::http::http_client;
 use crate::harness::process::Process;
 use crate::harness::servers::Servers;
-use crate::harness::{App, eventually};
+use crate::harness::{App, PATIENCE, eventually};
 use earmark::clock;
 use futures_util::FutureExt;
 use serde_json::Value;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// The longest time without a success that a fault may cost.
 const RECOVERY: Duration = Duration::from_secs(10);
@@ -72,15 +72,18 @@ async fn is_whole(app: &App) -> bool {
 }
 
 /// Waits until the cluster is whole and stays so for some seconds: nodes that could not hear each other may find that out
-/// when they can again, and restart.
-async fn until_whole(app: &App) {
-    let seen = Cell::new(0);
-    eventually("all three nodes are back", async || {
-        seen.set(if is_whole(app).await { seen.get() + 1 } else { 0 });
+/// when they can again, and restart. False if it takes longer than `time`.
+async fn is_whole_within(app: &App, time: Duration) -> bool {
+    let (mut seen, end) = (0, Instant::now() + time);
+    while seen < 4 && Instant::now() < end {
+        seen = if is_whole(app).await { seen + 1 } else { 0 };
         sleep(Duration::from_secs(1)).await;
-        seen.get() == 4
-    })
-    .await;
+    }
+    seen == 4
+}
+
+async fn until_whole(app: &App) {
+    assert!(is_whole_within(app, PATIENCE).await, "the nodes do not come together again");
 }
 
 /// Waits for more successes.
@@ -123,6 +126,13 @@ async fn freeze(app: &App, node: &str, time: Duration) {
     app.servers().control(&["cluster", "pause", node]).await;
     sleep(time).await;
     app.servers().control(&["cluster", "resume", node]).await;
+    // In RabbitMQ 3.10 the nodes may not agree that all of them are back: this one is then restarted by the others once a
+    // minute, without end. Whoever sees that restarts it by hand.
+    if !is_whole_within(app, Duration::from_secs(40)).await {
+        eprintln!("node {node} did not come back by itself");
+        stop(app, node, &["--immediate"]).await;
+        app.servers().control(&["cluster", "start", node]).await;
+    }
 }
 
 /// The longest time between two successes after `since`, or before the first.
@@ -166,6 +176,9 @@ async fn survives(name: &str, fault: impl AsyncFnOnce(&App)) {
     let operations = told.await.expect("the clients");
     let (pause, told) = (longest_pause(&operations, since), statuses(&operations));
     eprintln!("{name}: {pause:?} without a success at most; answers: {told:?}");
+    if pause > Duration::from_secs(5) {
+        eprintln!("{:#?}", logs());
+    }
     assert!(pause < RECOVERY, "{name}: {pause:?} without a success: {:#?}", logs());
     assert!(!told.contains_key("504") && !told.contains_key("none"), "{name}: {told:?}: {:#?}", logs());
     for process in processes {

@@ -84,7 +84,7 @@ async fn a_queue_that_refuses_everything_is_tried_over_other_channels_until_it_t
     // Nobody takes the first message, and so the queue refuses all others.
     eventually("two channels in a row are replaced", async || {
         client.create("ann@example.com", 1).await;
-        intake.logged("a channel refuses everything, and is replaced") >= 2
+        intake.logged("a channel takes nothing, and is replaced") >= 2
     })
     .await;
     app.servers().control(&["rabbitmqctl", "clear_policy", "full"]).await;
