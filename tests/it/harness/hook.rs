@@ -4,12 +4,18 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, Response, Uri};
+use axum::serve::Listener;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
+use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::server::TlsStream;
 
 /// How an endpoint answers.
 #[derive(Clone, Debug)]
@@ -76,10 +82,47 @@ pub struct Hook {
     inner: Arc<Mutex<Inner>>,
 }
 
+/// Accepts connections with TLS, in their order.
+struct WithTls(TcpListener, TlsAcceptor);
+
+impl Listener for WithTls {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, address) = self.0.accept().await.expect("a connection");
+            if let Ok(stream) = self.1.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}
+
 impl Hook {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        Self::serve(format!("http://{}", listener.local_addr().expect("an address")), listener)
+    }
+
+    /// A server with TLS at this address, for a name. Returns its certificate too, as PEM.
+    pub async fn start_with_tls(address: IpAddr, name: &str) -> (Self, String) {
+        let listener = TcpListener::bind((address, 0)).await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
+        let ring = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(ring).with_safe_default_protocol_versions().expect("versions");
+        let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).expect("a key");
+        let hook = Self::serve(format!("https://{name}:{port}"), WithTls(listener, Arc::new(config).into()));
+        (hook, made.cert.pem())
+    }
+
+    fn serve(url: String, listener: impl Listener<Addr = SocketAddr>) -> Self {
         let hook = Self { url, inner: Arc::default() };
         let router = Router::new().fallback(take).with_state(hook.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });

@@ -4,9 +4,13 @@
 use super::{LOCAL, create, deliveries, id_of, post, serving, shown, until_seqs};
 use crate::harness::hook::{Hook, Reply};
 use crate::harness::{App, eventually};
+use crate::reversals::allocate;
 use serde_json::json;
+use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::net::TcpListener;
 
 /// A port that counts the connections to it.
@@ -142,4 +146,61 @@ async fn an_exception_of_one_process_does_not_hold_in_another() {
     eventually("it comes", async || !hook.got("/a").is_empty()).await;
     until_seqs(&hook, "/a", &[1]).await;
     app.finish([intake, relay]).await;
+}
+
+/// A library that answers questions about names from a file (Debian: `libnss-wrapper`).
+fn names_library() -> Option<String> {
+    let found = ["x86_64", "aarch64"].map(|kind| format!("/usr/lib/{kind}-linux-gnu/libnss_wrapper.so"));
+    let found = found.into_iter().find(|path| Path::new(path).exists());
+    if found.is_none() {
+        eprintln!("skipped: libnss-wrapper is not installed");
+    }
+    found
+}
+
+#[tokio::test]
+async fn a_name_that_changes_its_address_after_it_was_checked_leads_to_nobody_inside() {
+    let Some(library) = names_library() else { return };
+    let name = "hooks.example.test";
+    let (hook, certificate) = Hook::start_with_tls(IpAddr::from([127, 0, 0, 2]), name).await;
+    let port = hook.url.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).expect("a port");
+    // Nobody inside may get a connection, on the same port.
+    let inside = TcpListener::bind((IpAddr::from([127, 0, 0, 1]), port)).await.expect("the port");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("names-{}", uuid::Uuid::new_v4().simple()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let [names, roots] = ["hosts", "roots.pem"].map(|file| folder.join(file).to_string_lossy().into_owned());
+    std::fs::write(&roots, certificate).expect("written");
+    let lead_to = |addresses: &[&str]| {
+        let lines: String = addresses.iter().map(|address| format!("{address} {name}\n")).collect();
+        std::fs::write(folder.join("new"), lines).and_then(|()| std::fs::rename(folder.join("new"), &names))
+    };
+    lead_to(&["127.0.0.2"]).expect("written");
+    let settings = [
+        ("LD_PRELOAD", library.as_str()),
+        ("NSS_WRAPPER_HOSTS", &names),
+        ("SSL_CERT_FILE", &roots),
+        ("EARMARK_WEBHOOK_EXCEPTIONS", "127.0.0.2"),
+        ("EARMARK_WEBHOOK_RETRIES", "100ms"),
+    ];
+    let app = App::new().await;
+    let process = app.start_with("serve", &settings).await;
+    let client = app.client(&process, &app.create_business(1_000));
+    // Each delivery has to connect anew.
+    hook.answers("/a", Reply::status(200).with("connection", "close"));
+    let id = id_of(&create(&client, &hook.at("/a")).await);
+    until_seqs(&hook, "/a", &[1]).await;
+    lead_to(&["127.0.0.1"]).expect("written");
+    allocate(&client, "ann@example.com", 1).await;
+    eventually("it is refused again and again", async || {
+        let tried = deliveries(&client, &id).await;
+        tried.iter().take(3).all(|one| one["result"] == "forbidden")
+    })
+    .await;
+    // Of two addresses the one that is allowed is connected to.
+    lead_to(&["127.0.0.1", "127.0.0.2"]).expect("written");
+    until_seqs(&hook, "/a", &[1, 2]).await;
+    let nobody = tokio::time::timeout(Duration::from_millis(1), inside.accept()).await;
+    assert!(nobody.is_err(), "{nobody:?}");
+    app.finish([process]).await;
+    std::fs::remove_dir_all(&folder).expect("removed");
 }
