@@ -28,7 +28,7 @@ schemathesis: ## Try the OpenAPI document against the real service (installs sch
 chaos: ## Faults of every kind, from a seed: TIME=20m SEED=1 (default: 20m, a new seed)
 	@EARMARK_CHAOS_TIME=$(or $(TIME),20m) $(if $(SEED),EARMARK_CHAOS_SEED=$(SEED)) scripts/test --test it -- --ignored --exact faults::campaign::chaos --nocapture
 
-big-send: ## Send 10,000 lines while everything is killed, and a million lines within a minute (two minutes, plus the build)
+big-send: ## Send 10,000 lines while everything is killed, take back and settle from files, and send a million lines within a minute (five minutes, plus the build)
 	@scripts/test --release --test it -- --ignored send:: --nocapture --test-threads=1
 
 recovery: ## Kill two workers over 100,000 requests, and hand a million to one (two minutes, plus the build)

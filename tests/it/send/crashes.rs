@@ -11,10 +11,10 @@ use tokio::time::Instant;
 const FILE: &str = "payouts.csv";
 
 /// A deployment whose parts are killed and come back at the same addresses.
-struct Scene {
-    app: App,
-    intake: Process,
-    worker: Process,
+pub(super) struct Scene {
+    pub app: App,
+    pub intake: Process,
+    pub worker: Process,
     listen: String,
     /// Settings that differ from the usual ones.
     settings: Vec<(&'static str, &'static str)>,
@@ -23,7 +23,7 @@ struct Scene {
 }
 
 impl Scene {
-    async fn set(servers: Servers, lines: usize, settings: &[(&'static str, &'static str)]) -> (Self, Payer) {
+    pub async fn set(servers: Servers, lines: usize, settings: &[(&'static str, &'static str)]) -> (Self, Payer) {
         let app = App::on(servers).await;
         // The balance covers all lines and the probe exactly. If a line were paid twice, another would stay unpaid.
         let business = app.create_business(sum(lines) + 1);
@@ -37,12 +37,12 @@ impl Scene {
         (Self { app, intake, worker, listen, settings, lines, start }, payer)
     }
 
-    async fn until_paid(&self, percent: usize) {
+    pub async fn until_paid(&self, percent: usize) {
         let enough = (self.lines * percent / 100) as i64;
         eventually(&format!("{percent}% are paid"), async || self.app.count("allocated").await >= enough).await;
     }
 
-    fn say(&self, what: &str) {
+    pub fn say(&self, what: &str) {
         println!("{:>6} ms  {what}", self.start.elapsed().as_millis());
     }
 
@@ -52,26 +52,26 @@ impl Scene {
         self.say("client killed");
     }
 
-    async fn replace_intake(&mut self) {
+    pub async fn replace_intake(&mut self) {
         self.intake.kill().await;
         self.say("intake killed");
         self.intake = self.app.start_with("intake", &with_listen(&self.settings, &self.listen)).await;
         self.say("intake back");
     }
 
-    async fn replace_worker(&mut self) {
+    pub async fn replace_worker(&mut self) {
         self.worker.kill().await;
         self.say("worker killed");
         self.worker = self.app.start_with("worker", &self.settings).await;
         self.say("worker back");
     }
 
-    async fn stop(&self, server: &[&str]) {
+    pub async fn stop(&self, server: &[&str]) {
         self.app.servers().control(&[&["stop"], server].concat()).await;
         self.say(&format!("{} stopped", server.join(" ")));
     }
 
-    async fn start(&self, server: &str) {
+    pub async fn start(&self, server: &str) {
         self.app.servers().control(&["start", server]).await;
         self.say(&format!("{server} back"));
     }

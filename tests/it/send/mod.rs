@@ -5,6 +5,7 @@ mod doubtful;
 mod dry;
 mod files;
 mod kinds;
+mod story;
 
 use crate::harness::process::{Process, Run};
 use crate::harness::proxy::{Moment, Protocol, Proxy, Side, Trap};
