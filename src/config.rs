@@ -452,6 +452,11 @@ pub struct RelaySettings {
     /// pause repeats. Short at first, for a restart; long in the end, for a webhook that people have to mend
     #[arg(long, env = "EARMARK_WEBHOOK_RETRIES", default_value = "5s,5m,30m,2h,5h,10h,14h,20h,24h", value_delimiter = ',', value_parser = parse_duration)]
     webhook_retries: Vec<Duration>,
+    /// Whether all events are also published to the topic exchange `<EARMARK_QUEUE_PREFIX>.events` of the broker, with their
+    /// types as routing keys, for consumers in the house. It begins with the first event of each business. The same in every
+    /// relay
+    #[arg(long, env = "EARMARK_EVENT_EXCHANGE")]
+    pub event_exchange: bool,
     /// How long a webhook may fail, without one success, before it is disabled. Long enough for a weekend and the days around it
     #[arg(long, env = "EARMARK_WEBHOOK_PATIENCE", default_value = "5d", value_parser = parse_duration)]
     webhook_patience: Duration,

@@ -1,9 +1,14 @@
-//! Shows a movement as an event: the same one in the feed that platforms read and in what webhooks deliver.
+//! Shows a movement as an event: the same one in the feed that platforms read, in what webhooks deliver and on the exchange.
 
-use crate::ledger::{Outcome, RequestId};
+use crate::ledger::{BusinessId, Outcome, RequestId};
 use crate::postgres::movements::Event;
 use crate::wire::answers::{EVENT_TYPES, EventBody, EventData};
 use uuid::Uuid;
+
+/// The id of an event: the same for every try to deliver it, wherever it goes.
+pub fn id(business: BusinessId, seq: i64) -> String {
+    format!("evt_{:032x}_{seq}", business.as_u128())
+}
 
 /// The event that tells of a movement.
 pub fn show(event: &Event) -> EventBody {

@@ -97,6 +97,8 @@ fn of_relay(relay: &Relay) -> RelayState {
         disabled: status.counts.disabled,
         waiting: status.counts.waiting,
         oldest_millis: status.counts.oldest_millis,
+        exchange_up: status.exchange_up,
+        unpublished_millis: status.unpublished_millis,
         ..counted_by_relay()
     }
 }

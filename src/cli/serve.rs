@@ -8,7 +8,7 @@ use crate::ops::queues::Depths;
 use crate::ops::{self, console};
 use crate::postgres::{Error, Shards, dead_letters, deployments, shards};
 use crate::rabbit::topology::Topology;
-use crate::relay::{self, Relay};
+use crate::relay::{self, Exchange, Relay};
 use crate::retry::Backoff;
 use crate::wire::signing::Keyring;
 use crate::worker::{self, Worker};
@@ -115,7 +115,7 @@ async fn run(kind: &'static str, process: Process, roles: Roles) -> anyhow::Resu
         None => None,
     };
     let relay = match roles.relay {
-        Some(settings) => Some(open_relay(&process, &settings, way(relay::CONNECTIONS)?)?),
+        Some(settings) => Some(open_relay(&process, &topology, &settings, way(relay::CONNECTIONS)?)?),
         None => None,
     };
     let depths = Depths::default();
@@ -230,7 +230,16 @@ fn open_worker(process: &Process, settings: WorkerSettings, shards: Shards) -> a
     }))
 }
 
-fn open_relay(process: &Process, settings: &RelaySettings, shards: Shards) -> anyhow::Result<Arc<Relay>> {
+fn open_relay(
+    process: &Process,
+    topology: &Topology,
+    settings: &RelaySettings,
+    shards: Shards,
+) -> anyhow::Result<Arc<Relay>> {
+    let exchange = match settings.event_exchange {
+        true => Some(Exchange::new(process.broker()?, topology.clone())),
+        false => None,
+    };
     let opened = Relay::new(relay::Settings {
         shards,
         secret: process.secret()?,
@@ -238,6 +247,7 @@ fn open_relay(process: &Process, settings: &RelaySettings, shards: Shards) -> an
         timeout: settings.webhook_timeout,
         exceptions: process.exceptions(),
         places: settings.relay_places as usize,
+        exchange,
     });
     opened.map_err(anyhow::Error::msg).context("the relay has no HTTP client")
 }

@@ -157,6 +157,8 @@ closed_list! {
         IntakeRequests = "intake_requests",
         WorkerRequests = "worker_requests",
         WorkerReplies = "worker_replies",
+        /// Publishes events to the exchange.
+        RelayEvents = "relay_events",
         /// Polls the depth of queues.
         Watch = "watch",
         /// Used by commands and actions of operators.

@@ -119,6 +119,8 @@ pub struct Metrics {
     pub delivery_duration: Histogram,
     /// `earmark_webhook_delay_seconds`.
     pub delivery_delay: Histogram,
+    /// `earmark_events_published_total`.
+    pub published_events: IntCounter,
 }
 
 impl Metrics {
@@ -219,6 +221,10 @@ impl Metrics {
                 "earmark_webhook_delay_seconds",
                 "Time from a movement to its delivery, for events that were delivered at the first try.",
                 &REQUEST_SECONDS,
+            ),
+            published_events: make.counter(
+                "earmark_events_published_total",
+                "Events that the broker has taken for the exchange. One that is published again counts again.",
             ),
             registry: make.registry,
         }

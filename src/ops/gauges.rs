@@ -22,6 +22,7 @@ struct Gauges {
     webhooks: IntGaugeVec,
     waiting_events: IntGauge,
     oldest_event: Gauge,
+    oldest_unpublished: Gauge,
 }
 
 /// All metrics in Prometheus' text format, with the gauges set from `state`.
@@ -80,6 +81,10 @@ impl Gauges {
                 "earmark_webhook_oldest_event_age_seconds",
                 "Age of the oldest event of the whole deployment that no relay has tried, for webhooks that do not fail.",
             )),
+            oldest_unpublished: METRICS.register(Gauge::new(
+                "earmark_events_oldest_age_seconds",
+                "Age of the oldest event of the whole deployment that is not published to the exchange; 0 if none should be.",
+            )),
             shards: some("earmark_shard_up", "1 if this process can work with this shard's Postgres.", &["shard"]),
         }
     }
@@ -105,6 +110,7 @@ impl Gauges {
             set("disabled", relay.disabled);
             self.waiting_events.set(relay.waiting);
             self.oldest_event.set(relay.oldest_millis as f64 / 1000.0);
+            self.oldest_unpublished.set(relay.unpublished_millis as f64 / 1000.0);
         }
         if let Some(worker) = &state.worker {
             self.consuming.set(i64::from(worker.consuming));
@@ -121,6 +127,9 @@ impl Gauges {
         }
         if let Some(relay) = &state.relay {
             set("relay", "postgres", relay.postgres_up);
+            if let Some(is_up) = relay.exchange_up {
+                set("relay", "rabbitmq", is_up);
+            }
         }
         if let Some(worker) = &state.worker {
             set("worker", "postgres", worker.postgres_up);

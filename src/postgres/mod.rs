@@ -24,6 +24,7 @@ pub mod citus;
 pub mod dead_letters;
 pub mod deployments;
 mod error;
+pub mod event_exchange;
 mod health;
 pub mod history;
 pub mod inspection;

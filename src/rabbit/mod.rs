@@ -9,6 +9,7 @@ pub mod confirmed;
 pub mod consumer;
 pub mod dead_letters;
 pub mod depth;
+pub mod events;
 mod fair_queue;
 pub mod inspection;
 pub mod management;
@@ -144,6 +145,7 @@ impl Broker {
             Role::IntakeRequests => "earmark intake: requests",
             Role::WorkerRequests => "earmark worker: requests",
             Role::WorkerReplies => "earmark worker: replies",
+            Role::RelayEvents => "earmark relay: events",
             Role::Command => "earmark: a command",
             Role::Watch => "earmark: depth of queues",
         };

@@ -60,6 +60,11 @@ impl Topology {
         format!("{}.dead-letters", self.prefix)
     }
 
+    /// The events of all businesses are published here. Whoever wants them binds a queue of his own.
+    pub fn event_exchange(&self) -> String {
+        format!("{}.events", self.prefix)
+    }
+
     /// The queue of replies to one connection of one intake. This program chooses the name: a name made by the broker
     /// could not be declared again, and everybody would have to be told the new one.
     pub fn reply_queue(&self, id: u128) -> String {
@@ -119,6 +124,14 @@ impl Topology {
         channel.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), quorum()).await?;
         let options = QueueBindOptions::default();
         channel.queue_bind(queue.into(), exchange.into(), "".into(), options, FieldTable::default()).await?;
+        Ok(())
+    }
+
+    /// Declares the exchange for events. A queue that is bound to it gets those types of events that its binding names.
+    pub(super) async fn declare_events(&self, channel: &Channel) -> Result<(), Error> {
+        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let exchange = self.event_exchange().into();
+        channel.exchange_declare(exchange, ExchangeKind::Topic, durable, FieldTable::default()).await?;
         Ok(())
     }
 

@@ -5,21 +5,27 @@
 //! taken gets a [`turn`], in which the [`courier`] posts one event after the other, to addresses that the [`resolver`]
 //! allows. An endpoint that fails has a turn of one event, in places that only such endpoints use. So however many are
 //! dead, the others do not wait.
+//!
+//! If it is asked to, it also publishes all events to an [`exchange`] of the broker.
 
 mod courier;
+mod exchange;
 mod lease;
 mod resolver;
 mod turn;
 
 use crate::ledger::ShardId;
 use crate::ledger::webhooks::Schedule;
+use crate::postgres::event_exchange::read_oldest_millis;
 use crate::postgres::webhooks::{self, Counts, Taken};
 use crate::postgres::{Error, Postgres, Session, Shards};
 use crate::secret::HashSecret;
 use crate::webhook::target::Exceptions;
 use courier::Courier;
+pub use exchange::Exchange;
 use lease::{LEASE, Leases};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -55,6 +61,8 @@ pub struct Settings {
     pub exceptions: Exceptions,
     /// How many endpoints it has in hand at once. A quarter of the places is for those that fail.
     pub places: usize,
+    /// Where events are published; `None` if nowhere.
+    pub exchange: Option<Exchange>,
 }
 
 /// A running relay.
@@ -65,7 +73,10 @@ pub struct Relay {
     sound: Arc<Semaphore>,
     failing: Arc<Semaphore>,
     places: usize,
+    exchange: Option<Arc<Exchange>>,
     counts: Mutex<Counts>,
+    /// The age of the oldest event that is not published.
+    unpublished_millis: AtomicI64,
 }
 
 /// The state of a relay, for people.
@@ -77,12 +88,16 @@ pub struct Status {
     pub in_hand: usize,
     /// How the endpoints of all shards stood when they were last counted.
     pub counts: Counts,
+    /// Whether the broker takes events; `None` if none are published.
+    pub exchange_up: Option<bool>,
+    /// The age of the oldest event of all shards that is not published, in milliseconds; 0 if there is none.
+    pub unpublished_millis: i64,
 }
 
 impl Relay {
     /// A relay that does not run yet. Fails if the HTTP client cannot be made.
     pub fn new(settings: Settings) -> Result<Arc<Self>, String> {
-        let Settings { shards, secret, schedule, timeout, exceptions, places } = settings;
+        let Settings { shards, secret, schedule, timeout, exceptions, places, exchange } = settings;
         let courier = Courier::new(exceptions, timeout).map_err(|error| error.to_string())?;
         let failing = (places / 4).max(1);
         Ok(Arc::new(Self {
@@ -91,7 +106,9 @@ impl Relay {
             sound: Arc::new(Semaphore::new(places.saturating_sub(failing).max(1))),
             failing: Arc::new(Semaphore::new(failing)),
             places: places.max(2),
+            exchange: exchange.map(Arc::new),
             counts: Mutex::default(),
+            unpublished_millis: AtomicI64::new(0),
         }))
     }
 
@@ -102,6 +119,8 @@ impl Relay {
             postgres_up: self.shards.impediments().is_empty(),
             in_hand: self.places.saturating_sub(free),
             counts: *self.counts(),
+            exchange_up: self.exchange.as_ref().map(|exchange| exchange.is_up()),
+            unpublished_millis: self.unpublished_millis.load(Ordering::Relaxed),
         }
     }
 
@@ -126,6 +145,9 @@ impl Relay {
             for (&shard, open) in shards.iter().filter(|(shard, _)| begun.insert(**shard)) {
                 let lane = Lane::new(Arc::clone(&self), shard, open.postgres.clone());
                 running.spawn(lane.run(stop.clone()));
+                if let Some(exchange) = self.exchange.clone() {
+                    running.spawn(exchange::Lane::new(exchange, shard, open.postgres.clone()).run(stop.clone()));
+                }
             }
             tokio::select! {
                 // The sender is in `self`, so there is always one.
@@ -138,16 +160,23 @@ impl Relay {
         tracing::info!("relay stopped");
     }
 
-    /// Counts the endpoints of all shards again and again. A shard that cannot be asked is left out.
+    /// Counts the endpoints of all shards, and what is not published, again and again. A shard that cannot be asked is left out.
     async fn keep_counting(self: Arc<Self>, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let mut sum = Counts::default();
+            let (mut sum, mut oldest) = (Counts::default(), 0);
             for open in self.shards.known().values().filter(|open| open.postgres.health().is_up()) {
                 if let Ok(counts) = open.postgres.read(async |connection| webhooks::count_all(connection).await).await {
                     sum.add(counts);
                 }
+                if self.exchange.is_some()
+                    && let Ok(millis) =
+                        open.postgres.read(async |connection| read_oldest_millis(connection).await).await
+                {
+                    oldest = oldest.max(millis);
+                }
             }
             *self.counts() = sum;
+            self.unpublished_millis.store(oldest, Ordering::Relaxed);
             tokio::select! { () = tokio::time::sleep(COUNT_INTERVAL) => {}, () = stop.cancelled() => {} }
         }
     }

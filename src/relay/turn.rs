@@ -14,7 +14,6 @@ use crate::postgres::{Error, PgConnection, Postgres};
 use crate::retry::Backoff;
 use crate::secret::HashSecret;
 use crate::webhook::Signer;
-use crate::webhook::signing::event_id;
 use crate::wire;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -175,7 +174,7 @@ impl Turn<'_> {
 
     fn write(&self, event: Event) -> Letter<'_> {
         let Taken { business, webhook, secret_version, signs_twice, ref url, .. } = self.taken;
-        let (id, timestamp) = (event_id(business, event.seq), clock::now_millis() / 1000);
+        let (id, timestamp) = (feed::id(business, event.seq), clock::now_millis() / 1000);
         let body = wire::to_json(&feed::show(&event));
         let signer = Signer::new(&self.post.secret, business, webhook, secret_version, signs_twice);
         Letter { url, signature: signer.sign(&id, timestamp, &body), id, timestamp, body }

@@ -8,11 +8,6 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use uuid::Uuid;
 
-/// The id of an event in deliveries: the same for every try, at every endpoint of the business.
-pub fn event_id(business: BusinessId, seq: i64) -> String {
-    format!("evt_{:032x}_{seq}", business.as_u128())
-}
-
 /// A secret as platforms see it.
 pub fn show(secret: [u8; 32]) -> String {
     format!("whsec_{}", BASE64.encode(secret))

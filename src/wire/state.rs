@@ -130,6 +130,12 @@ pub struct RelayState {
     pub oldest_millis: i64,
     /// Tries to deliver, by how they ended.
     pub deliveries: Counts,
+    /// Whether the broker takes events for the exchange; `None` if none are published.
+    #[serde(default)]
+    pub exchange_up: Option<bool>,
+    /// The age of the oldest event that is not published there, in milliseconds; 0 if there is none.
+    #[serde(default)]
+    pub unpublished_millis: i64,
 }
 
 /// A histogram. `counts[n]` is the number of values that were at most `bounds[n]`.

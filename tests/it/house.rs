@@ -57,7 +57,9 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "clock" | "wire" | "metrics" => &["ledger"],
         "feed" => &["ledger", "postgres", "wire"],
         "webhook" => &["ledger", "secret"],
-        "relay" => &["clock", "feed", "https", "ledger", "metrics", "postgres", "retry", "secret", "webhook", "wire"],
+        "relay" => {
+            &["clock", "feed", "https", "ledger", "metrics", "postgres", "rabbit", "retry", "secret", "webhook", "wire"]
+        }
         "postgres" => &["ledger", "metrics", "server_url"],
         "rabbit" => &["https", "metrics", "server_url"],
         "secret" => &["clock", "ledger"],

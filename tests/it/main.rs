@@ -18,6 +18,7 @@ mod dead_letters;
 mod deploy;
 mod dry_runs;
 mod events;
+mod exchange;
 mod faults;
 mod fuzz;
 mod harness;

@@ -9,6 +9,7 @@ use crate::harness::http::{Answer, Client};
 use crate::harness::process::Process;
 use crate::harness::{App, Business, eventually};
 use crate::reversals::allocate;
+use earmark::feed;
 use earmark::ledger::BusinessId;
 use earmark::secret::HashSecret;
 use earmark::webhook::{Signer, signing};
@@ -117,7 +118,7 @@ fn each_secret_verifies_what_was_signed_while_it_counts() {
     let secret: HashSecret = "11".repeat(32).parse().expect("a secret");
     let (business, webhook, body) = (BusinessId::from_u128(7), Uuid::from_u128(8), b"{\"seq\":1}");
     let now = earmark::clock::now_millis() / 1000;
-    let id = signing::event_id(business, 1);
+    let id = feed::id(business, 1);
     let headers = |id: &str, timestamp: i64, signature: &str| {
         let timestamp = timestamp.to_string();
         let named = [("webhook-id", id), ("webhook-timestamp", timestamp.as_str()), ("webhook-signature", signature)];
@@ -134,7 +135,7 @@ fn each_secret_verifies_what_was_signed_while_it_counts() {
         good.iter().for_each(|version| assert!(verifies(*version, &signed, body), "{version}"));
         bad.iter().for_each(|version| assert!(!verifies(*version, &signed, body), "{version}"));
         assert!(!verifies(version, &signed, b"{\"seq\":2}"), "another body");
-        assert!(!verifies(version, &headers(&signing::event_id(business, 2), now, &signature), body), "another id");
+        assert!(!verifies(version, &headers(&feed::id(business, 2), now, &signature), body), "another id");
         assert!(!verifies(version, &headers(&id, now + 1, &signature), body), "another time");
     }
 }
