@@ -1,5 +1,5 @@
 //! The examples in `docs/clients.md`, taken from its text and run: each pays once, whatever is lost, and stops at a refusal.
-//! Those that go on with what another defines are run behind it.
+//! Those that go on with what another defines are run behind it. Those that verify webhooks get genuine and forged ones.
 
 use crate::harness::http::Client;
 use crate::harness::proxy::{Moment, Protocol, Proxy, Side, Trap};
@@ -8,6 +8,8 @@ use crate::harness::{App, SECRET, assert_allocated, eventually};
 use earmark::clock;
 use earmark::ledger::{BusinessId, Email};
 use earmark::secret::HashSecret;
+use earmark::webhook::signing;
+use standardwebhooks::Webhook;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -53,15 +55,18 @@ impl Stage {
         Self { folder, url: url.to_owned(), key: key.to_owned() }
     }
 
-    /// Runs an example once. The next run finds the same folder.
-    async fn run(&self, interpreter: &'static str, arguments: &[&str]) -> Output {
+    /// A command that runs an example. Every run finds the same folder.
+    fn command(&self, interpreter: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(interpreter);
+        command.args(arguments).current_dir(&self.folder).stdin(Stdio::null());
+        command.env("EARMARK_URL", &self.url).env("EARMARK_API_KEY", &self.key);
+        command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
         command
-            .args(arguments)
-            .current_dir(&self.folder)
-            .env("EARMARK_URL", &self.url)
-            .env("EARMARK_API_KEY", &self.key);
-        command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1").stdin(Stdio::null());
+    }
+
+    /// Runs an example once.
+    async fn run(&self, interpreter: &'static str, arguments: &[&str]) -> Output {
+        let mut command = self.command(interpreter, arguments);
         tokio::task::spawn_blocking(move || command.output()).await.expect("joined").expect("it runs")
     }
 }
@@ -126,6 +131,12 @@ async fn the_example_in_php_bears_any_retry_after() {
     bears_any_retry_after("php", "pay.php", &example("php"), "\ntry {", reading).await;
 }
 
+#[tokio::test]
+async fn the_example_in_ruby_bears_any_retry_after() {
+    let reading = "ARGV.each { |text| puts asked_wait(text) }";
+    bears_any_retry_after("ruby", "pay.rb", &example("ruby"), "\nbegin\n  payout = ", reading).await;
+}
+
 /// Checks that an example is refused while there is no balance, is paid once after a top-up although the first answer
 /// is lost, and is told the same when it runs again.
 async fn pays_once(language: &str, interpreter: &'static str, file: &'static str) {
@@ -182,6 +193,11 @@ async fn the_example_in_php_pays_once() {
 }
 
 #[tokio::test]
+async fn the_example_in_ruby_pays_once() {
+    pays_once("ruby", "ruby", "pay.rb").await;
+}
+
+#[tokio::test]
 async fn the_example_of_reconciling_finds_what_was_not_noted() {
     if !is_installed("python3") {
         return;
@@ -217,6 +233,7 @@ const CURL: Language = ("sh", "sh", "pay.sh", "\npost /payout/create");
 const PYTHON: Language = ("python", "python3", "pay.py", "\ntry:\n    payout = ");
 const JAVASCRIPT: Language = ("javascript", "node", "pay.mjs", "\nconst payout = ");
 const PHP: Language = ("php", "php", "pay.php", "\ntry {");
+const RUBY: Language = ("ruby", "ruby", "pay.rb", "\nbegin\n  payout = ");
 
 /// The example of a language up to where it pays, and then another one that goes on there.
 fn going_on(language: &Language, what: &str) -> String {
@@ -278,6 +295,11 @@ async fn the_example_in_php_takes_back_and_settles_once() {
     takes_back_once(PHP, ["250 1000\n", "\n0\n"]).await;
 }
 
+#[tokio::test]
+async fn the_example_in_ruby_takes_back_and_settles_once() {
+    takes_back_once(RUBY, ["250 1000\n", "\n0\n"]).await;
+}
+
 /// A program that runs until it is dropped, with all that it has started.
 struct Running(Child);
 
@@ -285,10 +307,8 @@ impl Running {
     /// Starts an example that prints into a file.
     fn start(stage: &Stage, interpreter: &str, file: &str, prints: &Path) -> Self {
         let prints = std::fs::File::create(prints).expect("a file");
-        let mut command = Command::new(interpreter);
-        command.arg(file).current_dir(&stage.folder).process_group(0);
-        command.env("EARMARK_URL", &stage.url).env("EARMARK_API_KEY", &stage.key);
-        command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1").stdin(Stdio::null()).stdout(prints);
+        let mut command = stage.command(interpreter, &[file]);
+        command.process_group(0).stdout(prints);
         Self(command.spawn().expect("it runs"))
     }
 }
@@ -361,4 +381,116 @@ async fn the_example_in_javascript_follows_events() {
 #[tokio::test]
 async fn the_example_in_php_follows_events() {
     follows_events(PHP, going_on(&PHP, "events"), as_a_line).await;
+}
+
+#[tokio::test]
+async fn the_example_in_ruby_follows_events() {
+    follows_events(RUBY, going_on(&RUBY, "events"), as_a_line).await;
+}
+
+/// Checks that an example shows the type of an event that is genuine, and refuses everything else.
+fn verifies(interpreter: &str, file: &str, code: &str) {
+    if !is_installed(interpreter) {
+        return;
+    }
+    let stage = Stage::new("", "", file, code);
+    let said = |secret: &str, id: &str, timestamp: &str, signatures: &str, body: &str| {
+        std::fs::write(stage.folder.join("body"), body).expect("written");
+        let body = std::fs::File::open(stage.folder.join("body")).expect("a file");
+        let mut command = stage.command(interpreter, &[file, id, timestamp, signatures]);
+        let output = command.env("WEBHOOK_SECRET", secret).stdin(body).output().expect("it runs");
+        let [said, complained] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("text"));
+        (output.status.code(), said, complained)
+    };
+    let sign = |secret: &str, id: &str, timestamp: i64, body: &str| {
+        Webhook::new(secret).expect("a key").sign(id, timestamp, body.as_bytes()).expect("a signature")
+    };
+    // Keys and bodies as they may be: with a byte 0, with `+` and `/` in base64, beyond ASCII, with an empty line at the end.
+    let mut key = [0xfb; 32];
+    key[0] = 0;
+    let (secret, another) = (signing::show(key), signing::show([7; 32]));
+    let (id, body) =
+        ("evt_01_7", "{\"seq\": 7, \"type\": \"allocation.created\", \"data\": {\"reference\": \"café\"}}\n\n");
+    let seconds = clock::now_millis() / 1_000;
+    let now = seconds.to_string();
+    let right = sign(&secret, id, seconds, body);
+    let wrong = sign(&another, id, seconds, body);
+    let unknown = right.replace("v1,", "v2,");
+
+    let genuine = [
+        ("one signature", 0, right.clone()),
+        ("the second matches", 0, format!("{wrong} {right}")),
+        ("the first matches", 0, format!("{right} {wrong}")),
+        ("beside an unknown version", 0, format!("v1a,AAAA {right} {unknown}")),
+        ("four minutes old", -240, sign(&secret, id, seconds - 240, body)),
+        ("four minutes ahead", 240, sign(&secret, id, seconds + 240, body)),
+    ];
+    for (what, later, signatures) in genuine {
+        let (status, shown, complained) = said(&secret, id, &(seconds + later).to_string(), &signatures, body);
+        assert_eq!((status, complained.as_str()), (Some(0), ""), "{file}: {what}");
+        assert!(shown.contains("allocation.created"), "{file}: {what}: {shown}");
+    }
+
+    let (old, ahead) = ((seconds - 360).to_string(), (seconds + 360).to_string());
+    let (signed_old, signed_ahead) = (sign(&secret, id, seconds - 360, body), sign(&secret, id, seconds + 360, body));
+    let (changed, shortened) = (body.replace('7', "8"), body.trim_end());
+    let (bare, padded) = (secret.trim_start_matches("whsec_"), format!("{secret}="));
+    let renamed = secret.replace("whsec_", "notes_");
+    let refused = [
+        ("a changed body", secret.as_str(), id, now.as_str(), right.as_str(), changed.as_str()),
+        ("a body without its end", &secret, id, &now, &right, shortened),
+        ("no body", &secret, id, &now, &right, ""),
+        ("another id", &secret, "evt_01_8", &now, &right, body),
+        ("an id beyond ASCII", &secret, "é", &now, &right, body),
+        ("another secret", &another, id, &now, &right, body),
+        ("six minutes old", &secret, id, &old, &signed_old, body),
+        ("six minutes ahead", &secret, id, &ahead, &signed_ahead, body),
+        ("another time", &secret, id, &ahead, &right, body),
+        ("no signature", &secret, id, &now, "", body),
+        ("no base64", &secret, id, &now, "v1,*%é", body),
+        ("only a version", &secret, id, &now, "v1,", body),
+        ("no version", &secret, id, &now, right.trim_start_matches("v1,"), body),
+        ("an unknown version", &secret, id, &now, &unknown, body),
+        ("a wrong signature", &secret, id, &now, &wrong, body),
+        ("a time that is no number", &secret, id, "abc", &right, body),
+        ("a huge time", &secret, id, "99999999999999999999999", &right, body),
+        ("no time", &secret, id, "", &right, body),
+        ("a secret without its prefix", bare, id, &now, &right, body),
+        ("a secret with another prefix", &renamed, id, &now, &right, body),
+        ("a secret with too much padding", &padded, id, &now, &right, body),
+        ("a secret that is no base64", "whsec_*%é", id, &now, &right, body),
+        ("an empty key", "whsec_", id, &now, &sign("whsec_", id, seconds, body), body),
+        ("no secret", "", id, &now, &sign("", id, seconds, body), body),
+    ];
+    for (what, secret, id, timestamp, signatures, body) in refused {
+        let expected = (Some(1), String::new(), "refused\n".to_owned());
+        assert_eq!(said(secret, id, timestamp, signatures, body), expected, "{file}: {what}");
+    }
+}
+
+#[test]
+fn the_example_in_sh_verifies_a_webhook() {
+    if is_installed("openssl") {
+        verifies("sh", "verify.sh", &example("sh verify"));
+    }
+}
+
+#[test]
+fn the_example_in_python_verifies_a_webhook() {
+    verifies("python3", "verify.py", &example("python verify"));
+}
+
+#[test]
+fn the_example_in_javascript_verifies_a_webhook() {
+    verifies("node", "verify.mjs", &example("javascript verify"));
+}
+
+#[test]
+fn the_example_in_php_verifies_a_webhook() {
+    verifies("php", "verify.php", &example("php verify"));
+}
+
+#[test]
+fn the_example_in_ruby_verifies_a_webhook() {
+    verifies("ruby", "verify.rb", &example("ruby verify"));
 }
