@@ -11,12 +11,13 @@ use crate::ops::console::auth::{Access, MIN_TOKEN_LEN};
 use crate::postgres::{self, Shards};
 use crate::rabbit::Broker;
 use crate::rabbit::publisher::Limits as Packing;
+use crate::rabbit::topology::Topology;
 use crate::secret::HashSecret;
 use crate::webhook::target::Exceptions;
 use crate::wire::signing::Keyring;
 use crate::worker::Limits;
 use anyhow::{Context, anyhow, ensure};
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -71,12 +72,42 @@ pub struct Queues {
     /// The prefix of all queues.
     #[command(flatten)]
     pub prefix: Prefix,
+    /// Whether exchanges and queues that are not there are declared. `false` for a user of RabbitMQ who may not: then
+    /// `earmark migrate` declares them with another one
+    #[arg(long, env = "EARMARK_DECLARE", default_value = "true", action = ArgAction::Set)]
+    declare: bool,
 }
 
 impl Queues {
+    /// The exchanges and queues.
+    pub fn topology(&self) -> anyhow::Result<Topology> {
+        let topology = Topology::new(self.prefix.name()?);
+        Ok(if self.declare { topology } else { topology.declared_by_others() })
+    }
+
     /// The broker at `AMQP_URL`. Does not connect yet; the error says what is wrong with the URL.
     pub fn broker(&self) -> anyhow::Result<Broker> {
         Broker::parse(&self.amqp_url).map_err(named("AMQP_URL"))
+    }
+}
+
+/// Where exchanges and queues are to be declared.
+#[derive(Args)]
+pub struct Declared {
+    /// The broker on which exchanges and queues are declared: `amqp://user:password@host:port/vhost`. Processes declare them too,
+    /// if their users may. Not given: nothing is declared
+    #[arg(long, env = "AMQP_URL", hide_env_values = true)]
+    amqp_url: Option<String>,
+    /// The prefix of all queues.
+    #[command(flatten)]
+    pub prefix: Prefix,
+}
+
+impl Declared {
+    /// The broker at `AMQP_URL`; `None` if it is not set. Like [`Queues::broker`].
+    pub fn broker(&self) -> anyhow::Result<Option<Broker>> {
+        let url = self.amqp_url.as_deref().filter(|url| !url.is_empty());
+        url.map(Broker::parse).transpose().map_err(named("AMQP_URL"))
     }
 }
 
@@ -267,6 +298,11 @@ impl Process {
     /// The way to RabbitMQ; an error if the URL is wrong.
     pub fn broker(&self) -> anyhow::Result<Broker> {
         self.queues.broker()
+    }
+
+    /// The exchanges and queues.
+    pub fn topology(&self) -> anyhow::Result<Topology> {
+        self.queues.topology()
     }
 
     /// The checked prefix of all queues.

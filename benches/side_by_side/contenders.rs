@@ -198,7 +198,7 @@ async fn echo(settings: Settings) {
     let (consuming, publishing) =
         broker.connect_twice(Role::WorkerRequests, Role::WorkerReplies).await.expect("the broker");
     topology.declare(&publishing, &[0]).await.expect("queues");
-    let replies = ReplySender::open(&publishing).await.expect("a channel");
+    let replies = ReplySender::open(&publishing, &topology).await.expect("a channel");
     let dead_letters =
         DeadLetterSender::open(&publishing, &topology, &topology.work_queue(0)).await.expect("a channel");
     let consumer = Consumer::open(&consuming, &topology.work_queue(0), 128, 0).await.expect("a consumer");

@@ -53,7 +53,7 @@ COMMENT ON CONSTRAINT deployments_paused ON deployments IS 'A pause has a time a
 -- copied to a standby, and writing them waits for no disk. The fillfactor keeps the updates on their page.
 CREATE UNLOGGED TABLE processes (
     process_id uuid        CONSTRAINT processes_pkey PRIMARY KEY,
-    kind       text        NOT NULL CONSTRAINT processes_kind CHECK (kind IN ('serve', 'intake', 'worker')),
+    kind       text        NOT NULL CONSTRAINT processes_kind CHECK (kind IN ('serve', 'intake', 'worker', 'relay')),
     host       text        NOT NULL,
     pid        bigint      NOT NULL,
     version    text        NOT NULL,
@@ -63,7 +63,7 @@ CREATE UNLOGGED TABLE processes (
 ) WITH (fillfactor = 10);
 COMMENT ON TABLE processes IS 'The intakes and workers that run, for people to look at. Nothing is decided by these rows.';
 COMMENT ON COLUMN processes.process_id IS 'Drawn by the process at random when it starts.';
-COMMENT ON COLUMN processes.kind IS 'The command that it runs: serve, intake or worker.';
+COMMENT ON COLUMN processes.kind IS 'The command that it runs: serve, intake, worker or relay.';
 COMMENT ON COLUMN processes.host IS 'The name of the machine or container.';
 COMMENT ON COLUMN processes.pid IS 'Its process id on that machine.';
 COMMENT ON COLUMN processes.version IS 'The version of the program.';

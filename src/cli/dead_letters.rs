@@ -6,7 +6,6 @@ use crate::ledger::Cause;
 use crate::ops::dead_letters;
 use crate::postgres::Postgres;
 use crate::postgres::dead_letters::{DeadLetterFilter, find_open_ids};
-use crate::rabbit::topology::Topology;
 use crate::wire::operator::{self, DeadLetter, DeadLetterRequest};
 use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
@@ -113,7 +112,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Replay { selection, queues, operator } => {
             let chosen = selection.find(shards.directory()).await?;
-            let (broker, topology) = (queues.broker()?, Topology::new(queues.prefix.name()?));
+            let (broker, topology) = (queues.broker()?, queues.topology()?);
             let done = dead_letters::replay(&shards, &broker, &topology, &chosen, &operator.by).await?;
             return report("replayed", &chosen, &done, json);
         }

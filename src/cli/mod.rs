@@ -18,8 +18,11 @@ mod shards;
 mod webhook;
 mod workers;
 
-use crate::config::Database;
+use crate::config::Declared;
+use crate::postgres::Shards;
+use crate::rabbit::topology::Topology;
 use crate::telemetry::Logging;
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -47,8 +50,8 @@ pub enum Command {
     Worker(serve::WorkerOnly),
     /// Run a relay: it delivers the events of businesses to their webhooks
     Relay(serve::RelayOnly),
-    /// Bring the database schema up to this program's version; does nothing if it is up to date
-    Migrate(Database),
+    /// Bring the database schema up to this program's version, and declare exchanges and queues; does nothing if all is there
+    Migrate(migrate::Arguments),
     /// Create, list and fund businesses; switch their payouts on and off
     Business(business::Arguments),
     /// Create, list and revoke API keys
@@ -104,7 +107,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Intake(arguments) => serve::intake(arguments).await?,
         Command::Worker(arguments) => serve::worker(arguments).await?,
         Command::Relay(arguments) => serve::relay(arguments).await?,
-        Command::Migrate(database) => migrate::run(&database).await?,
+        Command::Migrate(arguments) => migrate::run(&arguments).await?,
         Command::Business(arguments) => business::run(arguments).await?,
         Command::Key(arguments) => key::run(arguments).await?,
         Command::Webhook(arguments) => webhook::run(arguments).await?,
@@ -120,6 +123,18 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ready(arguments) => return ready::run(&arguments).await,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Declares exchanges, and the queues of all shards, if it is known where.
+async fn declare(declared: &Declared, ledger: &Shards) -> anyhow::Result<()> {
+    let Some(broker) = declared.broker()? else {
+        eprintln!("AMQP_URL is not set: no queues were declared");
+        return Ok(());
+    };
+    let topology = Topology::new(declared.prefix.name()?);
+    broker.declare(&topology, &ledger.numbers()).await.context("the queues are not declared")?;
+    eprintln!("the queues are declared");
+    Ok(())
 }
 
 /// Formats a moment to the second: `2026-11-23 16:06:17Z`.

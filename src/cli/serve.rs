@@ -99,7 +99,7 @@ async fn run(kind: &'static str, process: Process, roles: Roles) -> anyhow::Resu
             .context("EARMARK_OTLP_ENDPOINT")?;
     }
     let stop = shutdown::on_signal()?;
-    let topology = Topology::new(process.queue_prefix()?);
+    let topology = process.topology()?;
     // Each part has a way to Postgres of its own, and watches its health itself.
     let mut ways = vec![];
     let mut way = |connections| -> anyhow::Result<Shards> {
@@ -257,7 +257,7 @@ fn open_console(process: &Process) -> anyhow::Result<Arc<Console>> {
     Ok(Console::new(console::Settings {
         shards: process.shards(CONSOLE_CONNECTIONS)?,
         broker: process.broker()?,
-        topology: Topology::new(process.queue_prefix()?),
+        topology: process.topology()?,
         reply_timeout: process.budgets().reply,
         access: process.access()?,
     }))

@@ -1,7 +1,7 @@
 //! `earmark shards`: lists, adds, closes and moves shards.
 
-use super::{moment, print_json};
-use crate::config::Database;
+use super::{declare, moment, print_json};
+use crate::config::{Database, Declared};
 use crate::ledger::{ShardId, ShardState, shards as numbers};
 use crate::postgres::{Postgres, Shards, businesses, citus, shards};
 use crate::wire::operator;
@@ -12,6 +12,8 @@ use clap::{Args, Subcommand};
 pub struct Arguments {
     #[command(flatten)]
     database: Database,
+    #[command(flatten)]
+    declared: Declared,
     /// Print one line of JSON instead of text
     #[arg(long, global = true)]
     json: bool,
@@ -45,7 +47,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let shards = arguments.database.open().await?;
     match arguments.command {
         Command::List => {}
-        Command::Add => add(&shards).await?,
+        Command::Add => add(&shards, &arguments.declared).await?,
         Command::Open { shard } => set(&shards, shard, ShardState::Open).await?,
         Command::Full { shard } => set(&shards, shard, ShardState::Full).await?,
         Command::Close { shard } => set(&shards, shard, ShardState::Closed).await?,
@@ -54,12 +56,13 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     print(&shards, arguments.json).await
 }
 
-async fn add(ledger: &Shards) -> anyhow::Result<()> {
+async fn add(ledger: &Shards, declared: &Declared) -> anyhow::Result<()> {
     let listed: Vec<_> = ledger.directory().read(shards::read_all).await?.iter().map(|row| row.shard).collect();
     let shard = numbers::next(&listed).context("there are 256 shards, and no number is left")?;
     shards::add(ledger, shard).await?;
     eprintln!("shard {shard} is open");
-    Ok(())
+    ledger.look().await?;
+    declare(declared, ledger).await
 }
 
 async fn set(ledger: &Shards, shard: u8, state: ShardState) -> anyhow::Result<()> {

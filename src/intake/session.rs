@@ -131,7 +131,10 @@ impl BrokerSession {
     async fn open(broker: &Broker, topology: &Topology, keys: &Keyring) -> Result<Arc<Self>, Error> {
         let (consuming, publishing) = broker.connect_twice(Role::IntakeReplies, Role::IntakeRequests).await?;
         let reply_queue = topology.reply_queue(rand::random());
-        let opening = Consumer::open_replies(&consuming, topology, &reply_queue);
+        let opening = async {
+            topology.declare(&publishing, &[]).await?;
+            Consumer::open_replies(&consuming, topology, &reply_queue).await
+        };
         let consumer = rabbit::open(&[&publishing, &consuming], opening).await?;
         let waiters = Arc::new(Waiters::new());
         tokio::spawn(deliver(consumer, reply_queue.clone(), keys.clone(), Arc::clone(&waiters)));
@@ -145,8 +148,7 @@ impl BrokerSession {
         let opening = async {
             topology.declare(&self.publishing, &numbers).await?;
             for &shard in shards.iter().filter(|shard| !self.serves(**shard)) {
-                let publisher =
-                    Publisher::open(&self.publishing, &topology.work_queue(shard.number()), packing).await?;
+                let publisher = Publisher::open(&self.publishing, topology, shard.number(), packing).await?;
                 let outgoing = self.start_publisher(shard, publisher);
                 self.outgoing.write().unwrap_or_else(PoisonError::into_inner).insert(shard, outgoing);
             }

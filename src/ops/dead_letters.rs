@@ -167,7 +167,7 @@ async fn replay_over(
         let found = session.read(async |connection| dead_letters::find_one(connection, id).await).await?;
         let Some(dead_letter) = found.filter(may_be_replayed) else { continue };
         let queue = queue_of(&dead_letter, topology);
-        confirmed.put(&queue, &Uuid::new_v4().simple().to_string(), &dead_letter.body).await?;
+        confirmed.put(topology, &queue, &Uuid::new_v4().simple().to_string(), &dead_letter.body).await?;
         tracing::info!(dead_letter_id = %id, who, queue, "dead letter replayed");
         session.write(async |connection| dead_letters::mark_replayed(connection, id, who).await).await?;
         replayed.push(id);

@@ -75,7 +75,8 @@ pub async fn find_missing_privileges(connection: &mut PgConnection) -> Result<Ve
                      ('allocations', 'SELECT,INSERT'), ('idempotency_keys', 'SELECT,INSERT,UPDATE'), ('key_raises', 'SELECT,UPDATE'),
                      ('deposits', 'SELECT,INSERT'), ('shards', 'SELECT'), ('deployments', 'SELECT,INSERT,UPDATE'), ('processes', 'SELECT,INSERT,UPDATE,DELETE'),
                      ('dead_letters', 'SELECT,INSERT,UPDATE'), ('audits', 'SELECT,INSERT'), ('webhooks', 'SELECT,INSERT,UPDATE,DELETE'),
-                     ('webhook_retries', 'SELECT,INSERT,UPDATE,DELETE'), ('webhook_deliveries', 'SELECT,INSERT,DELETE')) AS t (name, privileges)
+                     ('webhook_retries', 'SELECT,INSERT,UPDATE,DELETE'), ('webhook_deliveries', 'SELECT,INSERT,DELETE'),
+                     ('event_exchange', 'SELECT,UPDATE'), ('event_exchange_cursors', 'SELECT,INSERT,UPDATE')) AS t (name, privileges)
         CROSS JOIN LATERAL unnest(string_to_array(t.privileges, ',')) AS privilege
         WHERE to_regclass(t.name) IS NOT NULL AND NOT has_table_privilege(t.name, privilege) ORDER BY 1"#
     )

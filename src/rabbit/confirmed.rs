@@ -1,5 +1,6 @@
 //! Publishes one message at a time, and waits until the broker has confirmed it.
 
+use super::topology::Topology;
 use super::{ANSWER_TIMEOUT, Error, Link};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation};
@@ -18,30 +19,37 @@ impl Confirmed {
         Ok(Self { link: link.clone(), channel })
     }
 
-    /// Publishes a message to `queue` as an intake does, and returns once the broker has confirmed it. A message that
+    /// Publishes a message to a work queue as an intake does, and returns once the broker has confirmed it. A message that
     /// no queue takes is an error; any error loses the link.
-    pub async fn put(&self, queue: &str, message_id: &str, body: &[u8]) -> Result<(), Error> {
-        self.publish(queue, BasicProperties::default().with_message_id(message_id.into()), body).await
+    pub async fn put(&self, topology: &Topology, queue: &str, message_id: &str, body: &[u8]) -> Result<(), Error> {
+        let properties = BasicProperties::default().with_message_id(message_id.into());
+        self.publish(&topology.request_exchange(), queue, properties, body).await
     }
 
-    /// Like [`Self::put`], with these properties.
-    pub(super) async fn publish(&self, queue: &str, properties: BasicProperties, body: &[u8]) -> Result<(), Error> {
+    /// Publishes a message to an exchange, in the same way.
+    pub(super) async fn publish(
+        &self,
+        exchange: &str,
+        key: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<(), Error> {
         let placed = tokio::select! {
-            placed = self.place(queue, properties, body) => placed,
+            placed = self.place(exchange, key, properties, body) => placed,
             () = self.link.lost() => Err(Error::lost()),
             () = tokio::time::sleep(ANSWER_TIMEOUT) => Err(Error("the broker did not confirm in time".to_owned())),
         };
         placed.inspect_err(|error| self.link.give_up(&error.to_string()))
     }
 
-    async fn place(&self, queue: &str, properties: BasicProperties, body: &[u8]) -> Result<(), Error> {
+    async fn place(&self, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) -> Result<(), Error> {
         let properties = properties.with_delivery_mode(2).with_content_type("application/json".into());
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let confirm = self.channel.basic_publish("".into(), queue.into(), options, body, properties).await?;
+        let confirm = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?;
         match confirm.await? {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(_)) | Confirmation::Nack(_) | Confirmation::NotRequested => {
-                Err(Error(format!("{queue} did not take a message")))
+                Err(Error(format!("{exchange} did not take a message for {key:?}")))
             }
         }
     }

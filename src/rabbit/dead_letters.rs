@@ -18,14 +18,15 @@ const DEATH_HEADER: &str = "x-death";
 /// Puts messages of one work queue into the dead-letter queue.
 pub struct DeadLetterSender {
     confirmed: Confirmed,
-    queue: String,
+    exchange: String,
     from: String,
 }
 
 impl DeadLetterSender {
     /// Opens a channel over which to send messages of the work queue `from`.
     pub async fn open(link: &Link, topology: &Topology, from: &str) -> Result<Self, Error> {
-        Ok(Self { confirmed: Confirmed::open(link).await?, queue: topology.dead_letter_queue(), from: from.to_owned() })
+        let exchange = topology.dead_letter_exchange();
+        Ok(Self { confirmed: Confirmed::open(link).await?, exchange, from: from.to_owned() })
     }
 
     /// Returns once the broker has confirmed the message. Only then may the original be acknowledged. `cause` is one
@@ -38,7 +39,7 @@ impl DeadLetterSender {
             .with_message_id(format!("{:032x}", rand::random::<u128>()).into())
             .with_type(cause.into())
             .with_headers(headers);
-        self.confirmed.publish(&self.queue, properties, body).await
+        self.confirmed.publish(&self.exchange, "", properties, body).await
     }
 }
 

@@ -29,13 +29,13 @@ pub struct EventPublisher {
 }
 
 impl EventPublisher {
-    /// Connects, and declares the exchange.
+    /// Connects, and sees to it that the exchange is there.
     pub async fn open(broker: &Broker, topology: &Topology) -> Result<Self, Error> {
         let link = broker.connect(Role::RelayEvents).await?;
         let opening = async {
             let channel = link.channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            topology.declare_events(&channel).await?;
+            topology.declare(&link, &[]).await?;
             Ok(channel)
         };
         let channel = open(&[&link], opening).await?;

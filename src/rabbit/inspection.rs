@@ -2,11 +2,13 @@
 //! declares them, and whether a message goes through.
 
 use super::confirmed::Confirmed;
-use super::consumer::Consumer;
 use super::depth::{self, Depth, Gauge};
 use super::topology::Topology;
 use super::{Broker, Error, OPEN_TIMEOUT};
 use crate::metrics::labels::Role;
+use lapin::BasicProperties;
+use lapin::options::{BasicGetOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,14 +72,13 @@ impl Broker {
         link.close().await;
         match asked.unwrap_or_else(|_| Err(Error(format!("no answer about {queue}")))) {
             Ok(depth) => Ok(Some(depth)),
-            Err(error) if error.0.contains("NOT_FOUND") => Ok(None),
+            Err(error) if error.is_missing() => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Declares everything once more. If something was declared differently, the broker refuses, and the error is its
-    /// text.
-    pub async fn check_declared(&self, topology: &Topology, shards: &[u8]) -> Result<(), Error> {
+    /// Declares everything. If something was declared differently before, the broker refuses, and the error is its text.
+    pub async fn declare(&self, topology: &Topology, shards: &[u8]) -> Result<(), Error> {
         let link = self.connect(Role::Command).await?;
         let declared = super::open(&[&link], topology.declare(&link, shards)).await;
         link.close().await;
@@ -90,9 +91,13 @@ impl Broker {
         let since = Instant::now();
         let queue = topology.reply_queue(rand::random());
         let sending = async {
-            let mut consumer = Consumer::open_replies(&link, topology, &queue).await?;
-            Confirmed::open(&link).await?.put(&queue, "check", b"check").await?;
-            consumer.next().await.map(drop).ok_or_else(|| Error("the message did not come back".to_owned()))
+            let channel = link.channel().await?;
+            let options = QueueDeclareOptions::exclusive().auto_delete();
+            channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await?;
+            // The default exchange: another one may not be there yet, and nothing is to be declared here that stays.
+            Confirmed::open(&link).await?.publish("", &queue, BasicProperties::default(), b"check").await?;
+            let got = channel.basic_get(queue.as_str().into(), BasicGetOptions { no_ack: true }).await?;
+            got.map(drop).ok_or_else(|| Error("the message did not come back".to_owned()))
         };
         super::open(&[&link], sending).await?;
         let took = since.elapsed();

@@ -13,6 +13,7 @@ pub mod events;
 mod fair_queue;
 pub mod inspection;
 pub mod management;
+pub mod permissions;
 pub mod publisher;
 pub mod replies;
 pub mod topology;
@@ -38,6 +39,16 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub struct Error(String);
 
 impl Error {
+    /// Whether the broker's user may not do what was asked.
+    fn is_refusal(&self) -> bool {
+        self.0.contains("ACCESS_REFUSED")
+    }
+
+    /// Whether what was asked about does not exist.
+    fn is_missing(&self) -> bool {
+        self.0.contains("NOT_FOUND")
+    }
+
     /// The connection was lost while an answer was awaited.
     fn lost() -> Self {
         Self("connection lost".to_owned())

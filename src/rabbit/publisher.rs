@@ -16,6 +16,7 @@
 //! refuse is replaced and, if there are other nodes, one that confirms nothing at all.
 
 use super::fair_queue::FairQueue;
+use super::topology::Topology;
 use super::{Error, Link};
 use crate::metrics::METRICS;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -154,6 +155,7 @@ async fn fill(
 pub struct Publisher {
     link: Link,
     channel: Channel,
+    exchange: String,
     queue: String,
     limits: Limits,
     sent: u64,
@@ -162,10 +164,11 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Opens a channel over which to publish to `queue`.
-    pub async fn open(link: &Link, queue: &str, limits: Limits) -> Result<Self, Error> {
+    /// Opens a channel over which to publish to the work queue of the shard with this number.
+    pub async fn open(link: &Link, topology: &Topology, shard: u8, limits: Limits) -> Result<Self, Error> {
         let channel = Self::open_channel(link).await?;
-        Ok(Self { link: link.clone(), channel, queue: queue.to_owned(), limits, sent: 0, unconfirmed: HashMap::new() })
+        let (exchange, queue) = (topology.request_exchange(), topology.work_queue(shard));
+        Ok(Self { link: link.clone(), channel, exchange, queue, limits, sent: 0, unconfirmed: HashMap::new() })
     }
 
     async fn open_channel(link: &Link) -> Result<Channel, Error> {
@@ -293,8 +296,8 @@ impl Publisher {
             None => properties,
         };
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let queue = self.queue.as_str().into();
-        let confirm = self.channel.basic_publish("".into(), queue, options, &pack(items), properties).await?;
+        let (exchange, queue) = (self.exchange.as_str().into(), self.queue.as_str().into());
+        let confirm = self.channel.basic_publish(exchange, queue, options, &pack(items), properties).await?;
         Ok((message_id, confirm))
     }
 

@@ -1,6 +1,7 @@
 //! Sends replies to the intakes that asked. They are neither confirmed nor persistent: a lost reply only costs its
 //! caller some seconds, until the intake looks into the ledger.
 
+use super::topology::Topology;
 use super::{Error, Link};
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel};
@@ -9,12 +10,13 @@ use lapin::{BasicProperties, Channel};
 pub struct ReplySender {
     link: Link,
     channel: Channel,
+    exchange: String,
 }
 
 impl ReplySender {
     /// Opens a channel for replies.
-    pub async fn open(link: &Link) -> Result<Self, Error> {
-        Ok(Self { link: link.clone(), channel: link.channel().await? })
+    pub async fn open(link: &Link, topology: &Topology) -> Result<Self, Error> {
+        Ok(Self { link: link.clone(), channel: link.channel().await?, exchange: topology.reply_exchange() })
     }
 
     /// Returns once the reply is written to the socket, so that an acknowledgement sent after it cannot overtake it. An
@@ -22,7 +24,8 @@ impl ReplySender {
     pub async fn send(&self, queue: &str, body: &[u8]) -> Result<(), Error> {
         let properties = BasicProperties::default().with_content_type("application/json".into());
         let options = BasicPublishOptions::default();
-        let writing = self.channel.basic_publish("".into(), queue.into(), options, body, properties);
+        let exchange = self.exchange.as_str().into();
+        let writing = self.channel.basic_publish(exchange, queue.into(), options, body, properties);
         let written = tokio::select! {
             written = writing => written,
             () = self.link.lost() => return Err(Error::lost()),

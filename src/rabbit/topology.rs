@@ -22,6 +22,8 @@ pub const DISCONNECTED_MILLIS: i32 = 2_000;
 #[derive(Clone, Debug)]
 pub struct Topology {
     prefix: String,
+    /// Whether this process declares them, or only looks whether they are there.
+    declares: bool,
     /// The shards whose queues exist without [`DISCONNECTED_TIMEOUT`]. The arguments of a queue cannot be changed, and it
     /// serves without this one too.
     without_timeout: Arc<Mutex<BTreeSet<u8>>>,
@@ -30,7 +32,17 @@ pub struct Topology {
 impl Topology {
     /// The queues whose names begin with `prefix`.
     pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), without_timeout: Arc::default() }
+        Self { prefix: prefix.to_owned(), declares: true, without_timeout: Arc::default() }
+    }
+
+    /// The same, in the hands of a user who may not declare them.
+    pub fn declared_by_others(self) -> Self {
+        Self { declares: false, ..self }
+    }
+
+    /// Whether others declare them.
+    pub fn is_declared_by_others(&self) -> bool {
+        !self.declares
     }
 
     /// What the names of all queues begin with.
@@ -55,13 +67,25 @@ impl Topology {
         format!("{}.dead-letters", self.prefix)
     }
 
-    /// The exchange to which the broker sends messages that it gives up on.
-    fn dead_letter_exchange(&self) -> String {
+    /// The exchange to which the broker sends messages that it gives up on, and a worker those that nobody can apply.
+    pub(super) fn dead_letter_exchange(&self) -> String {
         format!("{}.dead-letters", self.prefix)
     }
 
-    /// The events of all businesses are published here. Whoever wants them binds a queue of his own.
-    pub fn event_exchange(&self) -> String {
+    /// The exchange for requests; the name of a work queue is its routing key. An exchange of its own and not the default
+    /// one: whoever may write to that, may write to every queue.
+    pub(super) fn request_exchange(&self) -> String {
+        format!("{}.requests", self.prefix)
+    }
+
+    /// The exchange for replies; the name of a reply queue is its routing key.
+    pub(super) fn reply_exchange(&self) -> String {
+        format!("{}.replies", self.prefix)
+    }
+
+    /// The events of all businesses are published here, with their types as routing keys. Whoever wants them binds a queue of
+    /// his own.
+    pub(super) fn event_exchange(&self) -> String {
         format!("{}.events", self.prefix)
     }
 
@@ -77,12 +101,57 @@ impl Topology {
         id.is_some_and(|id| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
     }
 
-    /// Declares the work queues of these shards, the dead-letter queue and its exchange. Harmless if they exist; an error if
-    /// they exist with other arguments. If a queue lacks [`DISCONNECTED_TIMEOUT`] alone, that is an error once, as the
-    /// broker's refusal costs the connection; from then on the queue is taken as it is.
+    /// Sees to it that all that is shared is there: the exchanges, the work queues of these shards and the dead-letter queue. If
+    /// others declare them, an error says what is missing.
     pub async fn declare(&self, link: &Link, shards: &[u8]) -> Result<(), Error> {
+        if self.declares { self.declare_all(link, shards).await } else { self.find_all(link, shards).await }
+    }
+
+    /// Looks whether everything exists.
+    async fn find_all(&self, link: &Link, shards: &[u8]) -> Result<(), Error> {
         let channel = link.channel().await?;
-        self.declare_dead_letters(&channel).await?;
+        let missing = |name: &str, error: lapin::Error| {
+            let (error, said) = (Error::from(error), format!("{name} is not there: `earmark migrate` declares it"));
+            if error.is_missing() { Error(said) } else { error }
+        };
+        for (exchange, kind) in self.exchanges() {
+            let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+            let found = channel.exchange_declare(exchange.as_str().into(), kind, passive, FieldTable::default()).await;
+            found.map_err(|error| missing(&exchange, error))?;
+        }
+        for queue in self.all_queues(shards) {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let found = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await;
+            found.map_err(|error| missing(&queue, error))?;
+        }
+        channel.close(200, "found".into()).await?;
+        Ok(())
+    }
+
+    /// All exchanges.
+    fn exchanges(&self) -> [(String, ExchangeKind); 4] {
+        [
+            (self.request_exchange(), ExchangeKind::Direct),
+            (self.reply_exchange(), ExchangeKind::Direct),
+            (self.dead_letter_exchange(), ExchangeKind::Fanout),
+            (self.event_exchange(), ExchangeKind::Topic),
+        ]
+    }
+
+    /// Declares everything. Harmless if it exists; an error if it exists with other arguments. If a queue lacks
+    /// [`DISCONNECTED_TIMEOUT`] alone, that is an error once, as the broker's refusal costs the connection; from then on the
+    /// queue is taken as it is.
+    async fn declare_all(&self, link: &Link, shards: &[u8]) -> Result<(), Error> {
+        let channel = link.channel().await?;
+        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        for (exchange, kind) in self.exchanges() {
+            channel.exchange_declare(exchange.into(), kind, durable, FieldTable::default()).await?;
+        }
+        let (queue, bound) = (self.dead_letter_queue(), QueueBindOptions::default());
+        channel.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), quorum()).await?;
+        channel
+            .queue_bind(queue.into(), self.dead_letter_exchange().into(), "".into(), bound, FieldTable::default())
+            .await?;
         let mut arguments = quorum();
         arguments.insert("x-dead-letter-exchange".into(), long_string(&self.dead_letter_exchange()));
         // A dead letter is confirmed by its new queue before it leaves the old one.
@@ -105,6 +174,9 @@ impl Topology {
                 self.without_timeout().insert(shard);
             }
             declared?;
+            let (queue, exchange) = (self.work_queue(shard), self.request_exchange());
+            let key = queue.as_str().into();
+            channel.queue_bind(queue.as_str().into(), exchange.into(), key, bound, FieldTable::default()).await?;
         }
         channel.close(200, "declared".into()).await?;
         Ok(())
@@ -114,32 +186,13 @@ impl Topology {
         self.without_timeout.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn declare_dead_letters(&self, channel: &Channel) -> Result<(), Error> {
-        let exchange = self.dead_letter_exchange();
-        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        channel
-            .exchange_declare(exchange.as_str().into(), ExchangeKind::Fanout, durable, FieldTable::default())
-            .await?;
-        let queue = self.dead_letter_queue();
-        channel.queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), quorum()).await?;
-        let options = QueueBindOptions::default();
-        channel.queue_bind(queue.into(), exchange.into(), "".into(), options, FieldTable::default()).await?;
-        Ok(())
-    }
-
-    /// Declares the exchange for events. A queue that is bound to it gets those types of events that its binding names.
-    pub(super) async fn declare_events(&self, channel: &Channel) -> Result<(), Error> {
-        let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let exchange = self.event_exchange().into();
-        channel.exchange_declare(exchange, ExchangeKind::Topic, durable, FieldTable::default()).await?;
-        Ok(())
-    }
-
     /// Declares a reply queue. It is classic, because replies need no copies and this is faster. It is exclusive, so
-    /// that it ends with its connection and RabbitMQ 4 accepts that it is transient.
+    /// that it ends with its connection and RabbitMQ 4 accepts that it is transient. Its exchange has to be there.
     pub(super) async fn declare_replies(&self, channel: &Channel, queue: &str) -> Result<(), Error> {
         let options = QueueDeclareOptions::exclusive().auto_delete();
         channel.queue_declare(queue.into(), options, FieldTable::default()).await?;
+        let (exchange, bound) = (self.reply_exchange().into(), QueueBindOptions::default());
+        channel.queue_bind(queue.into(), exchange, queue.into(), bound, FieldTable::default()).await?;
         Ok(())
     }
 }

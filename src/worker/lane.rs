@@ -48,7 +48,7 @@ impl Lane {
     ) -> Result<Self, Error> {
         let (queue, prefetch) = (topology.work_queue(shard.number()), if one_at_a_time { 1 } else { limits.prefetch });
         Ok(Self {
-            replies: ReplySender::open(publishing).await?,
+            replies: ReplySender::open(publishing, topology).await?,
             dead_letters: DeadLetterSender::open(publishing, topology, &queue).await?,
             consumer: Consumer::open(consuming, &queue, prefetch, priority).await?,
             shard,

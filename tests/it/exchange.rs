@@ -36,7 +36,8 @@ impl Got {
 }
 
 impl House {
-    /// Declares the exchange, as whoever comes first does, and binds a queue with these arguments to it.
+    /// Declares the exchange, as whoever comes first does, and binds a queue to it: a quorum queue or, with arguments, a classic
+    /// one, which refuses what is beyond its length at once.
     async fn bind(app: &App, name: &str, types: &str, arguments: &[(&str, AMQPValue)]) -> Self {
         let queue = format!("{}.house.{name}", app.prefix);
         let broker = app.broker().await;
@@ -49,7 +50,11 @@ impl House {
             .await
             .expect("an exchange");
         let mut table = FieldTable::default();
-        table.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        if arguments.is_empty() {
+            table.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        }
+        // It goes by itself a minute after the test.
+        table.insert("x-expires".into(), AMQPValue::LongInt(60_000));
         for (name, value) in arguments {
             table.insert((*name).into(), value.clone());
         }

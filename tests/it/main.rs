@@ -5,6 +5,7 @@
 
 mod allocate;
 mod balances;
+mod broker_users;
 mod bulk;
 mod caps;
 mod citus;

@@ -1,9 +1,10 @@
 //! The doctor's checks of RabbitMQ: reachable, new enough, passes a message through, has the queues as this program declares
 //! them, and has enough copies of each.
 
-use super::{failure, ok, warning};
+use super::{BrokerRole, failure, ok, warning};
 use crate::rabbit::depth::Depth;
 use crate::rabbit::management::{Management, Replicas};
+use crate::rabbit::permissions::Act;
 use crate::rabbit::topology::{DISCONNECTED_MILLIS, DISCONNECTED_TIMEOUT, Topology};
 use crate::rabbit::{Broker, Error};
 use crate::wire::operator::Check;
@@ -13,17 +14,69 @@ const OLDEST: (u32, u32) = (3, 10);
 /// How many copies of a queue are enough: one of them may be lost. It is also how many RabbitMQ makes by default.
 const ENOUGH_COPIES: usize = 3;
 
-/// All checks of the broker and of the queues of these shards. If no message passes through, there is only that failure.
-pub(super) async fn check(broker: &Broker, management: Option<&Management>, shards: &[u8], prefix: &str) -> Vec<Check> {
-    let topology = Topology::new(prefix);
-    let took = match broker.round_trip(&topology).await {
-        Ok(took) => took,
+/// All checks of the broker and of the queues of these shards. If no message passes through, there is only that failure. With a
+/// `role` no message is sent, as its user may not, and it is checked what that user may do.
+pub(super) async fn check(
+    broker: &Broker,
+    management: Option<&Management>,
+    shards: &[u8],
+    topology: &Topology,
+    role: Option<BrokerRole>,
+) -> Vec<Check> {
+    let first = match role {
+        Some(role) => permissions(broker, topology, role).await,
+        None => broker
+            .round_trip(topology)
+            .await
+            .map(|took| vec![ok("rabbitmq", format!("a message went through in {} ms", took.as_millis()))]),
+    };
+    let mut checks = match first {
+        Ok(checks) => checks,
         Err(error) => return vec![unreachable(&error)],
     };
-    let mut checks = vec![ok("rabbitmq", format!("a message went through in {} ms", took.as_millis()))];
     checks.extend(broker.versions().await.iter().map(|found| version(found.as_deref())));
-    checks.extend(queues(broker, management, &topology, shards).await);
+    checks.extend(queues(broker, management, topology, shards).await);
     checks
+}
+
+/// What the user of such a process needs to be able to do.
+fn needs(role: BrokerRole) -> &'static [Act] {
+    match role {
+        BrokerRole::Intake => &[Act::WriteRequests],
+        BrokerRole::Worker => &[Act::WriteReplies, Act::TakeRequests],
+        BrokerRole::Relay => &[],
+    }
+}
+
+/// Checks that the user may do all that it needs, and nothing else.
+async fn permissions(broker: &Broker, topology: &Topology, role: BrokerRole) -> Result<Vec<Check>, Error> {
+    let mut checks = vec![];
+    for act in Act::ALL {
+        let (may, what) = (broker.may(topology, act).await?, act.in_words());
+        match (may, needs(role).contains(&act)) {
+            (true, false) => {
+                let found = format!("this user may also {what}");
+                checks.push(warning(
+                    "permissions",
+                    found,
+                    "take that away, as docs/operations.md says: `rabbitmqctl set_permissions`",
+                ));
+            }
+            (false, true) => {
+                let found = format!("this user may not {what}");
+                checks.push(failure(
+                    "permissions",
+                    found,
+                    "allow it, as docs/operations.md says: `rabbitmqctl set_permissions`",
+                ));
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+    if checks.is_empty() {
+        checks.push(ok("permissions", "this user may do what it needs, and none of what it should not"));
+    }
+    Ok(checks)
 }
 
 fn unreachable(error: &Error) -> Check {
@@ -55,7 +108,7 @@ async fn queues(broker: &Broker, management: Option<&Management>, topology: &Top
         }
     };
     if let Some((name, _)) = names.iter().zip(&depths).find(|(_, depth)| depth.is_none()) {
-        let fix = "correct EARMARK_QUEUE_PREFIX, or start a worker, which declares it";
+        let fix = "correct EARMARK_QUEUE_PREFIX, or run `earmark migrate`, which declares it";
         return vec![warning("queues", format!("{name} is not there"), fix)];
     }
     let found = |depth: Depth| format!("{}: {} ready, {} consumers", depth.queue, depth.ready, depth.consumers);
@@ -111,7 +164,10 @@ async fn declared(broker: &Broker, topology: &Topology, shards: &[u8], replicas:
     let names = topology.all_queues(shards);
     let mut checks = vec![];
     loop {
-        match broker.check_declared(topology, shards).await {
+        match broker.declare(topology, shards).await {
+            Ok(()) if topology.is_declared_by_others() => {
+                return vec![ok("queues", "all exchanges and queues are there")];
+            }
             Ok(()) if checks.is_empty() => return vec![ok("queues", "declared as this program declares them")],
             Ok(()) => return checks,
             // From now on the topology takes this queue as it is, so each is named once.

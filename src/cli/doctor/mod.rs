@@ -11,7 +11,7 @@ use crate::ledger::ShardId;
 use crate::rabbit::management::Management;
 use crate::wire::operator::{Check, Doctor, Level};
 use anyhow::anyhow;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::process::ExitCode;
 
 #[derive(Args)]
@@ -22,9 +22,21 @@ pub struct Arguments {
     /// is and which leads it, as AMQP does not tell. The user needs the tag `monitoring`
     #[arg(long, env = "RABBITMQ_MANAGEMENT_URL", hide_env_values = true)]
     management_url: Option<String>,
+    /// Whose user `AMQP_URL` names. With it the doctor also checks that this user may do no more at the broker, and no less, than
+    /// such a process needs
+    #[arg(long = "as", value_enum)]
+    role: Option<BrokerRole>,
     /// Print one line of JSON instead of text
     #[arg(long)]
     json: bool,
+}
+
+/// A kind of process that may have a user of its own at the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum BrokerRole {
+    Intake,
+    Worker,
+    Relay,
 }
 
 fn ok(check: &'static str, found: impl Into<String>) -> Check {
@@ -56,13 +68,14 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     // Settings that cannot be parsed are reported by `settings`. The checks that need them are skipped.
     if let (Ok(shards), Ok(prefix)) = (process.shards(1), process.queue_prefix()) {
         checks.extend(ledger::check(&shards).await);
-        if let Ok(broker) = process.broker() {
+        if let (Ok(broker), Ok(topology)) = (process.broker(), process.topology()) {
+            let topology = if arguments.role.is_some() { topology.declared_by_others() } else { topology };
             // If the directory cannot be read, `ledger` has said so, and the first shard's queue is looked at.
             let known = shards.numbers();
             let known = if known.is_empty() { vec![ShardId::FIRST.number()] } else { known };
-            checks.extend(broker::check(&broker, management.as_ref(), &known, prefix).await);
+            checks.extend(broker::check(&broker, management.as_ref(), &known, &topology, arguments.role).await);
         }
-        checks.extend(processes::check(shards.directory(), prefix).await);
+        checks.extend(processes::check(&shards, prefix).await);
     }
     let failed = checks.iter().any(|check| check.level == Level::Failure);
     if arguments.json {

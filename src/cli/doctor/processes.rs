@@ -6,21 +6,29 @@ use super::{failure, ok, warning};
 use crate::ops::deployment::{self, Process};
 use crate::postgres::audits::Audited;
 use crate::postgres::deployments::Paused;
-use crate::postgres::{PgConnection, Postgres};
+use crate::postgres::webhooks::{self, Counts};
+use crate::postgres::{PgConnection, Shards};
 use crate::wire::operator::Check;
+use crate::wire::state::RelayState;
 use crate::{cli, clock};
 
 /// The age of the last audit, in seconds, from which it is a warning: one day.
 const OLD_AUDIT_SECONDS: i64 = 24 * 60 * 60;
 
+/// The age of the oldest event that nobody has tried to deliver, in milliseconds, from which it is a warning. A relay tries it
+/// within a second.
+const OLD_EVENT_MILLIS: i64 = 60_000;
+
 /// All checks of the deployment; empty if the database cannot be read, which another check reports.
-pub(super) async fn check(postgres: &Postgres, prefix: &str) -> Vec<Check> {
+pub(super) async fn check(shards: &Shards, prefix: &str) -> Vec<Check> {
+    let postgres = shards.directory();
     let reading = async |connection: &mut PgConnection| {
         Ok((deployment::find_processes(connection).await?, deployment::find_standing(connection, prefix).await?))
     };
     let Ok((running, standing)) = postgres.session().read(reading).await else { return vec![] };
     let heard_of: Vec<&Process> = running.iter().filter(|process| !process.is_silent()).collect();
     let mut checks = vec![intakes(&heard_of), workers(&heard_of, standing.paused.as_ref())];
+    checks.extend(relays(&heard_of, shards).await);
     checks.extend(running.iter().filter(|process| process.is_silent()).map(silent));
     checks.extend(heard_of.iter().flat_map(|process| of_one(process)));
     checks.push(match standing.open_dead_letters() {
@@ -54,6 +62,43 @@ fn workers(running: &[&Process], paused: Option<&Paused>) -> Check {
         1 => warning("workers", "only one works: no other takes over when it ends", "start a second one"),
         count => ok("workers", format!("{count} work or stand by")),
     }
+}
+
+/// What relays do, or should. Each of them counts the webhooks of the whole deployment. Without relays they are counted here:
+/// where there are none, no relay is needed.
+async fn relays(running: &[&Process], shards: &Shards) -> Vec<Check> {
+    let states: Vec<&RelayState> = running.iter().filter_map(|process| process.state.relay.as_ref()).collect();
+    let Some(of_one) = states.first() else {
+        let mut counts = Counts::default();
+        for open in shards.known().values() {
+            if let Ok(of_shard) = open.postgres.session().read(webhooks::count_all).await {
+                counts.add(of_shard);
+            }
+        }
+        let enabled = counts.sound + counts.failing;
+        let found = format!("none runs: nothing is delivered to {enabled} webhooks");
+        return if enabled == 0 { vec![] } else { vec![warning("relays", found, "start `earmark relay`")] };
+    };
+    let found = format!(
+        "{} run; of the webhooks {} work, {} fail, {} are disabled",
+        states.len(),
+        of_one.sound,
+        of_one.failing,
+        of_one.disabled
+    );
+    let mut checks = vec![match of_one.failing > of_one.sound {
+        true => warning("relays", found, "see what came back: `earmark webhook deliveries`, as the runbook says"),
+        false => ok("relays", found),
+    }];
+    if of_one.oldest_millis > OLD_EVENT_MILLIS {
+        let found = format!("an event waits for its webhook since {} s", of_one.oldest_millis / 1000);
+        checks.push(warning("relays", found, "start another relay, or give each more places (EARMARK_RELAY_PLACES)"));
+    }
+    if states.iter().any(|state| state.exchange_up == Some(false)) {
+        let found = "a relay cannot publish events to the exchange";
+        checks.push(warning("relays", found, "see its log, and whether its user may write to the exchange"));
+    }
+    checks
 }
 
 fn silent(process: &Process) -> Check {

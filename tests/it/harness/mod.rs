@@ -26,6 +26,7 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 /// How long a test waits for something that must happen. It is far longer than needed, even on a busy machine.
@@ -52,6 +53,13 @@ pub struct Business {
     pub public_key: String,
 }
 
+/// A migrated database, of which most tests get a copy: to migrate one takes as long as many a test.
+static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+
+fn new_prefix() -> String {
+    format!("it-{}", &uuid::Uuid::new_v4().simple().to_string()[..12])
+}
+
 /// One deployment.
 pub struct App {
     pub database_url: String,
@@ -69,9 +77,19 @@ impl App {
 
     /// The same, on servers that this test alone uses and may stop.
     pub async fn on(servers: Servers) -> Self {
-        let app = Self::empty(servers).await;
-        app.migrate_and_add(shard());
-        app
+        if !servers.can_copy() {
+            let app = Self::empty(servers).await;
+            app.migrate_and_add(shard());
+            return app;
+        }
+        let template = TEMPLATE.get_or_init(async || {
+            let app = Self::empty(Servers::shared()).await;
+            app.migrate_and_add(shard());
+            app.prefix
+        });
+        let prefix = new_prefix();
+        let database_url = servers.copy_database(template.await, &prefix).await;
+        Self::at(servers, prefix, database_url, shard())
     }
 
     /// A deployment with so many shards, whichever one the other tests use.
@@ -105,9 +123,14 @@ impl App {
     }
 
     async fn empty(servers: Servers) -> Self {
-        let prefix = format!("it-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
+        let prefix = new_prefix();
         let database_url = servers.create_database(&prefix).await;
-        Self { database_url, amqp_url: servers.amqp_url.clone(), prefix, servers, last_shard: AtomicU8::new(0) }
+        Self::at(servers, prefix, database_url, 0)
+    }
+
+    fn at(servers: Servers, prefix: String, database_url: String, last_shard: u8) -> Self {
+        let (amqp_url, last_shard) = (servers.amqp_url.clone(), AtomicU8::new(last_shard));
+        Self { database_url, amqp_url, prefix, servers, last_shard }
     }
 
     pub fn servers(&self) -> &Servers {
@@ -338,17 +361,19 @@ impl App {
         self.delete_queues(&self.prefix).await;
     }
 
-    /// Deletes the queues and the exchange that processes with this prefix declare.
+    /// Deletes the queues and the exchanges that processes with this prefix declare.
     pub async fn delete_queues(&self, prefix: &str) {
         let dead_letters = format!("{prefix}.dead-letters");
         let work = (0..=self.last_shard()).map(|shard| format!("{prefix}.allocations.{shard}"));
         let broker = self.broker().await;
         let channel = broker.create_channel().await.expect("a channel");
-        for queue in work.chain([dead_letters.clone()]) {
+        for queue in work.chain([dead_letters]) {
             let deleting = channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default());
             deleting.await.expect("deleted");
         }
-        channel.exchange_delete(dead_letters.into(), ExchangeDeleteOptions::default()).await.expect("deleted");
+        for exchange in ["dead-letters", "events", "requests", "replies"].map(|name| format!("{prefix}.{name}")) {
+            channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.expect("deleted");
+        }
         let _ = broker.close(200, "done".into()).await;
     }
 

@@ -129,8 +129,23 @@ impl Servers {
             }
             _ => self.execute(format!("CREATE DATABASE \"{name}\"")).await,
         }
+        self.url_of(name)
+    }
+
+    fn url_of(&self, database: &str) -> String {
         let (server, _) = self.postgres_url.rsplit_once('/').expect("a URL with a database");
-        format!("{server}/{name}?sslmode=disable")
+        format!("{server}/{database}?sslmode=disable")
+    }
+
+    /// Whether this is the Postgres that most tests use, and a database can be copied there by one statement.
+    pub fn can_copy(&self) -> bool {
+        self.postgres_url == setting("DATABASE_URL") && std::env::var("EARMARK_TEST_CREATE_DATABASE").is_err()
+    }
+
+    /// Creates a database like another one, to which nobody is connected, and returns its URL.
+    pub async fn copy_database(&self, template: &str, name: &str) -> String {
+        self.execute(format!("CREATE DATABASE \"{name}\" TEMPLATE \"{template}\"")).await;
+        self.url_of(name)
     }
 
     pub async fn drop_database(&self, name: &str) {

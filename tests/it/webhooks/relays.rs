@@ -17,10 +17,12 @@ fn never() -> Reply {
 async fn each_endpoint_is_in_one_relays_hands_at_a_time() {
     let app = App::new().await;
     let hook = Hook::start().await;
-    let serve = app.start_with("serve", &[LOCAL]).await;
+    // Each has so few places that it leaves work to the others.
+    let few = [LOCAL, ("EARMARK_RELAY_PLACES", "8")];
+    let serve = app.start_with("serve", &few).await;
     let mut relays = vec![serve];
     for _ in 0..2 {
-        relays.push(app.start_with("relay", &[LOCAL]).await);
+        relays.push(app.start_with("relay", &few).await);
     }
     let clients: Vec<_> = (0..4).map(|_| app.client(&relays[0], &app.create_business(10_000))).collect();
     let mut paths = vec![];
@@ -212,4 +214,38 @@ async fn dead_endpoints_among_a_thousand_delay_nobody() {
     }
     relay.signal("KILL");
     app.discard().await;
+}
+
+#[tokio::test]
+async fn the_doctor_says_that_no_relay_runs_and_that_most_webhooks_fail() {
+    let app = App::new().await;
+    let business = app.create_business(5);
+    let hook = Hook::start().await;
+    let intake = app.start_with("intake", &[LOCAL]).await;
+    let client = app.client(&intake, &business);
+    let says = async |level: &str, words: &str| {
+        let what = format!("the doctor says {words}");
+        eventually(&what, async || {
+            let shown = app.run(&["doctor", "--json"]).json();
+            let mut checks = shown["checks"].as_array().expect("checks").iter();
+            checks.any(|check| {
+                check["check"] == "relays"
+                    && check["level"] == level
+                    && check["found"].as_str().is_some_and(|found| found.contains(words))
+            })
+        })
+        .await;
+    };
+    let checks = app.run(&["doctor", "--json"]).stdout();
+    assert!(!checks.contains("relays"), "nobody needs one: {checks}");
+    create(&client, &hook.at("/a")).await;
+    says("warning", "none runs: nothing is delivered to 1 webhooks").await;
+    let relay = app.start_with("relay", &[LOCAL, ("EARMARK_WEBHOOK_RETRIES", "1h")]).await;
+    says("ok", "1 run; of the webhooks 1 work, 0 fail, 0 are disabled").await;
+    hook.answers("/b", Reply::status(500));
+    hook.answers("/c", Reply::status(500));
+    create(&client, &hook.at("/b")).await;
+    create(&client, &hook.at("/c")).await;
+    says("warning", "of the webhooks 1 work, 2 fail").await;
+    app.finish([intake, relay]).await;
 }
