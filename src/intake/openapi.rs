@@ -678,7 +678,7 @@ fn create_webhook(shapes: &mut Shapes) -> Value {
         "description": "Where events are posted: `https`, at a public address.",
     });
     let after = json!({
-        "type": "integer",
+        "type": ["integer", "null"],
         "format": "int64",
         "minimum": 0,
         "description": "Deliver the events after this `seq`. Without it: those that happen from now on.",
@@ -759,7 +759,7 @@ fn deliveries(shapes: &mut Shapes) -> Value {
             webhook_id(),
             parameter("limit", "Most tries in the page.", limit),
             parameter("cursor", "`next_cursor` of the page before.",
-                json!({ "type": "string", "pattern": "^[0-9]{1,18}$" })),
+                json!({ "type": "string", "pattern": "^[1-9][0-9]{0,17}$" })),
         ],
         "responses": answers.by_status,
     })
