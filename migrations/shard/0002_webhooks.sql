@@ -29,7 +29,7 @@ COMMENT ON COLUMN webhooks.secret_version IS 'How often its secret was drawn. Th
 COMMENT ON COLUMN webhooks.former_until IS 'Until then deliveries are also signed with the secret of the version before.';
 COMMENT ON COLUMN webhooks.cursor IS 'The number of the last event that was delivered, or that waits in webhook_retries.';
 COMMENT ON COLUMN webhooks.tries IS 'How many deliveries were tried. The number of the last row in webhook_deliveries.';
-COMMENT ON COLUMN webhooks.claim IS 'Grows by one whenever a relay takes the endpoint. A relay whose claim is not this one any more changes nothing.';
+COMMENT ON COLUMN webhooks.claim IS 'Grows by one whenever a relay takes the endpoint or gives it back. A relay whose claim is not this one any more changes nothing.';
 COMMENT ON COLUMN webhooks.free_at IS 'No relay may take the endpoint before. Ahead while a relay has it, and while the endpoint has asked for a pause.';
 COMMENT ON COLUMN webhooks.created_at IS 'When it was created.';
 COMMENT ON COLUMN webhooks.failing_since IS 'The first failure since the last success; null if the last delivery was a success.';

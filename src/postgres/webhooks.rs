@@ -1,7 +1,8 @@
 //! Webhooks: endpoints, the events that wait for them, and what became of the last deliveries.
 //!
 //! A relay has an endpoint for as long as its claim is the endpoint's last one. Every statement of a relay names its
-//! claim, so a relay that was frozen while another took the endpoint over changes nothing.
+//! claim, so a relay that was frozen while another took the endpoint over changes nothing. Giving an endpoint back ends the
+//! claim too: a statement that prolongs it, and comes late, would keep the endpoint from everybody.
 
 use super::Error;
 use crate::ledger::webhooks::{Change, MOST_DELIVERIES, MOST_ENDPOINTS, MOST_WAITING, Next, STATES};
@@ -346,7 +347,7 @@ pub async fn mark_held(
 pub async fn mark_free(connection: &mut PgConnection, taken: &Taken) -> Result<(), Error> {
     sqlx::query!(
         "/* mark_free_webhook */
-         UPDATE webhooks SET free_at = now() WHERE business_id = $1 AND webhook_id = $2 AND claim = $3",
+         UPDATE webhooks SET free_at = now(), claim = claim + 1 WHERE business_id = $1 AND webhook_id = $2 AND claim = $3",
         taken.business as BusinessId,
         taken.webhook,
         taken.claim
@@ -390,7 +391,7 @@ pub async fn find_due(
 /// Notes a try, and what it does to the endpoint: moves the cursor up to the event, or the event among those that wait,
 /// or disables the endpoint. `None`, and nothing is noted, if the claim does not hold any more; else whether the
 /// endpoint is enabled. Twice is the same as once. `failures`: how often the event has failed now. With `gives_back`
-/// another relay may take the endpoint after the pause.
+/// another relay may take the endpoint after the pause, and the claim does not hold any more.
 pub async fn write_tried(
     connection: &mut PgConnection,
     taken: &Taken,
@@ -411,7 +412,8 @@ pub async fn write_tried(
                    failing_since = CASE WHEN $6 THEN NULL ELSE COALESCE(failing_since, now()) END,
                    disabled_at = CASE WHEN $7::text IS NULL THEN disabled_at ELSE COALESCE(disabled_at, now()) END,
                    disabled_by = COALESCE(disabled_by, $7),
-                   free_at = CASE WHEN $8 THEN now() + make_interval(secs => $9) ELSE free_at END
+                   free_at = CASE WHEN $8 THEN now() + make_interval(secs => $9) ELSE free_at END,
+                   claim = CASE WHEN $8 THEN claim + 1 ELSE claim END
             WHERE business_id = $1 AND webhook_id = $2 AND claim = $3
             RETURNING business_id, webhook_id, disabled_at IS NULL AS is_enabled
         ), waits AS (
