@@ -441,6 +441,7 @@ fn reverse(shapes: &mut Shapes) -> Value {
     let body = json!({
         "type": "object",
         "properties": { "amount": amount(), "reference": reference() },
+        "additionalProperties": false,
         "example": { "reference": "Invoice 7 was cancelled" },
     });
     json!({

@@ -152,7 +152,10 @@ async fn read_call(
     // The id alone shows whether this service issued it to this business.
     let target = || request_id(parts.uri.path().rsplit('/').nth(1)).filter(|id| intake.secret().issued(business, *id));
     let target = if kind == Kind::Reverse { Some(target().ok_or_else(problem::not_found)?) } else { None };
-    let body = read_json(&parts.headers, body, &ONE_LIMIT).await?;
+    let body = match kind {
+        Kind::Reverse => read_json_or_nothing(&parts.headers, body, &ONE_LIMIT).await?,
+        Kind::Allocate | Kind::Settle => read_json(&parts.headers, body, &ONE_LIMIT).await?,
+    };
     let is_dry = is_dry_run(&parts.uri)?;
     let asked = match (kind, target) {
         (Kind::Settle, _) => read_settlement(&body),
@@ -318,6 +321,13 @@ async fn switch_webhook(intake: &Arc<Intake>, headers: HeaderMap, uri: &Uri, on:
 async fn read_json(headers: &HeaderMap, body: Body, limit: &BodyLimit) -> Result<Bytes, Answer> {
     let body = read_body(headers, body, limit).await?;
     if is_json(headers) { Ok(body) } else { Err(problem::unsupported_media_type()) }
+}
+
+/// The same, but a body that is empty needs no type.
+async fn read_json_or_nothing(headers: &HeaderMap, body: Body, limit: &BodyLimit) -> Result<Bytes, Answer> {
+    let body = read_body(headers, body, limit).await?;
+    let has_type = headers.contains_key(CONTENT_TYPE);
+    if is_json(headers) || body.is_empty() && !has_type { Ok(body) } else { Err(problem::unsupported_media_type()) }
 }
 
 async fn read_body(headers: &HeaderMap, body: Body, limit: &BodyLimit) -> Result<Bytes, Answer> {

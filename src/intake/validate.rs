@@ -79,9 +79,13 @@ pub fn read_settlement(body: &[u8]) -> Result<Asked, Invalid> {
     }
 }
 
-/// Reads and checks the body of a reversal of `target`.
+/// Reads and checks the body of a reversal of `target`. A field that it does not know is refused: a misspelt `amount` must not
+/// take back everything.
 pub fn read_reversal(body: &[u8], target: RequestId) -> Result<Asked, Invalid> {
     let fields = Fields::of(body)?;
+    if fields.has_others || fields.email.is_some() || fields.idempotency_key.is_some() {
+        return Err(Invalid::Fields(errors_of(None, Some(ONLY_AMOUNT), None)));
+    }
     let amount = fields.amount.filter(|amount| amount.get() != "null").map(|amount| check_amount(Some(amount)));
     match (amount.transpose(), check_reference(fields.reference)) {
         (Ok(amount), Ok(reference)) => Ok(Asked { movement: Movement::Reverse { target, amount }, reference }),
@@ -153,6 +157,9 @@ fn read_items(body: &[u8]) -> Result<Option<&str>, serde_json::Error> {
 const INVALID_EMAIL: &str = "The email must be a valid email address.";
 /// The message for a missing email.
 pub const NO_EMAIL: &str = "The email field is required.";
+/// The message for a reversal with other fields.
+pub const ONLY_AMOUNT: &str =
+    "A reversal has no other fields than amount and reference: without an amount, all that is left is taken back.";
 /// The message for a settlement without a reference.
 pub const NO_REFERENCE: &str = "The reference field is required.";
 /// The message for a bulk call without items.
@@ -227,6 +234,8 @@ struct Fields<'a> {
     amount: Option<&'a RawValue>,
     reference: Option<&'a RawValue>,
     idempotency_key: Option<&'a RawValue>,
+    /// Whether there are fields of other names.
+    has_others: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -245,7 +254,7 @@ impl<'a> Fields<'a> {
                 "amount" => fields.amount = Some(value),
                 "reference" => fields.reference = Some(value),
                 "idempotency_key" => fields.idempotency_key = Some(value),
-                _ => {}
+                _ => fields.has_others = true,
             }
         }
         Ok(fields)
@@ -349,11 +358,14 @@ mod tests {
     fn a_reversal_of_all_that_is_left_names_no_amount() {
         let target = RequestId::from_u128(7);
         let read = |body: &str| read_reversal(body.as_bytes(), target).map(|asked| asked.movement);
-        for body in ["", "{}", r#"{"amount":null,"email":"x"}"#] {
+        for body in ["", "{}", r#"{"amount":null}"#, r#"{"reference":"return 7"}"#] {
             assert_eq!(read(body), Ok(Movement::Reverse { target, amount: None }), "{body}");
         }
         let amount = Amount::from_cents(5).ok();
         assert_eq!(read(r#"{"amount":5}"#), Ok(Movement::Reverse { target, amount }));
+        for body in [r#"{"amout":5}"#, r#"{"amount":5,"email":"ann@example.com"}"#, r#"{"idempotency_key":"k"}"#] {
+            assert_eq!(read(body), Err(Invalid::Fields(errors_of(None, Some(ONLY_AMOUNT), None))), "{body}");
+        }
     }
 
     #[test]

@@ -52,6 +52,22 @@ async fn without_an_amount_all_that_is_left_is_taken_back_and_then_nothing_is_le
 }
 
 #[tokio::test]
+async fn a_misspelt_amount_takes_nothing_back_and_no_body_takes_back_all() {
+    let (app, process, _, client) = serving(1_000).await;
+    let id = allocate(&client, ANN, 100).await;
+    for body in [json!({"amout": 5}), json!({"amount": 5, "email": ANN})] {
+        let told = Client::send(client.reverse_request(&id, &body)).await.expect("an answer");
+        let words = told.json()["amount"][0].as_str().expect("words").to_owned();
+        assert!(told.status == 400 && words.contains("no other fields than amount and reference"), "{told:?}");
+    }
+    assert_eq!(client.user_balance(ANN).await, 100);
+    let bare = client.authorized(Method::POST, &format!("/payout/requests/{id}/reverse"));
+    let told = Client::send(bare).await.expect("an answer");
+    assert_told(&told, 200, "yes", &json!({"reversed": 100, "remaining": 0}));
+    app.finish([process]).await;
+}
+
+#[tokio::test]
 async fn partial_reversals_may_repeat_and_their_sum_never_exceeds_the_allocation() {
     let (app, process, _, client) = serving(1_000).await;
     let id = allocate(&client, ANN, 100).await;
