@@ -22,5 +22,5 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for (shard, node) in shards::read_places(&ledger).await? {
         eprintln!("shard {shard} is on {node}");
     }
-    declare(&arguments.declared, &ledger).await
+    declare(&arguments.declared, &ledger.numbers()).await
 }

@@ -19,7 +19,6 @@ mod webhook;
 mod workers;
 
 use crate::config::Declared;
-use crate::postgres::Shards;
 use crate::rabbit::topology::Topology;
 use crate::telemetry::Logging;
 use anyhow::Context;
@@ -125,14 +124,14 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Declares exchanges, and the queues of all shards, if it is known where.
-async fn declare(declared: &Declared, ledger: &Shards) -> anyhow::Result<()> {
+/// Declares exchanges, and the queues of these shards, if it is known where.
+async fn declare(declared: &Declared, shards: &[u8]) -> anyhow::Result<()> {
     let Some(broker) = declared.broker()? else {
         eprintln!("AMQP_URL is not set: no queues were declared");
         return Ok(());
     };
     let topology = Topology::new(declared.prefix.name()?);
-    broker.declare(&topology, &ledger.numbers()).await.context("the queues are not declared")?;
+    broker.declare(&topology, shards).await.context("the queues are not declared")?;
     eprintln!("the queues are declared");
     Ok(())
 }
