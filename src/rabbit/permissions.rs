@@ -59,7 +59,7 @@ impl Broker {
 }
 
 async fn attempt(link: &Link, topology: &Topology, act: Act) -> Result<(), Error> {
-    let nobody = format!("{}.check.{:032x}", topology.prefix(), rand::random::<u128>());
+    let nobody = topology.nothing(rand::random());
     let write = async |exchange: &str| {
         Confirmed::open(link).await?.publish(exchange, &nobody, BasicProperties::default(), b"check").await
     };
@@ -72,8 +72,8 @@ async fn attempt(link: &Link, topology: &Topology, act: Act) -> Result<(), Error
         Act::WriteRequests => write(&topology.request_exchange()).await?,
         Act::WriteReplies => write(&topology.reply_exchange()).await?,
         Act::TakeRequests => {
-            let nothing = format!("{}.allocations.check", topology.prefix());
-            link.channel().await?.basic_get(nothing.into(), BasicGetOptions::default()).await?;
+            let options = BasicGetOptions::default();
+            link.channel().await?.basic_get(topology.no_work_queue().into(), options).await?;
         }
     }
     Ok(())

@@ -55,6 +55,16 @@ impl Topology {
         format!("{}.allocations.{shard}", self.prefix)
     }
 
+    /// A name that begins like those of work queues, and is of none.
+    pub(super) fn no_work_queue(&self) -> String {
+        format!("{}.allocations.check", self.prefix)
+    }
+
+    /// A name, made of a number that is drawn at random, that nothing has.
+    pub(super) fn nothing(&self, id: u128) -> String {
+        format!("{}.check.{id:032x}", self.prefix)
+    }
+
     /// All that is shared: the work queues of these shards, and the dead-letter queue.
     pub fn all_queues(&self, shards: &[u8]) -> Vec<String> {
         let mut queues: Vec<String> = shards.iter().map(|&shard| self.work_queue(shard)).collect();
