@@ -19,7 +19,7 @@ mod webhook;
 mod workers;
 
 use crate::config::Declared;
-use crate::rabbit::topology::Topology;
+use crate::rabbit::topology::{DISCONNECTED_TIMEOUT, Topology};
 use crate::telemetry::Logging;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -131,7 +131,14 @@ async fn declare(declared: &Declared, shards: &[u8]) -> anyhow::Result<()> {
         return Ok(());
     };
     let topology = Topology::new(declared.prefix.name()?);
-    broker.declare(&topology, shards).await.context("the queues are not declared")?;
+    let mut declared = broker.declare(&topology, shards).await;
+    for _ in shards {
+        // A queue of before this argument is taken as it is from then on. There may be one for each shard.
+        if declared.as_ref().is_err_and(|error| error.to_string().contains(DISCONNECTED_TIMEOUT)) {
+            declared = broker.declare(&topology, shards).await;
+        }
+    }
+    declared.context("the queues are not declared")?;
     eprintln!("the queues are declared");
     Ok(())
 }

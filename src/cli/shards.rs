@@ -60,9 +60,7 @@ async fn add(ledger: &Shards, declared: &Declared) -> anyhow::Result<()> {
     let listed: Vec<_> = ledger.directory().read(shards::read_all).await?.iter().map(|row| row.shard).collect();
     let shard = numbers::next(&listed).context("there are 256 shards, and no number is left")?;
     // Its queue first: a process that hears of the shard may not declare it, and loses its connection if it is not there.
-    let mut numbers = ledger.numbers();
-    numbers.push(shard.number());
-    declare(declared, &numbers).await?;
+    declare(declared, &[shard.number()]).await?;
     shards::add(ledger, shard).await?;
     eprintln!("shard {shard} is open");
     Ok(())

@@ -238,6 +238,35 @@ async fn the_doctor_checks_the_rights_on_every_table() {
 }
 
 #[tokio::test]
+async fn a_work_queue_of_before_the_timeout_is_no_reason_for_migrate_or_a_new_shard_to_fail() {
+    let app = App::new().await;
+    let broker = app.broker().await;
+    let channel = broker.create_channel().await.expect("a channel");
+    let text = |text: String| AMQPValue::LongString(text.into());
+    let mut arguments = FieldTable::default();
+    for (name, value) in [
+        ("x-queue-type", text("quorum".into())),
+        ("x-dead-letter-exchange", text(format!("{}.dead-letters", app.prefix))),
+        ("x-dead-letter-strategy", text("at-least-once".into())),
+        ("x-overflow", text("reject-publish".into())),
+        ("x-delivery-limit", AMQPValue::LongInt(20)),
+        ("x-single-active-consumer", AMQPValue::Boolean(true)),
+    ] {
+        arguments.insert(name.into(), value);
+    }
+    let queue = app.work_queue();
+    channel.queue_declare(queue.into(), QueueDeclareOptions::durable(), arguments).await.expect("declared");
+    broker.close(200, "done".into()).await.expect("closed");
+    let migrate = app.run(&["migrate"]).expect_success().stderr();
+    assert!(migrate.contains("the queues are declared"), "{migrate}");
+    app.add_shards(1);
+    let process = app.start("serve").await;
+    let business = app.create_business(5);
+    assert_eq!(app.client(&process, &business).create("ann@example.com", 1).await.status, 200);
+    app.finish([process]).await;
+}
+
+#[tokio::test]
 async fn the_doctor_sees_a_queue_that_somebody_declared_otherwise() {
     let app = App::new().await;
     let broker = app.broker().await;
