@@ -237,6 +237,7 @@ async fn the_doctor_checks_the_rights_on_every_table() {
     app.discard().await;
 }
 
+/// RabbitMQ compares this argument from 4.3 on: before, `migrate` has nothing to pass over.
 #[tokio::test]
 async fn a_work_queue_of_before_the_timeout_is_no_reason_for_migrate_or_a_new_shard_to_fail() {
     let app = App::new().await;
