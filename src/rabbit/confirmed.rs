@@ -42,7 +42,14 @@ impl Confirmed {
         placed.inspect_err(|error| self.link.give_up(&error.to_string()))
     }
 
-    async fn place(&self, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) -> Result<(), Error> {
+    /// The same, without a limit of time, and the link stays.
+    pub(super) async fn place(
+        &self,
+        exchange: &str,
+        key: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<(), Error> {
         let properties = properties.with_delivery_mode(2).with_content_type("application/json".into());
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let confirm = self.channel.basic_publish(exchange.into(), key.into(), options, body, properties).await?;

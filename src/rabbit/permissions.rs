@@ -60,8 +60,9 @@ impl Broker {
 
 async fn attempt(link: &Link, topology: &Topology, act: Act) -> Result<(), Error> {
     let nobody = topology.nothing(rand::random());
+    // The error of the channel is awaited, which says what was refused: that the link is lost says nothing of it.
     let write = async |exchange: &str| {
-        Confirmed::open(link).await?.publish(exchange, &nobody, BasicProperties::default(), b"check").await
+        Confirmed::open(link).await?.place(exchange, &nobody, BasicProperties::default(), b"check").await
     };
     match act {
         Act::Declare => {
