@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
@@ -80,6 +81,8 @@ struct Inner {
 pub struct Hook {
     pub url: String,
     inner: Arc<Mutex<Inner>>,
+    /// While it is true no delivery is answered.
+    holds: watch::Sender<bool>,
 }
 
 /// Accepts connections with TLS, in their order.
@@ -123,7 +126,7 @@ impl Hook {
     }
 
     fn serve(url: String, listener: impl Listener<Addr = SocketAddr>) -> Self {
-        let hook = Self { url, inner: Arc::default() };
+        let hook = Self { url, inner: Arc::default(), holds: watch::Sender::new(false) };
         let router = Router::new().fallback(take).with_state(hook.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         hook
@@ -153,6 +156,16 @@ impl Hook {
         }
     }
 
+    /// Answers no delivery from now on, or answers all of them again, those that came meanwhile too.
+    pub fn hold(&self, holds: bool) {
+        self.holds.send_replace(holds);
+    }
+
+    /// How many deliveries came to all endpoints.
+    pub fn count(&self) -> usize {
+        self.inner().got.values().map(Vec::len).sum()
+    }
+
     /// What came to an endpoint, in its order.
     pub fn got(&self, path: &str) -> Vec<Got> {
         self.inner().got.get(path).cloned().unwrap_or_default()
@@ -174,6 +187,7 @@ async fn take(State(hook): State<Hook>, uri: Uri, headers: HeaderMap, body: Byte
         seq.and_then(|seq| of_events.get(&seq).cloned()).or(usual).unwrap_or_else(|| Reply::status(200))
     };
     tokio::time::sleep(reply.after).await;
+    let _ = hook.holds.subscribe().wait_for(|holds| !holds).await;
     let mut response = Response::builder().status(reply.status);
     for (name, value) in reply.headers {
         response = response.header(name, value);

@@ -8,6 +8,7 @@ use earmark::clock;
 use earmark::ledger::Delivery;
 use earmark::ledger::webhooks::{Change, Next};
 use earmark::postgres::webhooks::{self, Tried};
+use futures_util::future::join_all;
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,14 +22,14 @@ fn never() -> Reply {
 async fn each_endpoint_is_in_one_relays_hands_at_a_time() {
     let app = App::new().await;
     let hook = Hook::start().await;
-    // Each has so few places that it leaves work to the others.
-    let few = [LOCAL, ("EARMARK_RELAY_PLACES", "8")];
-    let serve = app.start_with("serve", &few).await;
-    let mut relays = vec![serve];
-    for _ in 0..2 {
-        relays.push(app.start_with("relay", &few).await);
+    let (intake, worker) = (app.start_with("intake", &[LOCAL]).await, app.start("worker").await);
+    let mut relays = vec![];
+    for _ in 0..3 {
+        // Each has so few places that it leaves work to the others.
+        relays.push(app.start_with("relay", &[LOCAL, ("EARMARK_RELAY_PLACES", "8")]).await);
     }
-    let clients: Vec<_> = (0..4).map(|_| app.client(&relays[0], &app.create_business(10_000))).collect();
+    relays.iter().for_each(|relay| relay.signal("STOP"));
+    let clients: Vec<_> = (0..4).map(|_| app.client(&intake, &app.create_business(10_000))).collect();
     let mut paths = vec![];
     for (business, client) in clients.iter().enumerate() {
         for number in 0..10 {
@@ -37,6 +38,11 @@ async fn each_endpoint_is_in_one_relays_hands_at_a_time() {
             paths.push(path);
         }
     }
+    // No answer comes until all of them have their hands full.
+    hook.hold(true);
+    relays.iter().for_each(|relay| relay.signal("CONT"));
+    eventually("each relay delivers in all its places", async || hook.count() == 3 * 8).await;
+    hook.hold(false);
     for _ in 0..15 {
         for client in &clients {
             allocate(client, ANN, 1).await;
@@ -47,13 +53,16 @@ async fn each_endpoint_is_in_one_relays_hands_at_a_time() {
         until_seqs(&hook, path, &all).await;
     }
     let delivered = r#"earmark_webhook_deliveries_total{result="delivered"}"#;
-    let mut shares = vec![];
-    for relay in &relays {
-        shares.push(relay.metric(delivered).await.expect("a count"));
-    }
+    let counted = async || {
+        let shares = relays.iter().map(async |relay| relay.metric(delivered).await.unwrap_or_default());
+        join_all(shares).await
+    };
+    // A delivery is counted after its answer has come.
+    eventually("each delivery is counted", async || counted().await.iter().sum::<f64>() >= 40.0 * 16.0).await;
+    let shares = counted().await;
     assert_eq!(shares.iter().sum::<f64>(), 40.0 * 16.0, "{shares:?}");
-    assert!(shares.iter().all(|share| *share > 0.0), "all had a share: {shares:?}");
-    app.finish(relays).await;
+    assert!(shares.iter().all(|share| *share >= 8.0), "all had a share: {shares:?}");
+    app.finish(relays.into_iter().chain([intake, worker])).await;
 }
 
 #[tokio::test]
