@@ -394,9 +394,9 @@ pub struct IntakeSettings {
     /// API keys are looked up over two further connections, so that slow reads do not hold up authentication
     #[arg(long, env = "EARMARK_READ_CONNECTIONS", default_value = "4", value_parser = clap::value_parser!(u32).range(1..))]
     pub read_connections: u32,
-    /// The largest number of history pages that are read at the same time for one API key, those of exports included. A
-    /// further page is answered with 429; an export waits instead. Set below EARMARK_READ_CONNECTIONS, it leaves
-    /// connections for other keys. Each intake counts on its own
+    /// The largest number of pages (of the history, of statements, of deliveries) and dry runs that are read at the same
+    /// time for one API key, those of exports included. A further page is answered with 429; an export and a dry run wait
+    /// instead. Set below EARMARK_READ_CONNECTIONS, it leaves connections for other keys. Each intake counts on its own
     #[arg(long, env = "EARMARK_MAX_READS_PER_KEY", default_value = "2", value_parser = clap::value_parser!(u32).range(1..))]
     max_reads_per_key: u32,
 }

@@ -4,13 +4,13 @@ use super::{key, print_json};
 use crate::api_key::{self, Kind};
 use crate::clock;
 use crate::config::Database;
-use crate::ledger::{BusinessId, Caps, ShardId};
+use crate::ledger::{BusinessId, ShardId};
 use crate::ops;
 use crate::ops::businesses::{id_of, shard_of};
 use crate::postgres::{self, Error, Shards, api_keys, businesses};
 use crate::wire::operator;
 use anyhow::{Context, bail, ensure};
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use uuid::Uuid;
 
 #[derive(Args)]
@@ -40,20 +40,35 @@ enum Command {
         #[arg(long, default_value = "")]
         note: String,
     },
-    /// Limit what a business may allocate. A limit that is not given is taken off
+    /// Limit what a business may allocate. A limit that is not given stays as it is
+    #[command(group = ArgGroup::new("limits").required(true).multiple(true).args(["largest", "daily"]))]
     Limit {
         business: Uuid,
-        /// The largest amount of one allocation, in cents
-        #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
-        largest: Option<i64>,
-        /// The largest sum of the allocations of one day (UTC), in cents
-        #[arg(long, value_parser = clap::value_parser!(i64).range(1..))]
-        daily: Option<i64>,
+        /// The largest amount of one allocation, in cents, or "none"
+        #[arg(long, value_name = "CENTS|none", value_parser = parse_cap)]
+        largest: Option<Cap>,
+        /// The largest sum of the allocations of one day (UTC), in cents, or "none"
+        #[arg(long, value_name = "CENTS|none", value_parser = parse_cap)]
+        daily: Option<Cap>,
     },
     /// Switch a business's payouts on
     EnablePayouts { business: Uuid },
     /// Switch a business's payouts off: all its requests are refused with 403
     DisablePayouts { business: Uuid },
+}
+
+/// What a limit should be from now on.
+#[derive(Clone, Copy, Debug)]
+struct Cap(Option<i64>);
+
+fn parse_cap(text: &str) -> Result<Cap, &'static str> {
+    match text {
+        "none" => Ok(Cap(None)),
+        cents => match cents.parse() {
+            Ok(cents) if cents > 0 => Ok(Cap(Some(cents))),
+            _ => Err("must be a number of cents above 0, or none"),
+        },
+    }
 }
 
 #[derive(Args)]
@@ -80,7 +95,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Create(new) => create(&shards, new, json).await,
         Command::List => list(&shards, json).await,
         Command::Fund { business, amount, note } => fund(&shards, business, amount, &note, json).await,
-        Command::Limit { business, largest, daily } => limit(&shards, business, Caps { largest, daily }).await,
+        Command::Limit { business, largest, daily } => limit(&shards, business, largest, daily).await,
         Command::EnablePayouts { business } => switch(&shards, business, true).await,
         Command::DisablePayouts { business } => switch(&shards, business, false).await,
     }
@@ -95,6 +110,8 @@ async fn create(shards: &Shards, new: New, json: bool) -> anyhow::Result<()> {
         balance: 0,
         payout_balance: new.payout_balance,
         payouts_enabled: new.enable_payouts,
+        largest_allocation: None,
+        daily_limit: None,
         created_at: clock::now_utc(),
     };
     match write(shards, &business, &secret, &public).await {
@@ -163,10 +180,15 @@ async fn list(shards: &Shards, json: bool) -> anyhow::Result<()> {
     if json {
         return print_json(&rows.into_iter().map(operator::Business::from).collect::<Vec<_>>());
     }
-    println!("{:<36}  {:>20}  {:<8}  NAME", "BUSINESS", "PAYOUT BALANCE", "PAYOUTS");
+    let line = |business: &str, balance: &str, payouts, largest: &str, daily: &str, name: &str| {
+        println!("{business:<36}  {balance:>20}  {payouts:<8}  {largest:>16}  {daily:>16}  {name}");
+    };
+    line("BUSINESS", "PAYOUT BALANCE", "PAYOUTS", "LARGEST", "DAILY", "NAME");
+    let shown = |cap: Option<i64>| cap.map_or_else(|| "-".to_owned(), |cents| cents.to_string());
     for row in rows {
         let payouts = if row.payouts_enabled { "enabled" } else { "disabled" };
-        println!("{}  {:>20}  {payouts:<8}  {}", row.business_id, row.payout_balance, row.name);
+        let (business, balance) = (row.business_id.to_string(), row.payout_balance.to_string());
+        line(&business, &balance, payouts, &shown(row.largest_allocation), &shown(row.daily_limit), &row.name);
     }
     Ok(())
 }
@@ -196,10 +218,11 @@ async fn fund(shards: &Shards, business: Uuid, amount: i64, note: &str, json: bo
     Ok(())
 }
 
-async fn limit(shards: &Shards, business: Uuid, caps: Caps) -> anyhow::Result<()> {
+async fn limit(shards: &Shards, business: Uuid, largest: Option<Cap>, daily: Option<Cap>) -> anyhow::Result<()> {
     let postgres = shard_of(shards, business).with_context(|| super::no_business(business))?;
-    let writing = postgres.write(async |connection| businesses::write_caps(connection, business, caps).await);
-    ensure!(writing.await?, super::no_business(business));
+    let [largest, daily] = [largest, daily].map(|cap| cap.map(|Cap(cents)| cents));
+    let writing = postgres.write(async |connection| businesses::write_caps(connection, business, largest, daily).await);
+    let caps = writing.await?.with_context(|| super::no_business(business))?;
     let shown = |cents: Option<i64>| cents.map_or_else(|| "no limit".to_owned(), |cents| format!("{cents} cents"));
     eprintln!("{business}: one allocation {}, one day {}", shown(caps.largest), shown(caps.daily));
     Ok(())
@@ -216,7 +239,17 @@ async fn switch(shards: &Shards, business: Uuid, enabled: bool) -> anyhow::Resul
 
 impl From<businesses::Business> for operator::Business {
     fn from(row: businesses::Business) -> Self {
-        let businesses::Business { business_id, name, balance, payout_balance, payouts_enabled, created_at } = row;
-        Self { business_id, name, balance, payout_balance, payouts_enabled, created_at }
+        let businesses::Business { business_id, name, balance, payout_balance, payouts_enabled, created_at, .. } = row;
+        let (largest_allocation, daily_limit) = (row.largest_allocation, row.daily_limit);
+        Self {
+            business_id,
+            name,
+            balance,
+            payout_balance,
+            payouts_enabled,
+            largest_allocation,
+            daily_limit,
+            created_at,
+        }
     }
 }

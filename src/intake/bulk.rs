@@ -97,7 +97,7 @@ pub async fn try_all(intake: &Intake, bulk: BulkSubmission) -> Result<Answer, Fa
     for (place, answer) in places.into_iter().zip(tried) {
         answers[usize::from(place)] = Some((answer.of_a_dry_run(), None));
     }
-    Ok(problem::bulk(answers.into_iter().flatten().collect()).of_a_dry_run())
+    Ok(problem::bulk(answers.into_iter().flatten().collect()))
 }
 
 /// Sorts the items: the valid ones, by their places in the call; and for every place an answer if the item is

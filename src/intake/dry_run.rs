@@ -23,14 +23,15 @@ pub struct Trial {
 
 /// The answer to one request.
 pub async fn answer(intake: &Intake, caller: Caller, trial: Trial) -> Result<Answer, Failure> {
-    let answer = answers(intake, caller, vec![trial]).await?.pop();
-    answer.map(Answer::of_a_dry_run).ok_or(UNDECIDED)
+    answers(intake, caller, vec![trial]).await?.pop().ok_or(UNDECIDED)
 }
 
 /// The answers to requests that arrive together, in their order.
 pub async fn answers(intake: &Intake, caller: Caller, trials: Vec<Trial>) -> Result<Vec<Answer>, Failure> {
     let places = intake.admission().of_keys().reads(caller.key);
-    let _place = places.try_acquire().map_err(|_| Failure::TooManyReads)?;
+    // A dry run takes milliseconds, so it waits for those before it, as a request waits for its turn.
+    let place = tokio::time::timeout(intake.budgets().reply, places.acquire());
+    let _place = place.await.map_err(|_| Failure::TooManyReads)?;
     let numbered = (0..).zip(trials);
     let mut requests: Vec<Request> = numbered.map(|(number, trial)| request(caller.business, number, trial)).collect();
     let asking = requests.clone();

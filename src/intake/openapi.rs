@@ -438,9 +438,11 @@ fn reverse(shapes: &mut Shapes) -> Value {
         .with(504, "Not known yet. Ask about the request.", shapes.schema::<ErrorBody>(), unknown)
         .of_a_body(shapes, &ONE_LIMIT)
         .usual(shapes);
+    let mut part = amount();
+    part["type"] = json!(["integer", "null"]);
     let body = json!({
         "type": "object",
-        "properties": { "amount": amount(), "reference": reference() },
+        "properties": { "amount": part, "reference": reference() },
         "additionalProperties": false,
         "example": { "reference": "Invoice 7 was cancelled" },
     });

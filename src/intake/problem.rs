@@ -69,9 +69,13 @@ pub mod said {
     pub const TOO_MANY: &str = "Too many requests. No funds were debited by this request.";
     /// 400: the business has as many webhooks as it may have.
     pub const TOO_MANY_WEBHOOKS: &str = "A business may have at most 10 webhooks.";
-    /// 400: the event cannot be delivered again.
-    pub const NOT_AGAIN: &str =
-        "The event is not behind the cursor of the webhook, or 1000 events wait for the webhook already.";
+    /// 400, for `after`: there is no event of this number yet. Those until then would be missed.
+    pub const BEYOND_LAST: &str = "The after must not be greater than the number of the last event.";
+    /// 400: the event cannot be delivered again, because it comes by itself.
+    pub const NOT_YET_DELIVERED: &str =
+        "The event is beyond the cursor of the webhook: it is delivered without asking.";
+    /// 400: the event cannot be delivered again, because too many wait.
+    pub const TOO_MANY_WAIT: &str = "1000 events wait for the webhook already.";
     /// 504.
     pub const UNKNOWN: &str = "The outcome is not known yet.";
 }

@@ -41,6 +41,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
+/// The header of an idempotency key.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// How long a request body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -91,10 +93,12 @@ async fn settle(State(intake): State<Arc<Intake>>, request: Request) -> Response
 }
 
 async fn move_money(intake: &Arc<Intake>, kind: Kind, request: Request, received: Received) -> Response {
+    let is_dry = asks_for_a_dry_run(request.uri());
     let started = submit::start(intake, async move |intake, unpublished| {
         read_and_submit(&intake, unpublished, kind, request, received).await
     });
     let (answer, id) = started.finish(intake).await;
+    let answer = if is_dry { answer.of_a_dry_run() } else { answer };
     let id = id.map_or_else(Uuid::new_v4, |id| Uuid::from_u128(id.as_u128()));
     finish_moving(intake, kind, answer, id)
 }
@@ -166,23 +170,29 @@ async fn read_call(
         Invalid::NotAnObject => problem::not_an_object(),
         Invalid::Fields(errors) => problem::invalid_fields(errors),
     })?;
-    let key = key_for(&asked, read_key(&parts.headers)?)?;
+    let key = key_for(&asked, &parts.headers)?;
     Ok((asked, key, is_dry))
 }
 
-/// The key of a call, of which `key` came in its header.
-fn key_for(asked: &Asked, key: Option<IdempotencyKey>) -> Result<Option<IdempotencyKey>, Answer> {
-    match (asked.movement.kind(), &asked.reference, key) {
-        (Kind::Settle, _, Some(_)) => {
-            Err(problem::bad_request("A settlement takes no Idempotency-Key: its reference is its key."))
-        }
-        (Kind::Settle, Some(reference), None) => Ok(Some(IdempotencyKey::of_settlement(reference))),
-        // Two partial reversals alike could not be told from one that is sent again.
-        (Kind::Reverse, _, None) if asked.movement.amount().is_some() => {
-            Err(problem::bad_request("An Idempotency-Key is required with an amount."))
-        }
-        (_, _, key) => Ok(key),
+/// The key of a call.
+fn key_for(asked: &Asked, headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Answer> {
+    if asked.movement.kind() == Kind::Settle {
+        return match headers.contains_key(IDEMPOTENCY_KEY) {
+            true => Err(problem::bad_request("A settlement takes no Idempotency-Key: its reference is its key.")),
+            false => Ok(asked.reference.as_ref().map(IdempotencyKey::of_settlement)),
+        };
     }
+    let key = read_key(headers)?;
+    // Two partial reversals alike could not be told from one that is sent again.
+    if asked.movement.kind() == Kind::Reverse && asked.movement.amount().is_some() && key.is_none() {
+        return Err(problem::bad_request("An Idempotency-Key is required with an amount."));
+    }
+    Ok(key)
+}
+
+/// Whether the query asks for a dry run and nothing else, so that every answer to it says that it answers one.
+fn asks_for_a_dry_run(uri: &Uri) -> bool {
+    is_dry_run(uri).is_ok_and(|is_dry| is_dry)
 }
 
 /// Whether the query asks for a dry run. Anything else in it is refused: a dry run that is misspelt must not pay.
@@ -206,7 +216,7 @@ fn read_trace(headers: &HeaderMap) -> Option<trace::Context> {
 
 /// `POST /payout/create/bulk`. Nothing is published until the whole call is read; then each item is work of its own.
 async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Response {
-    let received = intake.raises().receive();
+    let (received, is_dry) = (intake.raises().receive(), asks_for_a_dry_run(request.uri()));
     let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk_call(&intake, request, received).await);
     let answer = match reading.await.flatten() {
         Ok((bulk, false)) => bulk::submit_all(&intake, bulk).await,
@@ -215,6 +225,7 @@ async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Res
             .unwrap_or_else(|answer| answer),
         Err(answer) => answer,
     };
+    let answer = if is_dry { answer.of_a_dry_run() } else { answer };
     finish(&intake, Route::CreateBulk, answer.into_create_response(Uuid::new_v4()))
 }
 
@@ -364,7 +375,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn read_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Answer> {
-    let mut values = headers.get_all("idempotency-key").iter();
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let key = value.to_str().ok().and_then(IdempotencyKey::from_header);
     match (key, values.next()) {

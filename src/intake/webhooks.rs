@@ -9,6 +9,7 @@ use super::reads::Failure;
 use super::strict_json::{Members, check_nested};
 use crate::clock;
 use crate::ledger::{BusinessId, Disabled};
+use crate::postgres::movements::read_last_seqs;
 use crate::postgres::webhooks::{self, Tried, Webhook};
 use crate::postgres::{Error, PgConnection};
 use crate::webhook::{Target, signing};
@@ -80,9 +81,14 @@ pub async fn create(intake: &Intake, caller: Caller, body: &[u8]) -> Result<Answ
         Ok(None)
     };
     let created = intake.write_idempotent(business, writing).await?;
-    Ok(match created {
-        Some(created) => problem::found(&show_secret(intake, business, created)),
-        None => problem::bad_request(said::TOO_MANY_WEBHOOKS),
+    if let Some(created) = created {
+        return Ok(problem::found(&show_secret(intake, business, created)));
+    }
+    let reading = async |connection: &mut PgConnection| read_last_seqs(connection, &[business]).await;
+    let last = intake.read(business, reading).await?.first().map_or(0, |(_, seq)| *seq);
+    Ok(match after {
+        Some(after) if after > last => problem::invalid_parameters(&Wrong::from([("after", [said::BEYOND_LAST])])),
+        Some(_) | None => problem::bad_request(said::TOO_MANY_WEBHOOKS),
     })
 }
 
@@ -159,7 +165,8 @@ pub async fn redeliver(intake: &Intake, caller: Caller, webhook: Option<Uuid>, b
     };
     Ok(match intake.write_idempotent(business, writing).await? {
         None => problem::not_found(),
-        Some((_, false)) => problem::bad_request(said::NOT_AGAIN),
+        Some((webhook, false)) if webhook.cursor < seq => problem::bad_request(said::NOT_YET_DELIVERED),
+        Some((_, false)) => problem::bad_request(said::TOO_MANY_WAIT),
         Some((webhook, true)) => problem::found(&show_one(webhook)),
     })
 }

@@ -94,6 +94,10 @@ pub struct Business {
     pub payout_balance: i64,
     /// Whether requests of the business are decided on their merits, or refused with 403.
     pub payouts_enabled: bool,
+    /// The largest amount of one allocation, in cents. `None`: any.
+    pub largest_allocation: Option<i64>,
+    /// The largest sum of the allocations of one day (UTC), in cents. `None`: any.
+    pub daily_limit: Option<i64>,
     /// When it was created.
     pub created_at: OffsetDateTime,
 }
@@ -114,7 +118,7 @@ pub async fn read_all(connection: &mut PgConnection) -> Result<Vec<Business>, Er
     Ok(sqlx::query_as!(
         Business,
         "/* read_businesses */
-         SELECT business_id, name, balance, payout_balance, payouts_enabled, created_at
+         SELECT business_id, name, balance, payout_balance, payouts_enabled, largest_allocation, daily_limit, created_at
          FROM businesses ORDER BY created_at, business_id"
     )
     .fetch_all(connection)
@@ -133,7 +137,9 @@ pub async fn find_page(
 ) -> Result<Vec<(String, Business)>, Error> {
     Ok(sqlx::query!(
         r#"/* find_businesses */
-         SELECT lower(name) AS "place!", business_id, name, balance, payout_balance, payouts_enabled, created_at FROM businesses
+         SELECT lower(name) AS "place!", business_id, name, balance, payout_balance, payouts_enabled,
+                largest_allocation, daily_limit, created_at
+         FROM businesses
          WHERE ($1 = '' OR strpos(lower(name), lower($1)) > 0 OR business_id::text = lower($1))
            AND ($2::uuid IS NULL OR (lower(name) COLLATE "C", business_id) > (lower($3) COLLATE "C", $2))
          ORDER BY lower(name) COLLATE "C", business_id LIMIT $4"#,
@@ -149,6 +155,8 @@ pub async fn find_page(
             balance: row.balance,
             payout_balance: row.payout_balance,
             payouts_enabled: row.payouts_enabled,
+            largest_allocation: row.largest_allocation,
+            daily_limit: row.daily_limit,
             created_at: row.created_at,
         };
         (row.place, business)
@@ -168,7 +176,7 @@ pub async fn find_one(connection: &mut PgConnection, business: Uuid) -> Result<O
     Ok(sqlx::query_as!(
         Business,
         "/* find_business */
-         SELECT business_id, name, balance, payout_balance, payouts_enabled, created_at
+         SELECT business_id, name, balance, payout_balance, payouts_enabled, largest_allocation, daily_limit, created_at
          FROM businesses WHERE business_id = $1",
         business
     )
@@ -301,21 +309,33 @@ pub async fn deposit(
     postgres.write(writing).await
 }
 
-/// Sets what a business allows itself; false if there is no such business. Twice is the same as once.
-pub async fn write_caps(connection: &mut PgConnection, business: Uuid, caps: Caps) -> Result<bool, Error> {
-    let done = sqlx::query!(
+/// Sets what a business allows itself, and returns all of it; `None` if there is no such business. What is not given stays.
+/// Twice is the same as once.
+pub async fn write_caps(
+    connection: &mut PgConnection,
+    business: Uuid,
+    largest: Option<Option<i64>>,
+    daily: Option<Option<i64>>,
+) -> Result<Option<Caps>, Error> {
+    Ok(sqlx::query_as!(
+        Caps,
         "/* write_caps */
-         UPDATE businesses SET largest_allocation = $1, daily_limit = $2,
-                limited_after = CASE WHEN (largest_allocation, daily_limit) IS NOT DISTINCT FROM ($1, $2) THEN limited_after
-                                     ELSE seq END
-         WHERE business_id = $3",
-        caps.largest,
-        caps.daily,
+         UPDATE businesses b SET largest_allocation = new.largest, daily_limit = new.daily,
+                limited_after = CASE WHEN (b.largest_allocation, b.daily_limit) IS NOT DISTINCT FROM (new.largest, new.daily)
+                                     THEN limited_after ELSE seq END
+         FROM (SELECT CASE WHEN $1 THEN $2::bigint ELSE largest_allocation END AS largest,
+                      CASE WHEN $3 THEN $4::bigint ELSE daily_limit END AS daily
+               FROM businesses WHERE business_id = $5 FOR NO KEY UPDATE) AS new
+         WHERE b.business_id = $5
+         RETURNING largest_allocation AS largest, daily_limit AS daily",
+        largest.is_some(),
+        largest.flatten(),
+        daily.is_some(),
+        daily.flatten(),
         business
     )
-    .execute(connection)
-    .await?;
-    Ok(done.rows_affected() == 1)
+    .fetch_optional(connection)
+    .await?)
 }
 
 /// Turns payouts on or off; false if there is no such business. Twice is the same as once.

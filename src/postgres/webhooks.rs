@@ -50,8 +50,8 @@ impl Webhook {
 }
 
 /// Stores a new endpoint in a free place. It gets the events after `after`, or those from now on. Nothing is stored if
-/// there is no place, no such business, or an endpoint with this id. If another takes the place meanwhile, the
-/// constraint `webhooks_slot` is violated.
+/// there is no place, no such business, no event of that number yet, or an endpoint with this id. If another takes the
+/// place meanwhile, the constraint `webhooks_slot` is violated.
 pub async fn write_new(
     connection: &mut PgConnection,
     business: BusinessId,
@@ -62,9 +62,10 @@ pub async fn write_new(
     sqlx::query!(
         "/* write_webhook */
          INSERT INTO webhooks (business_id, webhook_id, slot, url, cursor)
-         SELECT b.business_id, $2, s.slot::smallint, $3, LEAST(COALESCE($4, b.seq), b.seq)
+         SELECT b.business_id, $2, s.slot::smallint, $3, COALESCE($4, b.seq)
          FROM businesses b CROSS JOIN generate_series(1, $5::int) AS s (slot)
-         WHERE b.business_id = $1 AND NOT EXISTS (SELECT FROM webhooks w WHERE w.business_id = $1 AND w.slot = s.slot)
+         WHERE b.business_id = $1 AND COALESCE($4 <= b.seq, true)
+           AND NOT EXISTS (SELECT FROM webhooks w WHERE w.business_id = $1 AND w.slot = s.slot)
          ORDER BY s.slot LIMIT 1
          ON CONFLICT (business_id, webhook_id) DO NOTHING",
         business as BusinessId,

@@ -38,7 +38,12 @@ impl Target {
         if text.chars().count() > MOST_URL_CHARS {
             return Err("The url must not be longer than 2000 characters.");
         }
-        let url = Url::parse(text).map_err(|_| "The url must be a valid https URL.")?;
+        let wrong = "The url must be a valid https URL.";
+        // What the standard for browsers repairs is refused: a mistake would lead somewhere else than it says.
+        let is_odd = |char: char| char.is_whitespace() || char.is_control() || char == '\\';
+        let has_host = text.split_once("://").is_some_and(|(_, rest)| !rest.starts_with('/'));
+        let url = Url::parse(text).ok().filter(|url| has_host && !text.contains(is_odd) && url.port() != Some(0));
+        let url = url.ok_or(wrong)?;
         let address = match url.host() {
             Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
             Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
@@ -50,7 +55,7 @@ impl Target {
             _ => false,
         };
         if !is_fit {
-            return Err("The url must be a valid https URL.");
+            return Err(wrong);
         }
         if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
             return Err("The url must have no user, no password and no fragment.");
@@ -93,6 +98,15 @@ mod tests {
             "http://example.com/",
             "ftp://example.com/",
             "https://",
+            "https:example.com",
+            "https:///example.com",
+            "https:\\\\example.com\\x",
+            "https://example.com\\x",
+            "https://example.com/a b",
+            " https://example.com/",
+            "https://exa\nmple.com/",
+            "https://example.com/\t",
+            "https://example.com:0/",
             "file:///etc/passwd",
             "https://user@example.com/",
             "https://user:pass@example.com/",

@@ -20,6 +20,10 @@ pub struct Business {
     pub payout_balance: i64,
     /// Whether requests of the business are decided on their merits, or refused with 403.
     pub payouts_enabled: bool,
+    /// The largest amount of one allocation, in cents. Null: any.
+    pub largest_allocation: Option<i64>,
+    /// The largest sum of the allocations of one day (UTC), in cents. Null: any.
+    pub daily_limit: Option<i64>,
     /// When it was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,

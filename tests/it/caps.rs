@@ -1,7 +1,7 @@
 //! What a business allows itself: the largest allocation, and the total of a day.
 
 use crate::reversals::{allocate, serving};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const ANN: &str = "ann@example.com";
 
@@ -25,7 +25,21 @@ async fn caps_refuse_after_the_switch_and_before_the_balance_and_are_off_unless_
     app.run(&["business", "disable-payouts", &business.id]).expect_success();
     assert_eq!(client.create(ANN, 51).await.status, 403);
     app.run(&["business", "enable-payouts", &business.id]).expect_success();
-    app.run(&["business", "limit", &business.id]).expect_success();
+    // What is not given stays, and is shown.
+    let shown = || {
+        let listed: Value = serde_json::from_str(&app.run(&["business", "list", "--json"]).stdout()).expect("JSON");
+        [&listed[0]["largest_allocation"], &listed[0]["daily_limit"]].map(Value::as_i64)
+    };
+    assert_eq!(app.run(&["business", "limit", &business.id]).code(), 2, "which limit?");
+    assert_eq!(shown(), [Some(50), Some(200)]);
+    app.run(&["business", "limit", &business.id, "--daily", "none"]).expect_success();
+    assert_eq!(shown(), [Some(50), None]);
+    assert!(app.run(&["business", "list"]).stdout().contains(" 50 "));
+    app.run(&["business", "limit", &business.id, "--largest", "none"]).expect_success();
+    assert_eq!(shown(), [None, None]);
+    for wrong in ["0", "-1", "some", "1.5"] {
+        assert_eq!(app.run(&["business", "limit", &business.id, &format!("--daily={wrong}")]).code(), 2, "{wrong}");
+    }
     allocate(&client, ANN, 500).await;
     // The audit, which `finish` asks for, judges by the limits only what came after them.
     app.run(&["business", "limit", &business.id, "--largest", "50", "--daily", "200"]).expect_success();

@@ -1,5 +1,6 @@
 //! `?dry_run=true`, and what else a query may have where money moves: nothing.
 
+use crate::harness::App;
 use crate::harness::http::{Answer, Client};
 use crate::reversals::{allocate, serving};
 use serde_json::{Value, json};
@@ -41,6 +42,16 @@ async fn a_dry_run_says_what_the_answer_would_be_and_moves_nothing() {
     );
     assert_eq!(foretold(&client, create, Some("k"), &asked(ANN, 101)).await.status, 422);
     assert_eq!(foretold(&client, create, None, &asked(ANN, 801)).await.status, 400);
+    // Also what is refused before anything is decided.
+    assert_eq!(foretold(&client, create, None, &asked("ann", 0)).await.status, 400);
+    assert_eq!(foretold(&client, create, None, &json!([])).await.status, 400);
+    assert_eq!(foretold(&client, create, Some(""), &asked(ANN, 1)).await.status, 400);
+    let nobodys = format!("/payout/requests/{}/reverse", uuid::Uuid::nil());
+    assert_eq!(foretold(&client, &nobodys, None, &json!({})).await.status, 404);
+    assert_eq!(foretold(&client, "/payout/create/bulk", None, &json!({"allocations": []})).await.status, 400);
+    let stranger = client.request(reqwest::Method::POST, "/payout/create?dry_run=true").json(&asked(ANN, 1));
+    let told = Client::send(stranger).await.expect("an answer");
+    assert_eq!((told.status, told.json()), (401, json!({"error": "Unauthorized", "dry_run": true})));
     let id = allocate(&client, ANN, 100).await;
     let reverse = format!("/payout/requests/{id}/reverse");
     assert_eq!(foretold(&client, &reverse, Some("r"), &json!({"amount": 101})).await.status, 400);
@@ -75,6 +86,22 @@ async fn a_dry_run_of_bulk_decides_its_items_in_their_order() {
     assert_eq!(statuses, [200, 400, 400, 200]);
     assert!(results.iter().all(|result| result["debited"] == "no" && result.get("request_id").is_none()), "{shown}");
     assert_eq!((client.payout_balance().await, client.user_balance(ANN).await), (100, 0));
+    app.finish([process]).await;
+}
+
+#[tokio::test]
+async fn dry_runs_wait_for_each_other_and_none_is_refused() {
+    let app = App::new().await;
+    let process = app.start_with("serve", &[("EARMARK_MAX_READS_PER_KEY", "1")]).await;
+    let client = app.client(&process, &app.create_business(1_000));
+    let asking = (0..50).map(|_| {
+        let request = client.authorized(reqwest::Method::POST, "/payout/create?dry_run=true");
+        tokio::spawn(Client::send(request.json(&json!({"email": ANN, "amount": 1_000}))))
+    });
+    for asked in asking.collect::<Vec<_>>() {
+        let told = asked.await.expect("joined").expect("an answer");
+        assert_eq!(told.status, 200, "{told:?}");
+    }
     app.finish([process]).await;
 }
 

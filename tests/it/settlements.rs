@@ -30,10 +30,13 @@ async fn the_reference_is_required_and_is_the_key() {
         let told = Client::send(request).await.expect("an answer");
         assert_told(&told, 400, "no", &json!({"reference": ["The reference field is required."]}));
     }
+    let empty =
+        Client::send(client.settle_request(ANN, 5, "t").header("Idempotency-Key", "")).await.expect("an answer");
     let keyed = client.settle_request(ANN, 5, "t").header("Idempotency-Key", "t");
     let told = Client::send(keyed).await.expect("an answer");
     let said = json!({"error": "A settlement takes no Idempotency-Key: its reference is its key."});
     assert_told(&told, 400, "no", &said);
+    assert_told(&empty, 400, "no", &said);
     let first = client.settle(ANN, 60, "Überweisung 7").await;
     assert_told(&first, 200, "yes", &json!({"balance": 40}));
     allocate(&client, ANN, 1).await;

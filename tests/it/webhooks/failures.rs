@@ -169,6 +169,9 @@ async fn with_a_thousand_events_waiting_the_cursor_stops_and_goes_on_when_there_
     assert_eq!((&stopped["cursor"], &stopped["waiting"]), (&json!(2), &json!(1_000)), "{stopped}");
     let answer = post(&client, &format!("/webhooks/{id}/redeliver"), Some(json!({"seq": 1}))).await;
     assert_eq!(answer.status, 200, "it waits already, and is due now");
+    app.execute("UPDATE webhook_retries SET seq = -999 WHERE seq = 2").await;
+    let answer = post(&client, &format!("/webhooks/{id}/redeliver"), Some(json!({"seq": 2}))).await;
+    assert_eq!((answer.status, answer.json()), (400, json!({"error": "1000 events wait for the webhook already."})));
     hook.answers("/a", None);
     // The first event is delivered, so there is room again.
     eventually("it goes on", async || shown(&client, &id).await["cursor"] == 4).await;

@@ -149,8 +149,10 @@ async fn a_webhook_begins_now_or_where_it_is_told_and_belongs_to_its_business() 
     assert_eq!((answer.status, &now["cursor"], &now["state"]), (200, &json!(2), &json!("sound")), "{now}");
     let answer = post(&client, "/webhooks", Some(json!({"url": hook.at("/second"), "after": 1}))).await;
     assert_eq!(answer.json()["cursor"], 1);
-    let answer = post(&client, "/webhooks", Some(json!({"url": hook.at("/far"), "after": 99}))).await;
-    assert_eq!(answer.json()["cursor"], 2, "never beyond the last event");
+    let answer = post(&client, "/webhooks", Some(json!({"url": hook.at("/far"), "after": 3}))).await;
+    let said = json!({"after": ["The after must not be greater than the number of the last event."]});
+    assert_eq!((answer.status, answer.json()), (400, said), "event 3 would be missed");
+    assert_eq!(post(&client, "/webhooks", Some(json!({"url": hook.at("/far"), "after": 2}))).await.status, 200);
     allocate(&client, ANN, 1).await;
     until_seqs(&hook, "/now", &[3]).await;
     until_seqs(&hook, "/second", &[2, 3]).await;
@@ -281,6 +283,8 @@ async fn deliveries_are_listed_with_what_came_back_and_can_be_sent_again() {
     for body in [json!({}), json!({"seq": 0}), json!({"seq": "1"}), json!({"seq": 2}), json!({"seq": 1.5})] {
         assert_eq!(post(&client, &path, Some(body.clone())).await.status, 400, "{body}");
     }
+    let said = json!({"error": "The event is beyond the cursor of the webhook: it is delivered without asking."});
+    assert_eq!(post(&client, &path, Some(json!({"seq": 2}))).await.json(), said);
     let again = post(&client, &path, Some(json!({"seq": 1}))).await;
     assert_eq!((again.status, again.json()["cursor"].clone()), (200, json!(1)), "{again:?}");
     eventually("it comes again", async || hook.got("/a").len() == count + 1).await;
