@@ -309,3 +309,15 @@ fn nothing_is_left_for_later() {
         }
     }
 }
+
+#[test]
+fn every_mutant_still_changes_the_program() {
+    let patches = std::fs::read_dir("tests/mutants").expect("mutants").map(|entry| entry.expect("an entry").path());
+    let mut count = 0;
+    for patch in patches.filter(|path| path.extension().is_some_and(|kind| kind == "patch")) {
+        let checked = std::process::Command::new("git").args(["apply", "--check"]).arg(&patch).output().expect("git");
+        assert!(checked.status.success(), "{}: {}", patch.display(), String::from_utf8_lossy(&checked.stderr));
+        count += 1;
+    }
+    assert!(count > 10, "{count}");
+}
