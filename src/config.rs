@@ -164,6 +164,10 @@ pub struct Process {
     /// An address other than loopback needs a token (EARMARK_OPS_TOKEN or EARMARK_OPS_READ_TOKEN)
     #[arg(long, env = "EARMARK_OPS_LISTEN")]
     pub ops_listen: Option<SocketAddr>,
+    /// The database, with the user of the console, whose role is `earmark_console`. Without it the console works with the user of
+    /// DATABASE_URL, and can do what that one may do
+    #[arg(long, env = "EARMARK_CONSOLE_DATABASE_URL", hide_env_values = true)]
+    console_database_url: Option<String>,
     /// The token that lets people and programs read and act in the console: at least 16 characters
     /// (`openssl rand -hex 24`). Without any token the console is open to everybody on this machine, and to nobody
     /// else. The token must be the same in every process, so that a session opened at one is valid at all
@@ -293,6 +297,15 @@ impl Process {
     /// connections of their own.
     pub fn shards(&self, pool_size: u32) -> anyhow::Result<Shards> {
         self.database.way_with(pool_size, self.settle_timeout)
+    }
+
+    /// The way to the database for the console, with its user. An empty URL counts as not set.
+    pub fn console_shards(&self, pool_size: u32) -> anyhow::Result<Shards> {
+        let Some(url) = self.console_database_url.as_ref().filter(|url| !url.is_empty()) else {
+            return self.shards(pool_size);
+        };
+        let database = Database { database_url: url.clone(), ..self.database };
+        database.way_with(pool_size, self.settle_timeout).context("EARMARK_CONSOLE_DATABASE_URL")
     }
 
     /// The way to RabbitMQ; an error if the URL is wrong.

@@ -132,6 +132,15 @@ CREATE TABLE audits (
     differences      bigint      NOT NULL CONSTRAINT audits_differences CHECK (differences >= 0),
     difference_cents bigint      NOT NULL CONSTRAINT audits_difference_cents CHECK (difference_cents >= 0)
 );
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
+END
+$$;
+COMMENT ON FUNCTION refuse_change() IS 'Refuses every update, delete and truncate of the table that has it as a trigger.';
+CREATE TRIGGER audits_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audits FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+COMMENT ON TRIGGER audits_append_only ON audits IS 'What an audit found never changes. earmark doctor checks that this trigger is on.';
+ALTER TABLE audits ENABLE ALWAYS TRIGGER audits_append_only;
 CREATE INDEX audits_by_time ON audits (shard, audited_at);
 COMMENT ON INDEX audits_by_time IS 'Finds the last audit of a shard.';
 COMMENT ON TABLE audits IS 'Every audit of a shard, and what it found.';

@@ -228,6 +228,64 @@ CREATE TRIGGER deposits_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON depos
 COMMENT ON TRIGGER allocations_append_only ON allocations IS 'A decision never changes. earmark doctor checks that this trigger is on.';
 COMMENT ON TRIGGER deposits_append_only ON deposits IS 'A deposit never changes. earmark doctor checks that this trigger is on.';
 
+-- Epochs and the count of their raises only rise, and the success under a key is written once: on that a 500 under a key relies.
+CREATE FUNCTION refuse_key_setback() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.epoch >= OLD.epoch AND NEW.raise_count >= OLD.raise_count
+       AND (NEW.request_id, NEW.kind, NEW.email, NEW.amount, NEW.target)
+           IS NOT DISTINCT FROM (OLD.request_id, OLD.kind, OLD.email, OLD.amount, OLD.target) THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION 'what a key says is never taken back' USING ERRCODE = 'restrict_violation';
+END
+$$;
+COMMENT ON FUNCTION refuse_key_setback() IS 'Refuses to lower an epoch, and to change the success of a key that has one.';
+CREATE FUNCTION refuse_count_setback() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the count of raises only rises' USING ERRCODE = 'restrict_violation';
+END
+$$;
+COMMENT ON FUNCTION refuse_count_setback() IS 'Refuses the change.';
+-- The function is called only where it matters. The condition names few columns, as the type of a column in it cannot be changed.
+CREATE TRIGGER idempotency_keys_only_rise BEFORE UPDATE ON idempotency_keys FOR EACH ROW
+    WHEN (NEW.epoch < OLD.epoch OR NEW.raise_count < OLD.raise_count OR OLD.request_id IS NOT NULL)
+    EXECUTE FUNCTION refuse_key_setback();
+CREATE TRIGGER key_raises_only_rise BEFORE UPDATE ON key_raises FOR EACH ROW
+    WHEN (NEW.count <= OLD.count) EXECUTE FUNCTION refuse_count_setback();
+COMMENT ON TRIGGER idempotency_keys_only_rise ON idempotency_keys IS 'An epoch never falls, and a success stays. earmark doctor checks that this trigger is on.';
+COMMENT ON TRIGGER key_raises_only_rise ON key_raises IS 'The count never falls. earmark doctor checks that this trigger is on.';
+
+-- The guards also hold in a session that replays the log of another server (session_replication_role).
+ALTER TABLE allocations ENABLE ALWAYS TRIGGER allocations_append_only;
+ALTER TABLE deposits ENABLE ALWAYS TRIGGER deposits_append_only;
+ALTER TABLE idempotency_keys ENABLE ALWAYS TRIGGER idempotency_keys_only_rise;
+ALTER TABLE key_raises ENABLE ALWAYS TRIGGER key_raises_only_rise;
+
+-- Who may read rows and add them is said by grants. A role that may add some rows only has a policy of its own
+-- (migrations/grants/shard.sql).
+ALTER TABLE allocations ENABLE ROW LEVEL SECURITY;
+CREATE POLICY allocations_granted ON allocations USING (true) WITH CHECK (true);
+COMMENT ON POLICY allocations_granted ON allocations IS 'Whoever has a right to the table has it to every row, unless another policy restricts it.';
+
+-- An intake may change no business, and asks for this alone. It waits for whoever has the row. So no movement is dated p_at or
+-- earlier any more once this has returned.
+CREATE FUNCTION mark_past(p_business uuid, p_at timestamptz) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF p_at >= clock_timestamp() THEN
+        RETURN false;
+    END IF;
+    UPDATE businesses SET moved_at = p_at + interval '1 millisecond' WHERE business_id = p_business AND moved_at <= p_at;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION mark_past(uuid, timestamptz) IS 'True if the moment is over, and from then on no movement of the business is dated at it or before. It changes the row only if the last movement was not later anyway.';
+-- It works in this schema and with no temporary table of the caller.
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION mark_past(uuid, timestamptz) SET search_path = %I, pg_temp', current_schema());
+END
+$$;
+
 -- One statement settles a batch. If a business, a key or a row is not as expected, the statement calls this function, which
 -- undoes all of it.
 CREATE FUNCTION refuse_batch() RETURNS boolean LANGUAGE plpgsql AS $$

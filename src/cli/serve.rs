@@ -6,7 +6,8 @@ use crate::intake::{self, Intake};
 use crate::ops::console::Console;
 use crate::ops::queues::Depths;
 use crate::ops::{self, console};
-use crate::postgres::{Error, Shards, dead_letters, deployments, shards};
+use crate::postgres::roles::{Role, read_standing};
+use crate::postgres::{Error, PgConnection, Shards, dead_letters, deployments, shards};
 use crate::rabbit::topology::Topology;
 use crate::relay::{self, Exchange, Relay};
 use crate::retry::Backoff;
@@ -106,6 +107,14 @@ async fn run(kind: &'static str, process: Process, roles: Roles) -> anyhow::Resu
         ways.push(process.shards(connections)?);
         Ok(ways[ways.len() - 1].clone())
     };
+    let needed: Vec<Role> = [
+        roles.intake.as_ref().map(|_| Role::Intake),
+        roles.worker.as_ref().map(|_| Role::Worker),
+        roles.relay.as_ref().map(|_| Role::Relay),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let intake = match roles.intake {
         Some(settings) => Some(open_intake(&process, &topology, way(settings.read_connections)?, settings)?),
         None => None,
@@ -134,6 +143,7 @@ async fn run(kind: &'static str, process: Process, roles: Roles) -> anyhow::Resu
         tokio::spawn(ops::serve(listener, Arc::clone(&describe), console, limits, stopped.clone()));
     }
     let Some(shards) = wait_for_ledger(&process, &ways, &stop).await? else { return Ok(()) };
+    check_standing(shards, &needed).await?;
     let watching = tokio::spawn(depths.watch(process.broker()?, topology.clone(), shards.clone(), stopped.clone()));
     let directory = shards.directory().clone();
     let present = tokio::spawn(ops::presence::keep(directory, describe::presence(kind), describe, stopped.clone()));
@@ -255,7 +265,7 @@ fn open_relay(
 /// Creates the console. It has its own connections to Postgres, so that it takes none from requests.
 fn open_console(process: &Process) -> anyhow::Result<Arc<Console>> {
     Ok(Console::new(console::Settings {
-        shards: process.shards(CONSOLE_CONNECTIONS)?,
+        shards: process.console_shards(CONSOLE_CONNECTIONS)?,
         broker: process.broker()?,
         topology: process.topology()?,
         reply_timeout: process.budgets().reply,
@@ -310,6 +320,23 @@ async fn read_ledger(prefix: &str, one: &Shards, others: &[Shards]) -> Result<(u
         other.look().await?;
     }
     Ok((0, one.directory().read(dead_letters::find_open_key_ids).await?))
+}
+
+/// Says it if the user in Postgres may do more than it should, and refuses to start if it may do less.
+async fn check_standing(shards: &Shards, needed: &[Role]) -> anyhow::Result<()> {
+    let reading = async |connection: &mut PgConnection| read_standing(connection).await;
+    let standing = shards.directory().read(reading).await?;
+    if let Some(role) = standing.lacks(needed).first() {
+        bail!("the user in DATABASE_URL lacks the role {0}: GRANT {0} TO it", role.as_str());
+    }
+    if !standing.has_roles {
+        tracing::info!("one user of Postgres does everything; docs/operations.md says how each process gets its own");
+        return Ok(());
+    }
+    for why in standing.excess(needed) {
+        tracing::warn!(why, "the user in DATABASE_URL may do more than this process needs");
+    }
+    Ok(())
 }
 
 /// Refuses to start without a key that open dead letters are signed with: they could not be replayed any more.

@@ -216,7 +216,8 @@ fn read_trace(headers: &HeaderMap) -> Option<trace::Context> {
 
 /// `POST /payout/create/bulk`. Nothing is published until the whole call is read; then each item is work of its own.
 async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Response {
-    let (received, is_dry) = (intake.raises().receive(), asks_for_a_dry_run(request.uri()));
+    let received = intake.raises().receive();
+    let is_dry = asks_for_a_dry_run(request.uri());
     let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk_call(&intake, request, received).await);
     let answer = match reading.await.flatten() {
         Ok((bulk, false)) => bulk::submit_all(&intake, bulk).await,

@@ -1,6 +1,7 @@
 //! What `earmark doctor` asks Postgres: how the server is set, what time it has, and what this program may do there.
 
 use super::Error;
+use super::roles::Role;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
@@ -65,32 +66,51 @@ pub async fn find_standbys(connection: &mut PgConnection) -> Result<Vec<Standby>
     .await?)
 }
 
-/// The rights on tables of this schema that this program needs and its Postgres role lacks, such as
+/// The rights on tables of this schema that programs with these roles need and the session's user lacks, such as
 /// `UPDATE on shard_0.businesses`. Every table of the migrations is in the list.
-pub async fn find_missing_privileges(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
+pub async fn find_missing_privileges(connection: &mut PgConnection, roles: &[Role]) -> Result<Vec<String>, Error> {
     Ok(sqlx::query_scalar!(
         r#"/* find_missing_privileges */
-        SELECT privilege || ' on ' || current_schema() || '.' || t.name AS "missing!"
-        FROM (VALUES ('businesses', 'SELECT,INSERT,UPDATE'), ('api_keys', 'SELECT,INSERT,UPDATE'), ('payout_users', 'SELECT,INSERT,UPDATE'),
-                     ('allocations', 'SELECT,INSERT'), ('idempotency_keys', 'SELECT,INSERT,UPDATE'), ('key_raises', 'SELECT,UPDATE'),
-                     ('deposits', 'SELECT,INSERT'), ('shards', 'SELECT'), ('deployments', 'SELECT,INSERT,UPDATE'), ('processes', 'SELECT,INSERT,UPDATE,DELETE'),
-                     ('dead_letters', 'SELECT,INSERT,UPDATE'), ('audits', 'SELECT,INSERT'), ('webhooks', 'SELECT,INSERT,UPDATE,DELETE'),
-                     ('webhook_retries', 'SELECT,INSERT,UPDATE,DELETE'), ('webhook_deliveries', 'SELECT,INSERT,DELETE'),
-                     ('event_exchange', 'SELECT,UPDATE'), ('event_exchange_cursors', 'SELECT,INSERT,UPDATE')) AS t (name, privileges)
-        CROSS JOIN LATERAL unnest(string_to_array(t.privileges, ',')) AS privilege
-        WHERE to_regclass(t.name) IS NOT NULL AND NOT has_table_privilege(t.name, privilege) ORDER BY 1"#
+        SELECT DISTINCT privilege || ' on ' || current_schema() || '.' || name AS "missing!"
+        FROM (VALUES ('businesses', 'SELECT', 'SELECT,UPDATE', 'SELECT', 'SELECT,INSERT,UPDATE'),
+                     ('payout_users', 'SELECT', 'SELECT,INSERT,UPDATE', '', 'SELECT'),
+                     ('allocations', 'SELECT,INSERT', 'SELECT,INSERT', 'SELECT', 'SELECT'),
+                     ('idempotency_keys', 'SELECT,INSERT,UPDATE', 'SELECT,INSERT,UPDATE', '', 'SELECT'),
+                     ('key_raises', 'SELECT,UPDATE', 'SELECT,UPDATE', 'SELECT', ''),
+                     ('deposits', 'SELECT', 'SELECT', 'SELECT', 'SELECT,INSERT'),
+                     ('webhooks', 'SELECT,INSERT,UPDATE,DELETE', '', 'SELECT,UPDATE', 'SELECT,UPDATE'),
+                     ('webhook_retries', 'SELECT,INSERT,UPDATE', '', 'SELECT,INSERT,UPDATE,DELETE', 'SELECT,INSERT,UPDATE'),
+                     ('webhook_deliveries', 'SELECT', '', 'SELECT,INSERT,DELETE', 'SELECT'),
+                     ('event_exchange', '', '', 'SELECT,UPDATE', ''),
+                     ('event_exchange_cursors', '', '', 'SELECT,INSERT,UPDATE', ''),
+                     ('shards', 'SELECT', 'SELECT', 'SELECT', 'SELECT,UPDATE'),
+                     ('api_keys', 'SELECT', '', '', 'SELECT,INSERT,UPDATE'),
+                     ('deployments', 'SELECT,INSERT', 'SELECT,INSERT', 'SELECT,INSERT', 'SELECT,UPDATE'),
+                     ('processes', 'SELECT,INSERT,UPDATE,DELETE', 'SELECT,INSERT,UPDATE,DELETE', 'SELECT,INSERT,UPDATE,DELETE', 'SELECT'),
+                     ('dead_letters', 'SELECT', 'SELECT,INSERT', 'SELECT', 'SELECT,UPDATE'),
+                     ('audits', 'SELECT', 'SELECT,INSERT', 'SELECT', 'SELECT,INSERT')) AS t (name, intake, worker, relay, console)
+        CROSS JOIN LATERAL (VALUES ('earmark_intake', intake), ('earmark_worker', worker), ('earmark_relay', relay), ('earmark_console', console))
+            AS r (role, privileges)
+        CROSS JOIN LATERAL unnest(string_to_array(privileges, ',')) AS privilege
+        WHERE role = ANY($1) AND to_regclass(name) IS NOT NULL
+          -- A right to some columns is enough, as the migrations choose them.
+          AND NOT CASE privilege WHEN 'DELETE' THEN has_table_privilege(name, privilege) ELSE has_any_column_privilege(name, privilege) END
+        ORDER BY 1"#,
+        &roles.iter().map(|role| role.as_str().to_owned()).collect::<Vec<_>>()
     )
     .fetch_all(connection)
     .await?)
 }
 
-/// The append-only tables of this shard whose trigger is switched off or removed.
+/// The guards of this schema that are switched off or removed, as `table (trigger)`.
 pub async fn find_unguarded(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
     Ok(sqlx::query_scalar!(
         r#"/* find_unguarded */
-        SELECT current_schema() || '.' || name AS "name!" FROM unnest(ARRAY['allocations', 'deposits']) AS name
-        WHERE NOT EXISTS (
-            SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(name) AND t.tgname = name || '_append_only' AND t.tgenabled IN ('O', 'A')
+        SELECT current_schema() || '.' || name AS "name!"
+        FROM (VALUES ('allocations', 'append_only'), ('deposits', 'append_only'), ('audits', 'append_only'),
+                     ('idempotency_keys', 'only_rise'), ('key_raises', 'only_rise')) AS guard (name, kind)
+        WHERE to_regclass(name) IS NOT NULL AND NOT EXISTS (
+            SELECT FROM pg_trigger t WHERE t.tgrelid = to_regclass(name) AND t.tgname = name || '_' || kind AND t.tgenabled IN ('O', 'A')
         ) ORDER BY 1"#
     )
     .fetch_all(connection)

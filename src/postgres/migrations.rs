@@ -27,6 +27,15 @@ pub(super) async fn apply(migrator: &Migrator, connection: &mut PgConnection) ->
     migrator.run(connection).await
 }
 
+/// Executes a file in a transaction. `schema` takes the place of `:schema` in it.
+pub(super) async fn execute(file: &str, schema: &str, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    for command in commands(&file.replace(":schema", schema)) {
+        sqlx::query(AssertSqlSafe(command)).persistent(false).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await
+}
+
 /// The commands of a file, without its comments. A command ends with a semicolon at the end of a line, outside of the body of
 /// a function.
 fn commands(file: &str) -> Vec<String> {

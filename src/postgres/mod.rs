@@ -33,6 +33,7 @@ mod lineage;
 mod migrations;
 pub mod movements;
 pub mod processes;
+pub mod roles;
 mod session;
 mod session_settings;
 pub mod shards;
@@ -194,13 +195,20 @@ impl Postgres {
     }
 
     /// Brings the schema up to this program's version, and creates it if it is missing. Does nothing if it has that version
-    /// already. On Citus it also distributes the schema of a shard.
+    /// already. On Citus it also distributes the schema of a shard. If the roles are in use, it grants them what they need.
     pub async fn migrate(&self) -> Result<(), Error> {
         let mut connection = self.connect_unlimited().await?;
-        let sql = format!("CREATE SCHEMA IF NOT EXISTS {}", self.schema());
-        connection.execute(AssertSqlSafe(sql)).await?;
+        let has_roles = roles::act_as_owner(&mut connection).await?;
+        if !roles::has_schema(&mut connection, self.schema()).await? {
+            let sql = format!("CREATE SCHEMA {}", self.schema());
+            connection.execute(AssertSqlSafe(sql)).await?;
+        }
         let applied = migrations::apply(self.migrator(), &mut connection).await;
         applied.map_err(|error| Error::Fatal(format!("{}: {error}", self.schema())))?;
+        if has_roles {
+            let grants = if self.shard.is_some() { roles::SHARD } else { roles::DIRECTORY };
+            migrations::execute(grants, self.schema(), &mut connection).await?;
+        }
         // After the migrations: Citus takes a table with the triggers and functions that it has, and refuses some later.
         if self.shard.is_some() && citus::find(&mut connection).await? {
             citus::write_distributed(&mut connection, self.schema()).await?;

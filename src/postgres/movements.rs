@@ -12,12 +12,7 @@ use uuid::Uuid;
 /// the business's row, and changes it only if the last movement was not later anyway. Twice is the same as once.
 pub async fn mark_past(connection: &mut PgConnection, business: BusinessId, at: Millis) -> Result<bool, Error> {
     let is_past = sqlx::query_scalar!(
-        r#"/* mark_past */
-        WITH marked AS (
-            UPDATE businesses SET moved_at = $2::timestamptz + interval '1 millisecond'
-            WHERE business_id = $1 AND moved_at <= $2 AND $2 < clock_timestamp()
-        )
-        SELECT $2::timestamptz < clock_timestamp() AS "is_past!""#,
+        r#"/* mark_past */ SELECT mark_past($1, $2) AS "is_past!""#,
         business as BusinessId,
         moment(at)
     );

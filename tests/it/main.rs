@@ -15,6 +15,7 @@ mod commands;
 mod connections;
 mod console;
 mod contract;
+mod database_users;
 mod dead_letters;
 mod deploy;
 mod dry_runs;

@@ -1,7 +1,7 @@
 //! The doctor's checks of RabbitMQ: reachable, new enough, passes a message through, has the queues as this program declares
 //! them, and has enough copies of each.
 
-use super::{BrokerRole, failure, ok, warning};
+use super::{ProcessRole, failure, ok, warning};
 use crate::rabbit::depth::Depth;
 use crate::rabbit::management::{Management, Replicas};
 use crate::rabbit::permissions::Act;
@@ -21,7 +21,7 @@ pub(super) async fn check(
     management: Option<&Management>,
     shards: &[u8],
     topology: &Topology,
-    role: Option<BrokerRole>,
+    role: Option<ProcessRole>,
 ) -> Vec<Check> {
     let first = match role {
         Some(role) => permissions(broker, topology, role).await,
@@ -40,16 +40,16 @@ pub(super) async fn check(
 }
 
 /// What the user of such a process needs to be able to do.
-fn needs(role: BrokerRole) -> &'static [Act] {
+fn needs(role: ProcessRole) -> &'static [Act] {
     match role {
-        BrokerRole::Intake => &[Act::WriteRequests],
-        BrokerRole::Worker => &[Act::WriteReplies, Act::TakeRequests],
-        BrokerRole::Relay => &[],
+        ProcessRole::Intake => &[Act::WriteRequests],
+        ProcessRole::Worker => &[Act::WriteReplies, Act::TakeRequests],
+        ProcessRole::Relay => &[],
     }
 }
 
 /// Checks that the user may do all that it needs, and nothing else.
-async fn permissions(broker: &Broker, topology: &Topology, role: BrokerRole) -> Result<Vec<Check>, Error> {
+async fn permissions(broker: &Broker, topology: &Topology, role: ProcessRole) -> Result<Vec<Check>, Error> {
     let mut checks = vec![];
     for act in Act::ALL {
         let (may, what) = (broker.may(topology, act).await?, act.in_words());

@@ -4,6 +4,7 @@
 use super::{failure, ok, warning};
 use crate::clock;
 use crate::postgres::inspection::{self, Server, Standby};
+use crate::postgres::roles::{self, Role, Standing};
 use crate::postgres::{Error, PgConnection, Shards, citus, shards};
 use crate::wire::operator::Check;
 
@@ -16,7 +17,7 @@ const CLOCK_MILLIS: i64 = 500;
 const FEW_CONNECTIONS: i64 = 15;
 
 /// All checks of the database. If it cannot be reached, there is only that failure.
-pub(super) async fn check(shards: &Shards) -> Vec<Check> {
+pub(super) async fn check(shards: &Shards, needed: Option<Role>) -> Vec<Check> {
     let postgres = shards.directory();
     // Refuses a read-only server and a pooler that shares sessions. Nothing else can be checked over those.
     let writable = postgres.refuse_shared_sessions().await;
@@ -45,7 +46,7 @@ pub(super) async fn check(shards: &Shards) -> Vec<Check> {
     if let Ok(true) = is_citus {
         checks.push(nodes(shards).await);
     }
-    checks.extend(schema(shards, is_citus.unwrap_or_default()).await);
+    checks.extend(schema(shards, is_citus.unwrap_or_default(), needed).await);
     checks
 }
 
@@ -152,7 +153,7 @@ pub(super) fn time(check: &'static str, of: &str, ahead: i128) -> Check {
     ok(check, found)
 }
 
-async fn schema(ledger: &Shards, is_citus: bool) -> Vec<Check> {
+async fn schema(ledger: &Shards, is_citus: bool, needed: Option<Role>) -> Vec<Check> {
     match shards::missing_migrations(ledger).await {
         Ok(0) => {}
         Ok(missing) => {
@@ -162,26 +163,56 @@ async fn schema(ledger: &Shards, is_citus: bool) -> Vec<Check> {
         Err(error) => return vec![failure("schema", error.to_string(), "run the newest release of earmark")],
     }
     let mut checks = vec![ok("schema", "up to date")];
-    match missing_and_unguarded(ledger, is_citus).await {
-        Ok((missing, unguarded)) => checks.extend([rights(&missing), guards(&unguarded)]),
+    match rights_and_guards(ledger, is_citus, needed).await {
+        Ok(found) => checks.extend(found),
         Err(error) => checks.push(unreachable(&error)),
     }
     checks
 }
 
-/// The rights that are missing in the directory and the shards, and the tables that nothing guards.
-async fn missing_and_unguarded(ledger: &Shards, is_citus: bool) -> Result<(Vec<String>, Vec<String>), Error> {
-    let reading = async |connection: &mut PgConnection| inspection::find_missing_privileges(connection).await;
-    let (mut missing, mut unguarded) = (ledger.directory().session().read(reading).await?, vec![]);
+/// Checks the rights of the user in the directory and the shards, and what guards the tables. `needed`: whose user it should be.
+/// Without it, it should have the rights of the roles that it has, and all of them if nobody uses roles.
+async fn rights_and_guards(ledger: &Shards, is_citus: bool, needed: Option<Role>) -> Result<Vec<Check>, Error> {
+    let directory = ledger.directory();
+    let standing = directory.session().read(async |connection| roles::read_standing(connection).await).await?;
+    let needed = match needed {
+        Some(role) => vec![role],
+        None if standing.has_roles && !standing.roles.is_empty() => standing.roles.clone(),
+        None => Role::ALL.to_vec(),
+    };
+    let (mut missing, mut unguarded) = (vec![], vec![]);
+    for postgres in std::iter::once(directory).chain(ledger.known().values().map(|open| &open.postgres)) {
+        let mut session = postgres.session();
+        let reading = async |connection: &mut PgConnection| {
+            Ok((
+                inspection::find_missing_privileges(&mut *connection, &needed).await?,
+                inspection::find_unguarded(connection).await?,
+            ))
+        };
+        let (of_rights, of_guards) = session.read(reading).await?;
+        missing.extend(of_rights);
+        unguarded.extend(of_guards);
+    }
     for open in ledger.known().values() {
         let mut session = open.postgres.session();
-        missing.extend(session.read(reading).await?);
-        unguarded.extend(session.read(async |connection| inspection::find_unguarded(connection).await).await?);
         if is_citus {
             unguarded.extend(session.read(citus::find_unguarded).await?);
         }
     }
-    Ok((missing, unguarded))
+    Ok([rights(&missing), guards(&unguarded)].into_iter().chain(roles_of(&standing, &needed)).collect())
+}
+
+/// Whether the user may do more than it should.
+fn roles_of(standing: &Standing, needed: &[Role]) -> Vec<Check> {
+    let fix = "make the roles, as docs/operations.md says, and give each program a user of its own with one of them";
+    if !standing.has_roles {
+        return vec![warning("roles", "one user does everything: its password is enough to move money", fix)];
+    }
+    let excess = standing.excess(needed);
+    match excess.is_empty() {
+        true => vec![ok("roles", "this user has no more rights than it needs")],
+        false => excess.into_iter().map(|found| warning("roles", format!("this user: {found}"), fix)).collect(),
+    }
 }
 
 fn rights(missing: &[String]) -> Check {
@@ -189,13 +220,17 @@ fn rights(missing: &[String]) -> Check {
         return ok("permissions", "all that the program needs");
     }
     let found = format!("missing: {}", missing.join(", "));
-    failure("permissions", found, "GRANT them to the user in DATABASE_URL")
+    failure(
+        "permissions",
+        found,
+        "GRANT them to the user in DATABASE_URL; if the roles are in use, run `earmark migrate`",
+    )
 }
 
 fn guards(unguarded: &[String]) -> Check {
     if unguarded.is_empty() {
-        return ok("append-only", "triggers guard decisions and deposits");
+        return ok("append-only", "triggers guard decisions, deposits, audits and keys");
     }
     let found = format!("nothing guards {}", unguarded.join(" and "));
-    failure("append-only", found, "ALTER TABLE … ENABLE TRIGGER …_append_only, then run `earmark audit`")
+    failure("append-only", found, "ALTER TABLE … ENABLE ALWAYS TRIGGER …, then run `earmark audit`")
 }

@@ -8,6 +8,7 @@ mod processes;
 use super::print_json;
 use crate::config::Process;
 use crate::ledger::ShardId;
+use crate::postgres::roles::Role;
 use crate::rabbit::management::Management;
 use crate::wire::operator::{Check, Doctor, Level};
 use anyhow::anyhow;
@@ -22,21 +23,31 @@ pub struct Arguments {
     /// is and which leads it, as AMQP does not tell. The user needs the tag `monitoring`
     #[arg(long, env = "RABBITMQ_MANAGEMENT_URL", hide_env_values = true)]
     management_url: Option<String>,
-    /// Whose user `AMQP_URL` names. With it the doctor also checks that this user may do no more at the broker, and no less, than
+    /// Whose users `AMQP_URL` and `DATABASE_URL` name. With it the doctor also checks that they may do no more, and no less, than
     /// such a process needs
     #[arg(long = "as", value_enum)]
-    role: Option<BrokerRole>,
+    role: Option<ProcessRole>,
     /// Print one line of JSON instead of text
     #[arg(long)]
     json: bool,
 }
 
-/// A kind of process that may have a user of its own at the broker.
+/// A kind of process that may have a user of its own at the broker and in Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum BrokerRole {
+enum ProcessRole {
     Intake,
     Worker,
     Relay,
+}
+
+impl ProcessRole {
+    fn in_postgres(self) -> Role {
+        match self {
+            Self::Intake => Role::Intake,
+            Self::Worker => Role::Worker,
+            Self::Relay => Role::Relay,
+        }
+    }
 }
 
 fn ok(check: &'static str, found: impl Into<String>) -> Check {
@@ -67,7 +78,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let management = management.ok().flatten();
     // Settings that cannot be parsed are reported by `settings`. The checks that need them are skipped.
     if let (Ok(shards), Ok(prefix)) = (process.shards(1), process.queue_prefix()) {
-        checks.extend(ledger::check(&shards).await);
+        checks.extend(ledger::check(&shards, arguments.role.map(ProcessRole::in_postgres)).await);
         if let (Ok(broker), Ok(topology)) = (process.broker(), process.topology()) {
             let topology = if arguments.role.is_some() { topology.declared_by_others() } else { topology };
             // If the directory cannot be read, `ledger` has said so, and the first shard's queue is looked at.

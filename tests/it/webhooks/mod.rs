@@ -67,7 +67,7 @@ async fn deliveries(client: &Client, id: &str) -> Vec<Value> {
     answer.json()["deliveries"].as_array().expect("deliveries").clone()
 }
 
-async fn until_seqs(hook: &Hook, path: &str, expected: &[i64]) {
+pub async fn until_seqs(hook: &Hook, path: &str, expected: &[i64]) {
     let what = format!("{path} got {expected:?}");
     eventually(&what, async || hook.got(path).len() >= expected.len()).await;
     assert_eq!(hook.seqs(path), expected);
