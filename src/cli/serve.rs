@@ -8,7 +8,7 @@ use crate::ops::queues::Depths;
 use crate::ops::{self, console};
 use crate::postgres::roles::{Role, read_standing};
 use crate::postgres::{Error, PgConnection, Shards, dead_letters, deployments, shards};
-use crate::rabbit::topology::Topology;
+use crate::rabbit::topology::{Part, Topology};
 use crate::relay::{self, Exchange, Relay};
 use crate::retry::Backoff;
 use crate::wire::signing::Keyring;
@@ -100,21 +100,21 @@ async fn run(kind: &'static str, process: Process, roles: Roles) -> anyhow::Resu
             .context("EARMARK_OTLP_ENDPOINT")?;
     }
     let stop = shutdown::on_signal()?;
-    let topology = process.topology()?;
     // Each part has a way to Postgres of its own, and watches its health itself.
     let mut ways = vec![];
     let mut way = |connections| -> anyhow::Result<Shards> {
         ways.push(process.shards(connections)?);
         Ok(ways[ways.len() - 1].clone())
     };
-    let needed: Vec<Role> = [
-        roles.intake.as_ref().map(|_| Role::Intake),
-        roles.worker.as_ref().map(|_| Role::Worker),
-        roles.relay.as_ref().map(|_| Role::Relay),
+    let (needed, in_broker): (Vec<Role>, Vec<Part>) = [
+        roles.intake.as_ref().map(|_| (Role::Intake, Part::Intake)),
+        roles.worker.as_ref().map(|_| (Role::Worker, Part::Worker)),
+        roles.relay.as_ref().map(|_| (Role::Relay, Part::Relay)),
     ]
     .into_iter()
     .flatten()
-    .collect();
+    .unzip();
+    let topology = process.topology()?.seen_by(in_broker);
     let intake = match roles.intake {
         Some(settings) => Some(open_intake(&process, &topology, way(settings.read_connections)?, settings)?),
         None => None,

@@ -27,7 +27,7 @@ impl Depths {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = queues;
     }
 
-    /// Polls the work queues and the dead-letter queue every second until `stop`. Connects again after each failure.
+    /// Polls the queues that can be seen here every second until `stop`. Connects again after each failure.
     pub async fn watch(self, broker: Broker, topology: Topology, shards: Shards, stop: CancellationToken) {
         let mut backoff = Backoff::for_connections();
         while !stop.is_cancelled() {
@@ -47,13 +47,14 @@ impl Depths {
         backoff: &mut Backoff,
         stop: &CancellationToken,
     ) -> Result<(), Error> {
-        let (gauge, mut queues) = (Gauge::open(broker, Role::Watch).await?, vec![]);
+        let (gauge, mut queues) = (Gauge::open(broker, Role::Watch).await?, Vec::<String>::new());
         let watching = async {
             loop {
                 let known = shards.numbers();
-                if queues.len() != known.len() + 1 {
+                let all = topology.all_queues(&known);
+                if queues != all {
                     gauge.declare(topology, &known).await?;
-                    queues = topology.all_queues(&known);
+                    queues = all;
                 }
                 self.set(gauge.read(&queues).await?.into_iter().map(shown).collect());
                 backoff.reset();

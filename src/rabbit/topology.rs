@@ -18,12 +18,29 @@ pub const DISCONNECTED_TIMEOUT: &str = "x-consumer-disconnected-timeout";
 /// that a request waits.
 pub const DISCONNECTED_MILLIS: i32 = 2_000;
 
+/// A part of a process that uses exchanges and queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// It publishes requests and takes replies.
+    Intake,
+    /// It takes requests, publishes replies, and stores dead letters.
+    Worker,
+    /// It publishes events.
+    Relay,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Intake, Self::Worker, Self::Relay];
+}
+
 /// The queues of one deployment. All their names begin with `EARMARK_QUEUE_PREFIX`. Clones share what is known of them.
 #[derive(Clone, Debug)]
 pub struct Topology {
     prefix: String,
     /// Whether this process declares them, or only looks whether they are there.
     declares: bool,
+    /// Who looks. Newer brokers let nobody look at what he has no right to.
+    parts: Vec<Part>,
     /// The shards whose queues exist without [`DISCONNECTED_TIMEOUT`]. The arguments of a queue cannot be changed, and it
     /// serves without this one too.
     without_timeout: Arc<Mutex<BTreeSet<u8>>>,
@@ -32,12 +49,22 @@ pub struct Topology {
 impl Topology {
     /// The queues whose names begin with `prefix`.
     pub fn new(prefix: &str) -> Self {
-        Self { prefix: prefix.to_owned(), declares: true, without_timeout: Arc::default() }
+        Self { prefix: prefix.to_owned(), declares: true, parts: Part::ALL.to_vec(), without_timeout: Arc::default() }
     }
 
     /// The same, in the hands of a user who may not declare them.
     pub fn declared_by_others(self) -> Self {
         Self { declares: false, ..self }
+    }
+
+    /// The same for a process of these parts. Unless it declares everything, it looks only at what they use.
+    pub fn seen_by(self, parts: Vec<Part>) -> Self {
+        if self.declares { self } else { Self { parts, ..self } }
+    }
+
+    /// Whether any of these parts is here.
+    fn is_for(&self, parts: &[Part]) -> bool {
+        self.parts.iter().any(|part| parts.contains(part))
     }
 
     /// Whether others declare them.
@@ -65,11 +92,11 @@ impl Topology {
         format!("{}.check.{id:032x}", self.prefix)
     }
 
-    /// All that is shared: the work queues of these shards, and the dead-letter queue.
+    /// All that is shared and can be seen here: the work queues of these shards, and the dead-letter queue.
     pub fn all_queues(&self, shards: &[u8]) -> Vec<String> {
-        let mut queues: Vec<String> = shards.iter().map(|&shard| self.work_queue(shard)).collect();
-        queues.push(self.dead_letter_queue());
-        queues
+        let has_work = self.is_for(&[Part::Intake, Part::Worker]);
+        let work = shards.iter().filter(|_| has_work).map(|&shard| self.work_queue(shard));
+        work.chain(self.is_for(&[Part::Worker]).then(|| self.dead_letter_queue())).collect()
     }
 
     /// Messages wait here until a worker has stored them for a person.
@@ -117,14 +144,17 @@ impl Topology {
         if self.declares { self.declare_all(link, shards).await } else { self.find_all(link, shards).await }
     }
 
-    /// Looks whether everything exists.
+    /// Looks whether everything exists that is used here.
     async fn find_all(&self, link: &Link, shards: &[u8]) -> Result<(), Error> {
         let channel = link.channel().await?;
         let missing = |name: &str, error: lapin::Error| {
             let (error, said) = (Error::from(error), format!("{name} is not there: `earmark migrate` declares it"));
             if error.is_missing() { Error(said) } else { error }
         };
-        for (exchange, kind) in self.exchanges() {
+        for (exchange, kind, parts) in self.exchanges() {
+            if !self.is_for(parts) {
+                continue;
+            }
             let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
             let found = channel.exchange_declare(exchange.as_str().into(), kind, passive, FieldTable::default()).await;
             found.map_err(|error| missing(&exchange, error))?;
@@ -138,13 +168,13 @@ impl Topology {
         Ok(())
     }
 
-    /// All exchanges.
-    fn exchanges(&self) -> [(String, ExchangeKind); 4] {
+    /// All exchanges, each with those who use it.
+    fn exchanges(&self) -> [(String, ExchangeKind, &'static [Part]); 4] {
         [
-            (self.request_exchange(), ExchangeKind::Direct),
-            (self.reply_exchange(), ExchangeKind::Direct),
-            (self.dead_letter_exchange(), ExchangeKind::Fanout),
-            (self.event_exchange(), ExchangeKind::Topic),
+            (self.request_exchange(), ExchangeKind::Direct, &[Part::Intake]),
+            (self.reply_exchange(), ExchangeKind::Direct, &[Part::Intake, Part::Worker]),
+            (self.dead_letter_exchange(), ExchangeKind::Fanout, &[Part::Worker]),
+            (self.event_exchange(), ExchangeKind::Topic, &[Part::Relay]),
         ]
     }
 
@@ -154,7 +184,7 @@ impl Topology {
     async fn declare_all(&self, link: &Link, shards: &[u8]) -> Result<(), Error> {
         let channel = link.channel().await?;
         let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        for (exchange, kind) in self.exchanges() {
+        for (exchange, kind, _) in self.exchanges() {
             channel.exchange_declare(exchange.into(), kind, durable, FieldTable::default()).await?;
         }
         let (queue, bound) = (self.dead_letter_queue(), QueueBindOptions::default());

@@ -10,6 +10,7 @@ use crate::config::Process;
 use crate::ledger::ShardId;
 use crate::postgres::roles::Role;
 use crate::rabbit::management::Management;
+use crate::rabbit::topology::Part;
 use crate::wire::operator::{Check, Doctor, Level};
 use anyhow::anyhow;
 use clap::{Args, ValueEnum};
@@ -41,6 +42,14 @@ enum ProcessRole {
 }
 
 impl ProcessRole {
+    fn in_broker(self) -> Part {
+        match self {
+            Self::Intake => Part::Intake,
+            Self::Worker => Part::Worker,
+            Self::Relay => Part::Relay,
+        }
+    }
+
     fn in_postgres(self) -> Role {
         match self {
             Self::Intake => Role::Intake,
@@ -80,7 +89,10 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     if let (Ok(shards), Ok(prefix)) = (process.shards(1), process.queue_prefix()) {
         checks.extend(ledger::check(&shards, arguments.role.map(ProcessRole::in_postgres)).await);
         if let (Ok(broker), Ok(topology)) = (process.broker(), process.topology()) {
-            let topology = if arguments.role.is_some() { topology.declared_by_others() } else { topology };
+            let topology = match arguments.role {
+                Some(role) => topology.declared_by_others().seen_by(vec![role.in_broker()]),
+                None => topology,
+            };
             // If the directory cannot be read, `ledger` has said so, and the first shard's queue is looked at.
             let known = shards.numbers();
             let known = if known.is_empty() { vec![ShardId::FIRST.number()] } else { known };
