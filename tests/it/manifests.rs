@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use yaml_rust2::{Yaml, YamlLoader};
 
-const MANIFESTS: [&str; 6] = ["intake", "keda", "migrate", "relay", "secret.example", "worker"];
+const MANIFESTS: [&str; 7] = ["intake", "keda", "migrate", "network", "relay", "secret.example", "worker"];
 
 pub fn load(name: &str) -> Vec<Yaml> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name));
@@ -83,39 +83,84 @@ fn every_manifest_is_in_the_list_and_every_file_for_deployment_is_yaml() {
     }
 }
 
+/// The names and values of a secret.
+fn secret(name: &str) -> Vec<(String, String)> {
+    let found = all("Secret").into_iter().find(|secret| secret["metadata"]["name"].as_str() == Some(name));
+    let found = found.unwrap_or_else(|| panic!("no secret {name}"));
+    let values = found["stringData"].as_hash().expect("values");
+    values.iter().map(|(name, value)| (text(name).to_owned(), text(value).to_owned())).collect()
+}
+
 #[test]
 fn every_container_runs_a_command_of_the_program_with_settings_that_it_reads() {
-    let secret = &all("Secret")[0]["stringData"];
-    let secrets: BTreeSet<&str> = secret.as_hash().expect("names").keys().map(text).collect();
     for workload in workloads() {
         let container = container(&workload);
-        let help = help(text(&container["args"][0]));
-        for variable in items(&container["env"]) {
-            let name = text(&variable["name"]);
-            assert!(is_setting(&help, name), "{name}");
-            let key = &variable["valueFrom"]["secretKeyRef"]["key"];
-            assert!(key.as_str().is_none_or(|key| secrets.contains(key)), "{key:?}");
-        }
-    }
-    for command in ["intake", "worker", "relay"] {
+        let command = text(&container["args"][0]);
         let help = help(command);
-        for name in &secrets {
+        let own = items(&container["env"]).iter().map(|variable| text(&variable["name"]).to_owned());
+        let secrets: Vec<&str> =
+            items(&container["envFrom"]).iter().map(|from| text(&from["secretRef"]["name"])).collect();
+        let names: BTreeSet<String> =
+            own.chain(secrets.iter().flat_map(|name| secret(name)).map(|(name, _)| name)).collect();
+        for name in &names {
             assert!(is_setting(&help, name), "{command} does not read {name}");
         }
         // Probes come from outside the pod. So the side listener listens beyond loopback, which needs a token.
-        for name in ["DATABASE_URL", "AMQP_URL", "EARMARK_HASH_SECRET", "EARMARK_ENVELOPE_KEYS", "EARMARK_OPS_TOKEN"] {
-            assert!(secrets.contains(name), "{name} is required");
+        let serving = ["EARMARK_HASH_SECRET", "EARMARK_ENVELOPE_KEYS", "EARMARK_OPS_TOKEN", "EARMARK_DECLARE"];
+        let is_job = command == "migrate";
+        for name in ["DATABASE_URL", "AMQP_URL"].into_iter().chain(serving.into_iter().filter(|_| !is_job)) {
+            assert!(names.contains(name), "{command} needs {name}");
+        }
+        // The users of one kind of process are for no other.
+        let of_users = format!("earmark-{command}");
+        let shared: &[&str] = if is_job { &[] } else { &["earmark"] };
+        assert_eq!(secrets, [shared, &[of_users.as_str()]].concat());
+        assert!(shared.iter().flat_map(|name| secret(name)).all(|(name, _)| !name.ends_with("_URL")));
+        if !is_job {
+            assert_eq!(variable(container, "EARMARK_DECLARE"), Some("false"), "its user may not declare");
         }
     }
     for trigger in all("TriggerAuthentication") {
         for reference in items(&trigger["spec"]["secretTargetRef"]) {
-            assert!(secrets.contains(text(&reference["key"])));
+            assert!(secret(text(&reference["name"])).iter().any(|(name, _)| name == text(&reference["key"])));
         }
     }
-    assert!(
-        secret.as_hash().expect("values").values().all(|value| text(value).is_empty()),
-        "an example has no secrets"
-    );
+    for example in all("Secret") {
+        let values = secret(text(&example["metadata"]["name"]));
+        assert!(!values.is_empty() && values.iter().all(|(_, value)| value.is_empty()), "an example has no secrets");
+    }
+}
+
+#[test]
+fn network_policies_let_in_and_out_what_each_process_needs_and_nothing_else() {
+    let policies = all("NetworkPolicy");
+    let ports = |rules: &Yaml| -> BTreeSet<i64> {
+        items(rules).iter().flat_map(|rule| items(&rule["ports"])).filter_map(|port| port["port"].as_i64()).collect()
+    };
+    for deployment in workloads() {
+        let labels = &deployment["spec"]["template"]["metadata"]["labels"];
+        let is_selected = |policy: &&Yaml| {
+            let wanted = policy["spec"]["podSelector"]["matchLabels"].as_hash().expect("labels");
+            wanted.iter().all(|(name, value)| labels.as_hash().and_then(|labels| labels.get(name)) == Some(value))
+        };
+        let of_pod: Vec<&Yaml> = policies.iter().filter(is_selected).collect();
+        let all_of = |direction: &str| {
+            of_pod.iter().flat_map(|policy| ports(&policy["spec"][direction])).collect::<BTreeSet<_>>()
+        };
+        let component = text(&labels["app.kubernetes.io/component"]);
+        let (mut inward, mut outward) = (vec![9090], vec![53, 5432, 5671, 5672]);
+        if component == "intake" {
+            inward.push(8080);
+        }
+        if component == "relay" {
+            outward.push(443);
+        }
+        assert_eq!(all_of("ingress"), inward.into_iter().collect(), "{component}");
+        assert_eq!(all_of("egress"), outward.into_iter().collect(), "{component}");
+        let kinds: BTreeSet<&str> =
+            of_pod.iter().flat_map(|policy| items(&policy["spec"]["policyTypes"])).map(text).collect();
+        assert_eq!(kinds, ["Egress", "Ingress"].into(), "what no rule allows is refused, both ways");
+    }
 }
 
 #[test]
@@ -190,6 +235,13 @@ fn every_image_is_of_this_version_and_every_container_without_privileges() {
         assert_eq!(text(&container["image"]), image);
         assert_eq!(container["securityContext"]["allowPrivilegeEscalation"].as_bool(), Some(false));
         assert_eq!(container["securityContext"]["readOnlyRootFilesystem"].as_bool(), Some(true));
-        assert_eq!(workload["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"].as_bool(), Some(true));
+        assert_eq!(container["securityContext"]["capabilities"]["drop"][0].as_str(), Some("ALL"));
+        let pod = &workload["spec"]["template"]["spec"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"].as_bool(), Some(true));
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"].as_str(), Some("RuntimeDefault"));
+        for id in ["runAsUser", "runAsGroup"] {
+            assert!(pod["securityContext"][id].as_i64() > Some(0), "{id}");
+        }
+        assert_eq!(pod["automountServiceAccountToken"].as_bool(), Some(false));
     }
 }
