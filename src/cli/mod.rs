@@ -12,6 +12,7 @@ mod openapi;
 mod queues;
 mod ready;
 mod request;
+pub mod secret_files;
 mod send;
 mod serve;
 mod shards;

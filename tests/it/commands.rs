@@ -1,8 +1,8 @@
 //! The commands, as people and programs use them.
 
 use crate::harness::http::Client;
-use crate::harness::process::Run;
-use crate::harness::{App, assert_allocated, eventually};
+use crate::harness::process::{Process, Run};
+use crate::harness::{App, ENVELOPE_KEYS, SECRET, assert_allocated, eventually};
 use reqwest::Method;
 use serde_json::json;
 use std::time::Duration;
@@ -270,4 +270,58 @@ fn a_database_that_is_not_there_is_said_so() {
     assert_eq!(run.code(), 1);
     assert!(run.stderr().starts_with("earmark: "), "{}", run.stderr());
     assert_eq!(run.stdout(), "");
+}
+
+#[tokio::test]
+async fn secrets_may_come_from_files_and_then_are_in_no_environment() {
+    let app = App::new().await;
+    let business = app.create_business(100);
+    let folder = std::env::temp_dir().join(&app.prefix);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let file = |name: &str, content: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, content).expect("written");
+        path.to_string_lossy().into_owned()
+    };
+    let usual = || {
+        let plain = [
+            ("DATABASE_URL", app.database_url.clone()),
+            ("AMQP_URL", app.amqp_url.clone()),
+            ("EARMARK_QUEUE_PREFIX", app.prefix.clone()),
+            ("EARMARK_LISTEN", "127.0.0.1:0".to_owned()),
+            ("EARMARK_OPS_LISTEN", "127.0.0.1:0".to_owned()),
+            ("EARMARK_LOG_FORMAT", "json".to_owned()),
+        ];
+        plain.to_vec()
+    };
+    let secret = ("EARMARK_HASH_SECRET_FILE", file("secret", &format!("{SECRET}\n")));
+    let keys = ("EARMARK_ENVELOPE_KEYS_FILE", file("keys", ENVELOPE_KEYS));
+    let environment = [usual(), vec![secret.clone(), keys]].concat();
+    let process = Process::spawn(&["serve"], environment);
+    process.ready().await;
+    // The same secret as that of the other processes.
+    let other = app.start("serve").await;
+    let client = app.client(&process, &business);
+    let told = client.create("ann@example.com", 10).await;
+    assert_allocated(&told);
+    let again = app.client(&other, &business).create("ann@example.com", 10).await;
+    assert_eq!(again.json()["hash"], told.json()["hash"]);
+    let wrong = |settings: &[(&'static str, String)], words: &str| {
+        let run = Run::new(&["intake"], [usual(), settings.to_vec()].concat());
+        assert!(run.code() == 2 && run.stderr().contains(words), "{words}: {}", run.stderr());
+        assert!(!run.stderr().contains(SECRET), "no secret is shown");
+    };
+    let set = ("EARMARK_HASH_SECRET", SECRET.to_owned());
+    wrong(&[secret, set], "EARMARK_HASH_SECRET and EARMARK_HASH_SECRET_FILE are both set");
+    wrong(&[("EARMARK_HASH_SECRET_FILE", file("empty", "\n"))], "the file is empty");
+    wrong(&[("EARMARK_HASH_SECRET_FILE", "/nowhere".to_owned())], "EARMARK_HASH_SECRET_FILE=/nowhere: ");
+    wrong(
+        &[("DATABASE_URL_FILE", file("url", "postgres://localhost/x"))],
+        "DATABASE_URL and DATABASE_URL_FILE are both set",
+    );
+    wrong(&[], "--hash-secret");
+    let help = Run::new(&["intake", "--help"], vec![]).stdout();
+    assert!(help.contains("Or in the file EARMARK_HASH_SECRET_FILE"), "{help}");
+    std::fs::remove_dir_all(folder).expect("removed");
+    app.finish([process, other]).await;
 }
