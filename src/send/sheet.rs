@@ -2,9 +2,10 @@
 //! bytes for each cell.
 
 use super::columns::Cell;
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use calamine::{DataRef, ExcelDateTime, Reader, SheetType, SheetVisible, Xlsx};
 use std::io::{Read, Seek};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A sheet.
 pub(super) struct Sheet {
@@ -19,6 +20,12 @@ pub(super) const START: &[u8] = b"PK\x03\x04";
 
 /// Reads the first visible sheet. Rows that a filter hides are read too.
 pub(super) fn read(file: impl Read + Seek) -> anyhow::Result<Sheet> {
+    // The reader computes with the places that a damaged file names, and panics where that overflows: Cargo.toml has it check.
+    let reading = catch_unwind(AssertUnwindSafe(|| read_cells(file)));
+    reading.unwrap_or_else(|_| bail!("the workbook is damaged"))
+}
+
+fn read_cells(file: impl Read + Seek) -> anyhow::Result<Sheet> {
     let mut workbook = Xlsx::new(file).context("it is no workbook (.xlsx)")?;
     let sheets = workbook.sheets_metadata();
     let first = sheets.iter().find(|sheet| sheet.typ == SheetType::WorkSheet && sheet.visible == SheetVisible::Visible);

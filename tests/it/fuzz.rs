@@ -300,6 +300,18 @@ proptest! {
     }
 }
 
+/// The reader of workbooks panics at some damaged places. That must be an error, as any other damage is.
+#[test]
+fn no_byte_of_a_workbook_that_is_damaged_ends_the_program() {
+    let mut damaged = WORKBOOK.to_vec();
+    for at in 4..damaged.len() {
+        let sound = std::mem::replace(&mut damaged[at], 254);
+        assert!(read_file(&damaged, Written::Decimal).0.len() <= 2, "{at}");
+        damaged[at] = sound;
+    }
+    assert_eq!(read_file(&damaged, Written::Decimal).0.len(), 2, "it is sound again");
+}
+
 /// Each input is large and consists of one construct. It would expose a parser that recurses, or one that scans the
 /// whole rest for each byte.
 #[test]
