@@ -41,7 +41,8 @@ async fn each_endpoint_is_in_one_relays_hands_at_a_time() {
     // No answer comes until all of them have their hands full.
     hook.hold(true);
     relays.iter().for_each(|relay| relay.signal("CONT"));
-    eventually("each relay delivers in all its places", async || hook.count() == 3 * 8).await;
+    // A quarter of the places is for endpoints that fail.
+    eventually("each relay delivers in all its places", async || hook.count() == 3 * 6).await;
     hook.hold(false);
     for _ in 0..15 {
         for client in &clients {
@@ -61,7 +62,7 @@ async fn each_endpoint_is_in_one_relays_hands_at_a_time() {
     eventually("each delivery is counted", async || counted().await.iter().sum::<f64>() >= 40.0 * 16.0).await;
     let shares = counted().await;
     assert_eq!(shares.iter().sum::<f64>(), 40.0 * 16.0, "{shares:?}");
-    assert!(shares.iter().all(|share| *share >= 8.0), "all had a share: {shares:?}");
+    assert!(shares.iter().all(|share| *share >= 6.0), "all had a share: {shares:?}");
     app.finish(relays.into_iter().chain([intake, worker])).await;
 }
 
