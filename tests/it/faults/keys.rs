@@ -152,7 +152,10 @@ async fn while_the_database_is_away_the_answer_is_504_and_the_request_is_decided
     let app = App::on(servers).await;
     let business = app.create_business(1_000);
     without_worker(&app).await;
-    let intake = app.start_with("intake", &QUICK).await;
+    // It waits for a reply for longer than Postgres takes to stop, even on a busy machine.
+    let patient =
+        [("EARMARK_REPLY_TIMEOUT", "12s"), ("EARMARK_RESOLVE_TIMEOUT", "1s"), ("EARMARK_SETTLE_TIMEOUT", "500ms")];
+    let intake = app.start_with("intake", &patient).await;
     let client = app.client(&intake, &business);
     let asking = tokio::spawn({
         let client = client.clone();
