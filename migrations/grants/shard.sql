@@ -16,13 +16,14 @@ GRANT INSERT (business_id, request_id, kind, target, email, amount, outcome, ref
 GRANT INSERT (business_id, scope, key), UPDATE (epoch, raise_count) ON idempotency_keys TO earmark_intake;
 GRANT UPDATE (count) ON key_raises TO earmark_intake;
 GRANT EXECUTE ON FUNCTION mark_past(uuid, timestamptz) TO earmark_intake;
+-- Which rows each of them may add. (Citus forgets that a policy is a restrictive one, so there is none.)
 DO $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = 'allocations'::regclass AND polname = 'allocations_voids_only') THEN
-        -- Whoever is a worker too may decide, as a worker may.
-        CREATE POLICY allocations_voids_only ON allocations AS RESTRICTIVE FOR INSERT TO earmark_intake
-            WITH CHECK (outcome = 'voided' OR pg_has_role('earmark_worker', 'USAGE'));
-        COMMENT ON POLICY allocations_voids_only ON allocations IS 'An intake decides nothing but that a request is void.';
+    IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = 'allocations'::regclass AND polname = 'allocations_voids') THEN
+        CREATE POLICY allocations_voids ON allocations FOR INSERT TO earmark_intake WITH CHECK (outcome = 'voided');
+        COMMENT ON POLICY allocations_voids ON allocations IS 'An intake decides nothing but that a request is void.';
+        CREATE POLICY allocations_decisions ON allocations FOR INSERT TO earmark_worker WITH CHECK (true);
+        COMMENT ON POLICY allocations_decisions ON allocations IS 'A worker decides.';
     END IF;
 END
 $$;

@@ -261,11 +261,11 @@ ALTER TABLE deposits ENABLE ALWAYS TRIGGER deposits_append_only;
 ALTER TABLE idempotency_keys ENABLE ALWAYS TRIGGER idempotency_keys_only_rise;
 ALTER TABLE key_raises ENABLE ALWAYS TRIGGER key_raises_only_rise;
 
--- Who may read rows and add them is said by grants. A role that may add some rows only has a policy of its own
--- (migrations/grants/shard.sql).
+-- Whoever may read the table may read every row. Which rows a role may add is said by a policy of its own
+-- (migrations/grants/shard.sql). The owner of the table may add any.
 ALTER TABLE allocations ENABLE ROW LEVEL SECURITY;
-CREATE POLICY allocations_granted ON allocations USING (true) WITH CHECK (true);
-COMMENT ON POLICY allocations_granted ON allocations IS 'Whoever has a right to the table has it to every row, unless another policy restricts it.';
+CREATE POLICY allocations_read ON allocations FOR SELECT USING (true);
+COMMENT ON POLICY allocations_read ON allocations IS 'Rows are not hidden from anybody who may read the table: what keeps a void from being written must be seen.';
 
 -- An intake may change no business, and asks for this alone. It waits for whoever has the row. So no movement is dated p_at or
 -- earlier any more once this has returned.

@@ -6,9 +6,14 @@ use std::ffi::OsString;
 
 /// Lets the secret settings of the command, and of its subcommands, come from files. Secret is every setting whose value the help
 /// does not show. The error says which variable is wrong; no content of a file is in it.
-pub fn fill(mut command: Command) -> Result<Command, String> {
+pub fn fill(command: Command) -> Result<Command, String> {
     let mut wrong = None;
-    command = command.mut_args(|arg| {
+    let filled = fill_all(command, &mut wrong);
+    wrong.map_or(Ok(filled), Err)
+}
+
+fn fill_all(command: Command, wrong: &mut Option<String>) -> Command {
+    let command = command.mut_args(|arg| {
         let Some(name) = name_of_secret(&arg) else { return arg };
         let file = format!("{name}_FILE");
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
@@ -23,21 +28,7 @@ pub fn fill(mut command: Command) -> Result<Command, String> {
             }
         }
     });
-    if let Some(error) = wrong {
-        return Err(error);
-    }
-    let names: Vec<String> = command.get_subcommands().map(|one| one.get_name().to_owned()).collect();
-    for name in names {
-        let mut filled = Ok(());
-        command = command.mut_subcommand(name, |one| {
-            fill(one.clone()).unwrap_or_else(|error| {
-                filled = Err(error);
-                one
-            })
-        });
-        filled?;
-    }
-    Ok(command)
+    command.mut_subcommands(|one| fill_all(one, wrong))
 }
 
 fn name_of_secret(arg: &Arg) -> Option<String> {

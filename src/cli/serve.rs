@@ -6,8 +6,8 @@ use crate::intake::{self, Intake};
 use crate::ops::console::Console;
 use crate::ops::queues::Depths;
 use crate::ops::{self, console};
-use crate::postgres::roles::{Role, read_standing};
-use crate::postgres::{Error, PgConnection, Shards, dead_letters, deployments, shards};
+use crate::postgres::roles::{Role, Standing, read_standing};
+use crate::postgres::{Error, Shards, dead_letters, deployments, shards};
 use crate::rabbit::topology::{Part, Topology};
 use crate::relay::{self, Exchange, Relay};
 use crate::retry::Backoff;
@@ -142,8 +142,7 @@ async fn run(kind: &'static str, process: Process, roles: Roles) -> anyhow::Resu
         let limits = process.connections(ops::CONNECTIONS);
         tokio::spawn(ops::serve(listener, Arc::clone(&describe), console, limits, stopped.clone()));
     }
-    let Some(shards) = wait_for_ledger(&process, &ways, &stop).await? else { return Ok(()) };
-    check_standing(shards, &needed).await?;
+    let Some(shards) = wait_for_ledger(&process, &needed, &ways, &stop).await? else { return Ok(()) };
     let watching = tokio::spawn(depths.watch(process.broker()?, topology.clone(), shards.clone(), stopped.clone()));
     let directory = shards.directory().clone();
     let present = tokio::spawn(ops::presence::keep(directory, describe::presence(kind), describe, stopped.clone()));
@@ -281,6 +280,7 @@ const CONSOLE_CONNECTIONS: u32 = 2;
 /// watches them yet.
 async fn wait_for_ledger<'a>(
     process: &Process,
+    needed: &[Role],
     ways: &'a [Shards],
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<&'a Shards>> {
@@ -289,11 +289,14 @@ async fn wait_for_ledger<'a>(
     let mut backoff = Backoff::for_connections();
     while !stop.is_cancelled() {
         match read_ledger(prefix, first, others).await {
-            Ok((0, signed_with)) => {
+            Ok(Ledger::Lacks(missing)) => {
+                bail!("the schema lacks {missing} migrations of this program: run `earmark migrate`")
+            }
+            Ok(Ledger::IsReady { signed_with, standing }) => {
                 refuse_retired_keys(&process.keys()?, &signed_with)?;
+                check_standing(&standing, needed)?;
                 return Ok(Some(first));
             }
-            Ok((missing, _)) => bail!("the schema lacks {missing} migrations of this program: run `earmark migrate`"),
             Err(error @ (Error::Refused(_) | Error::Constraint { .. } | Error::Data(_) | Error::Fatal(_))) => {
                 return Err(error.into());
             }
@@ -307,25 +310,36 @@ async fn wait_for_ledger<'a>(
     Ok(None)
 }
 
-/// Returns how many migrations the ledger lacks. If none, the deployment is noted, all ways know the shards, and the
-/// names of the keys that open dead letters are signed with are returned too.
-async fn read_ledger(prefix: &str, one: &Shards, others: &[Shards]) -> Result<(usize, Vec<String>), Error> {
+/// What a process finds in the ledger when it starts.
+enum Ledger {
+    /// So many migrations are missing.
+    Lacks(usize),
+    /// Nothing is missing.
+    IsReady {
+        /// The names of the keys that open dead letters are signed with.
+        signed_with: Vec<String>,
+        /// Who the user in Postgres is.
+        standing: Standing,
+    },
+}
+
+/// Reads the ledger. If it lacks nothing, the deployment is noted, and all ways know the shards.
+async fn read_ledger(prefix: &str, one: &Shards, others: &[Shards]) -> Result<Ledger, Error> {
     one.directory().refuse_shared_sessions().await?;
     let missing = shards::missing_migrations(one).await?;
     if missing > 0 {
-        return Ok((missing, vec![]));
+        return Ok(Ledger::Lacks(missing));
     }
     one.directory().write(async |connection| deployments::write_new(connection, prefix).await).await?;
     for other in others {
         other.look().await?;
     }
-    Ok((0, one.directory().read(dead_letters::find_open_key_ids).await?))
+    let signed_with = one.directory().read(dead_letters::find_open_key_ids).await?;
+    Ok(Ledger::IsReady { signed_with, standing: one.directory().read(read_standing).await? })
 }
 
 /// Says it if the user in Postgres may do more than it should, and refuses to start if it may do less.
-async fn check_standing(shards: &Shards, needed: &[Role]) -> anyhow::Result<()> {
-    let reading = async |connection: &mut PgConnection| read_standing(connection).await;
-    let standing = shards.directory().read(reading).await?;
+fn check_standing(standing: &Standing, needed: &[Role]) -> anyhow::Result<()> {
     if let Some(role) = standing.lacks(needed).first() {
         bail!("the user in DATABASE_URL lacks the role {0}: GRANT {0} TO it", role.as_str());
     }

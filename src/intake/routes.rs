@@ -93,9 +93,10 @@ async fn settle(State(intake): State<Arc<Intake>>, request: Request) -> Response
 }
 
 async fn move_money(intake: &Arc<Intake>, kind: Kind, request: Request, received: Received) -> Response {
-    let is_dry = asks_for_a_dry_run(request.uri());
+    let dry_run = is_dry_run(request.uri());
+    let is_dry = matches!(dry_run, Ok(true));
     let started = submit::start(intake, async move |intake, unpublished| {
-        read_and_submit(&intake, unpublished, kind, request, received).await
+        read_and_submit(&intake, unpublished, kind, request, dry_run, received).await
     });
     let (answer, id) = started.finish(intake).await;
     let answer = if is_dry { answer.of_a_dry_run() } else { answer };
@@ -123,6 +124,7 @@ async fn read_and_submit(
     unpublished: Unpublished,
     kind: Kind,
     request: Request,
+    dry_run: Result<bool, Answer>,
     received: Received,
 ) -> submit::Submitted {
     let (parts, body) = request.into_parts();
@@ -130,7 +132,7 @@ async fn read_and_submit(
         Ok(caller) => caller,
         Err(failure) => return (failed(unpublished, &failure), None),
     };
-    let (asked, key, is_dry) = match read_call(intake, caller.business, kind, &parts, body).await {
+    let (asked, key, is_dry) = match read_call(intake, caller.business, kind, &parts, body, dry_run).await {
         Ok(call) => call,
         Err(answer) => return (answer, None),
     };
@@ -145,13 +147,14 @@ async fn read_and_submit(
     submit::submit(intake, unpublished, Submission { caller, asked, key, receipt, trace }).await
 }
 
-/// Reads what a call asks for, its key, and whether it is a dry run.
+/// Reads what a call asks for, its key, and whether it is a dry run, of which its query was read before.
 async fn read_call(
     intake: &Intake,
     business: BusinessId,
     kind: Kind,
     parts: &Parts,
     body: Body,
+    dry_run: Result<bool, Answer>,
 ) -> Result<(Asked, Option<IdempotencyKey>, bool), Answer> {
     // The id alone shows whether this service issued it to this business.
     let target = || request_id(parts.uri.path().rsplit('/').nth(1)).filter(|id| intake.secret().issued(business, *id));
@@ -160,7 +163,7 @@ async fn read_call(
         Kind::Reverse => read_json_or_nothing(&parts.headers, body, &ONE_LIMIT).await?,
         Kind::Allocate | Kind::Settle => read_json(&parts.headers, body, &ONE_LIMIT).await?,
     };
-    let is_dry = is_dry_run(&parts.uri)?;
+    let is_dry = dry_run?;
     let asked = match (kind, target) {
         (Kind::Settle, _) => read_settlement(&body),
         (_, Some(target)) => read_reversal(&body, target),
@@ -190,11 +193,6 @@ fn key_for(asked: &Asked, headers: &HeaderMap) -> Result<Option<IdempotencyKey>,
     Ok(key)
 }
 
-/// Whether the query asks for a dry run and nothing else, so that every answer to it says that it answers one.
-fn asks_for_a_dry_run(uri: &Uri) -> bool {
-    is_dry_run(uri).is_ok_and(|is_dry| is_dry)
-}
-
 /// Whether the query asks for a dry run. Anything else in it is refused: a dry run that is misspelt must not pay.
 fn is_dry_run(uri: &Uri) -> Result<bool, Answer> {
     match parameters(uri).as_slice() {
@@ -217,11 +215,13 @@ fn read_trace(headers: &HeaderMap) -> Option<trace::Context> {
 /// `POST /payout/create/bulk`. Nothing is published until the whole call is read; then each item is work of its own.
 async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Response {
     let received = intake.raises().receive();
-    let is_dry = asks_for_a_dry_run(request.uri());
-    let reading = look(&intake, async move |intake: Arc<Intake>| read_bulk_call(&intake, request, received).await);
+    let dry_run = is_dry_run(request.uri());
+    let is_dry = matches!(dry_run, Ok(true));
+    let reading =
+        look(&intake, async move |intake: Arc<Intake>| read_bulk_call(&intake, request, dry_run, received).await);
     let answer = match reading.await.flatten() {
-        Ok((bulk, false)) => bulk::submit_all(&intake, bulk).await,
-        Ok((bulk, true)) => look(&intake, async move |intake: Arc<Intake>| bulk::try_all(&intake, bulk).await)
+        Ok(bulk) if !is_dry => bulk::submit_all(&intake, bulk).await,
+        Ok(bulk) => look(&intake, async move |intake: Arc<Intake>| bulk::try_all(&intake, bulk).await)
             .await
             .unwrap_or_else(|answer| answer),
         Err(answer) => answer,
@@ -233,25 +233,25 @@ async fn create_bulk(State(intake): State<Arc<Intake>>, request: Request) -> Res
 async fn read_bulk_call(
     intake: &Intake,
     request: Request,
+    dry_run: Result<bool, Answer>,
     received: Received,
-) -> Result<Result<(BulkSubmission, bool), Answer>, Failure> {
+) -> Result<Result<BulkSubmission, Answer>, Failure> {
     let (parts, body) = request.into_parts();
     let caller = intake.caller(&parts.headers).await?;
     let body = match read_json(&parts.headers, body, &BULK_LIMIT).await {
         Ok(body) => body,
         Err(answer) => return Ok(Err(answer)),
     };
-    let is_dry = match is_dry_run(&parts.uri) {
-        Ok(is_dry) => is_dry,
-        Err(answer) => return Ok(Err(answer)),
-    };
+    if let Err(answer) = dry_run {
+        return Ok(Err(answer));
+    }
     let items = read_bulk(&body).map_err(|invalid| match invalid {
         InvalidBulk::NotAnObject => problem::not_an_object(),
         InvalidBulk::Items(message) => problem::invalid_bulk(message),
     });
     Ok(items.and_then(|items| {
         let (key, receipt) = (read_key(&parts.headers)?, received.of(caller.business.shard()));
-        Ok((BulkSubmission { caller, items, key, receipt, trace: read_trace(&parts.headers) }, is_dry))
+        Ok(BulkSubmission { caller, items, key, receipt, trace: read_trace(&parts.headers) })
     }))
 }
 

@@ -111,15 +111,16 @@ pub async fn find_careless(connection: &mut PgConnection) -> Result<Vec<String>,
     Ok(careless.fetch_all(connection).await?)
 }
 
-/// The append-only tables of this shard that are without their trigger on the node. Citus creates no trigger there that also
-/// speaks of TRUNCATE, unless the table had it before it was distributed.
+/// The tables of this shard that are without their guard on the node. Citus creates no trigger there that also speaks of
+/// TRUNCATE, unless the table had it before it was distributed.
 pub async fn find_unguarded(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
     let unguarded = sqlx::query_scalar(
         "/* find_unguarded_on_nodes */
          SELECT current_schema() || '.' || name || ' on ' || nodename || ':' || nodeport
-         FROM unnest(ARRAY['allocations', 'deposits']) AS name CROSS JOIN LATERAL run_command_on_placements(name::regclass, $$
+         FROM unnest(ARRAY['allocations', 'deposits', 'idempotency_keys', 'key_raises']) AS name
+         CROSS JOIN LATERAL run_command_on_placements(name::regclass, $$
              SELECT count(*) FROM pg_trigger
-             WHERE tgrelid = '%s'::regclass AND strpos(tgname, 'append_only') > 0 AND tgenabled IN ('O', 'A')
+             WHERE tgrelid = '%s'::regclass AND tgname ~ '_(append_only|only_rise)' AND tgenabled IN ('O', 'A')
          $$)
          WHERE NOT success OR result = '0' ORDER BY 1",
     );

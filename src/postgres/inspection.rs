@@ -102,7 +102,7 @@ pub async fn find_missing_privileges(connection: &mut PgConnection, roles: &[Rol
     .await?)
 }
 
-/// The guards of this schema that are switched off or removed, as `table (trigger)`.
+/// The tables of this schema whose guard, a trigger, is switched off or removed.
 pub async fn find_unguarded(connection: &mut PgConnection) -> Result<Vec<String>, Error> {
     Ok(sqlx::query_scalar!(
         r#"/* find_unguarded */

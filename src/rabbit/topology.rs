@@ -247,3 +247,27 @@ fn quorum() -> FieldTable {
 fn long_string(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_declares_nothing_looks_only_at_what_it_uses() {
+        let seen = |parts: Vec<Part>| {
+            let topology = Topology::new("p").declared_by_others().seen_by(parts);
+            let exchanges = topology.exchanges().into_iter().filter(|(_, _, users)| topology.is_for(users));
+            let names = exchanges.map(|(name, _, _)| name).chain(topology.all_queues(&[0, 1]));
+            names.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(seen(vec![Part::Intake]), "p.requests p.replies p.allocations.0 p.allocations.1");
+        let of_worker = "p.replies p.dead-letters p.allocations.0 p.allocations.1 p.dead-letters";
+        assert_eq!(seen(vec![Part::Worker]), of_worker);
+        assert_eq!(seen(vec![Part::Relay]), "p.events");
+        let all = "p.requests p.replies p.dead-letters p.events p.allocations.0 p.allocations.1 p.dead-letters";
+        assert_eq!(seen(Part::ALL.to_vec()), all);
+        // Whoever declares needs all of it.
+        let declares = Topology::new("p").seen_by(vec![Part::Relay]);
+        assert_eq!(declares.all_queues(&[0]), ["p.allocations.0", "p.dead-letters"]);
+    }
+}

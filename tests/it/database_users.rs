@@ -271,7 +271,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("console", "SET ROLE earmark_owner"),
     ("worker", "ALTER TABLE allocations DISABLE TRIGGER ALL"),
     ("intake", "ALTER TABLE allocations DISABLE ROW LEVEL SECURITY"),
-    ("intake", "DROP POLICY allocations_voids_only ON allocations"),
+    ("intake", "DROP POLICY allocations_voids ON allocations"),
     ("worker", "SET session_replication_role = replica"),
     ("owner", "SET session_replication_role = replica"),
     ("intake", "CREATE TABLE shard_0.mine (a int)"),
