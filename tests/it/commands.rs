@@ -306,20 +306,22 @@ async fn secrets_may_come_from_files_and_then_are_in_no_environment() {
     assert_allocated(&told);
     let again = app.client(&other, &business).create("ann@example.com", 10).await;
     assert_eq!(again.json()["hash"], told.json()["hash"]);
-    let wrong = |settings: &[(&'static str, String)], words: &str| {
-        let run = Run::new(&["intake"], [usual(), settings.to_vec()].concat());
+    let wrong = |command: &str, settings: &[(&'static str, String)], words: &str| {
+        let run = Run::new(&[command], [usual(), settings.to_vec()].concat());
         assert!(run.code() == 2 && run.stderr().contains(words), "{words}: {}", run.stderr());
         assert!(!run.stderr().contains(SECRET), "no secret is shown");
     };
+    // Any command refuses: `openapi` would end by itself.
     let set = ("EARMARK_HASH_SECRET", SECRET.to_owned());
-    wrong(&[secret, set], "EARMARK_HASH_SECRET and EARMARK_HASH_SECRET_FILE are both set");
-    wrong(&[("EARMARK_HASH_SECRET_FILE", file("empty", "\n"))], "the file is empty");
-    wrong(&[("EARMARK_HASH_SECRET_FILE", "/nowhere".to_owned())], "EARMARK_HASH_SECRET_FILE=/nowhere: ");
+    wrong("openapi", &[secret, set], "EARMARK_HASH_SECRET and EARMARK_HASH_SECRET_FILE are both set");
+    wrong("openapi", &[("EARMARK_HASH_SECRET_FILE", file("empty", "\n"))], "the file is empty");
+    wrong("openapi", &[("EARMARK_HASH_SECRET_FILE", "/nowhere".to_owned())], "EARMARK_HASH_SECRET_FILE=/nowhere: ");
     wrong(
+        "openapi",
         &[("DATABASE_URL_FILE", file("url", "postgres://localhost/x"))],
         "DATABASE_URL and DATABASE_URL_FILE are both set",
     );
-    wrong(&[], "--hash-secret");
+    wrong("intake", &[], "--hash-secret");
     let help = Run::new(&["intake", "--help"], vec![]).stdout();
     assert!(help.contains("Or in the file EARMARK_HASH_SECRET_FILE"), "{help}");
     std::fs::remove_dir_all(folder).expect("removed");
